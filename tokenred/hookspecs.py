@@ -1,0 +1,59 @@
+"""The doors through which strategies come in, ours and everybody else's.
+
+A plugin implements any of these hooks with :data:`tokenred.hookimpl` and calls ``register`` once
+for each thing it brings::
+
+    @hookimpl
+    def register_couplers(register):
+        register("nearest", NearestCoupler, NearestConfig)
+"""
+
+from collections.abc import Callable
+
+import pluggy
+
+PROJECT = "tokenred"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+Register = Callable[..., None]
+
+
+@hookspec
+def register_anchor_selectors(register: Register) -> None:
+    """Call ``register(name, SelectorClass, ConfigClass)`` for every anchor selector."""
+
+
+@hookspec
+def register_couplers(register: Register) -> None:
+    """Call ``register(name, CouplerClass, ConfigClass)`` for every coupler."""
+
+
+@hookspec
+def register_aggregators(register: Register) -> None:
+    """Call ``register(name, AggregatorClass, ConfigClass)`` for every aggregator."""
+
+
+@hookspec
+def register_temporal_segmenters(register: Register) -> None:
+    """Call ``register(name, SegmenterClass, ConfigClass)`` for every temporal segmenter."""
+
+
+@hookspec
+def register_cost_terms(register: Register) -> None:
+    """Call ``register(name, CostTermClass, ConfigClass)`` for every cost term."""
+
+
+@hookspec
+def register_keep_scores(register: Register) -> None:
+    """Call ``register(name, KeepScoreClass, ConfigClass)`` for every keep score."""
+
+
+@hookspec
+def register_keep_decisions(register: Register) -> None:
+    """Call ``register(name, KeepDecisionClass, ConfigClass)`` for every keep decision."""
+
+
+@hookspec
+def register_presets(register: Register) -> None:
+    """Call ``register(name, path_to_yaml)`` for every pipeline file that the plugin ships."""

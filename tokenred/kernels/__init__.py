@@ -1,0 +1,1 @@
+"""Pure tensor functions with shapes: no configs, no registry. Strategies call them."""

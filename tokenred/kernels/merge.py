@@ -1,0 +1,39 @@
+"""The one place where a reduction's linear map meets the features."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tokenred.types import MergeWeights
+
+
+def apply_merge(
+    anchors: Float[Tensor, "*batch anchors dim"],
+    sources: Float[Tensor, "*batch sources dim"],
+    weights: MergeWeights,
+) -> Float[Tensor, "*batch anchors dim"]:
+    """Return ``anchor_weight * anchors + source_weight^T @ sources`` in the features' dtype.
+
+    One GEMM in the dtype of the weights (float32, or float64), rounded once at the end.
+    """
+    dtype = weights.source.dtype
+    kept = weights.anchor.to(dtype)[..., None] * anchors.to(dtype)
+    return (kept + weights.source.mT @ sources.to(dtype)).to(anchors.dtype)
+
+
+def gather_tokens(
+    values: Float[Tensor, "*batch tokens dim"], index: Int[Tensor, "*batch chosen"]
+) -> Float[Tensor, "*batch chosen dim"]:
+    """Pick tokens by index, item by item."""
+    return torch.gather(values, -2, index[..., None].expand(*index.shape, values.shape[-1]))
+
+
+def padded_index(
+    mask: Bool[Tensor, "frames tokens"],
+) -> tuple[Int[Tensor, "frames most"], Bool[Tensor, "frames most"]]:
+    """Return the indices of True in raster order, padded to the longest row, and which are real."""
+    counts = mask.sum(-1)
+    most = int(counts.max())
+    order = torch.argsort((~mask).to(torch.uint8), dim=-1, stable=True)[:, :most]
+    real = torch.arange(most, device=mask.device) < counts[:, None]
+    return order, real

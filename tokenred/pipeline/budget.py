@@ -1,0 +1,111 @@
+"""Token budgets: how many tokens a pipeline may keep, counted so that methods are comparable.
+
+``retention_ratio`` is kept tokens over vanilla tokens of the LLM grid, newline tokens apart. The
+number is rounded up per frame, ``ceil(cells * ratio) * frames``: that is what the FLOPs of AOT's
+Table 1 imply (196 cells: 20 a frame at 10 %).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from tokenred.config import FrozenModel
+from tokenred.errors import ConfigError
+
+Mode = Literal["exact", "calibrated", "as-released"]
+
+
+class BudgetConfig(FrozenModel):
+    """What may be kept, and who makes sure of it."""
+
+    retention_ratio: float = Field(1.0, gt=0, le=1, description="kept / vanilla LLM visual tokens")
+    mode: Mode = Field(
+        "exact",
+        description="'exact': the last deciding stage keeps exactly the number, for every video; "
+        "'calibrated': one knob is solved on held-out videos, then frozen; "
+        "'as-released': the method's own knobs decide and the realised ratio is reported",
+    )
+    knob: str | None = Field(None, description="dotted path that a calibrated budget solves for")
+    knob_range: tuple[float, float] | None = Field(
+        None, description="where a calibrated budget searches"
+    )
+
+
+def frame_quota(cells: int, retention_ratio: float) -> int:
+    """Return the tokens that one frame of ``cells`` tokens may keep."""
+    return min(cells, math.ceil(round(cells * retention_ratio, 9)))
+
+
+def shares(total: int, weights: Sequence[int]) -> list[int]:
+    """Split ``total`` in proportion to ``weights``, at most the weight each (largest remainders).
+
+    The parts sum to ``min(total, sum(weights))``; earlier parts win ties.
+    """
+    capacity = sum(weights)
+    total = min(total, capacity)
+    if capacity == 0:
+        return [0] * len(weights)
+    exact = [Fraction(total * weight, capacity) for weight in weights]
+    parts = [int(part) for part in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda i: (parts[i] - exact[i], i))
+    for i in by_remainder[: total - sum(parts)]:
+        parts[i] += 1
+    return parts
+
+
+def _share(value: object) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(Fraction(value))
+        except (ValueError, ZeroDivisionError):
+            raise ConfigError(f"'{value}' is no share; write 0.17 or 126/729") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"a share lies in (0, 1], got {value!r}")
+    return float(value)
+
+
+def _anchor_count(value: object) -> object:
+    if value == "budget":
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ConfigError(f"a frame needs at least one anchor, got {value}")
+        return value
+    if isinstance(value, Mapping):
+        table = {float(ratio): _share(share) for ratio, share in value.items()}
+        if not table or any(not 0 < ratio <= 1 for ratio in table):
+            raise ConfigError("a table of anchors maps retention ratios in (0, 1] to shares")
+        return dict(sorted(table.items()))
+    return _share(value)
+
+
+AnchorCount = Annotated[
+    Literal["budget"] | int | float | dict[float, float], BeforeValidator(_anchor_count)
+]
+"""``budget`` (what the budget leaves), a number, a share of the grid (0.17 or "126/729"), or a
+table from retention ratio to share, interpolated linearly and extended in proportion."""
+
+
+def resolve_anchors(spec: object, tokens_per_frame: int, retention_ratio: float) -> int:
+    """Return the number of anchors a frame for a grid of ``tokens_per_frame``."""
+    if spec == "budget":
+        return frame_quota(tokens_per_frame, retention_ratio)
+    if isinstance(spec, int):
+        return min(spec, tokens_per_frame)
+    share = _interpolate(spec, retention_ratio) if isinstance(spec, dict) else float(str(spec))
+    return max(1, min(tokens_per_frame, round(tokens_per_frame * share)))
+
+
+def _interpolate(table: dict[float, float], ratio: float) -> float:
+    points = list(table.items())
+    if ratio <= points[0][0]:
+        return points[0][1] * ratio / points[0][0]
+    if ratio >= points[-1][0]:
+        return min(1.0, points[-1][1] * ratio / points[-1][0])
+    (left, low), (right, high) = next(
+        pair for pair in zip(points, points[1:]) if pair[0][0] <= ratio <= pair[1][0]
+    )
+    return low + (high - low) * (ratio - left) / (right - left)

@@ -1,0 +1,220 @@
+"""A pipeline as data: a YAML file with a budget and named stages, in order."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from tokenred.config import (
+    SCHEMA_VERSION,
+    FrozenModel,
+    nested,
+    set_path,
+    short_hash,
+    validate,
+)
+from tokenred.errors import ConfigError, nearest
+from tokenred.pipeline.budget import BudgetConfig
+from tokenred.pipeline.stages.frame import FrameStageConfig
+from tokenred.pipeline.stages.pool import PoolStageConfig
+from tokenred.pipeline.stages.segment import SegmentStageConfig
+from tokenred.registry import registry
+
+STAGE_CONFIGS: dict[str, type[FrozenModel]] = {
+    "frame": FrameStageConfig,
+    "pool": PoolStageConfig,
+    "segment": SegmentStageConfig,
+}
+
+
+class About(FrozenModel):
+    """What a reader should know about a pipeline; not part of its identity."""
+
+    summary: str = Field("", description="one sentence")
+    source: str = Field("", description="paper and code it comes from")
+    fidelity: str = Field("", description="what was checked against the source, and how")
+    assumed: tuple[str, ...] = Field((), description="what the source leaves open, and our choice")
+
+
+class PipelineConfig(FrozenModel):
+    """A complete pipeline."""
+
+    name: str = Field("unnamed", description="what tables call it; not part of its identity")
+    about: nested(About) = Field(default_factory=About, description="for readers")  # type: ignore[valid-type]
+    budget: nested(BudgetConfig) = Field(  # type: ignore[valid-type]
+        default_factory=BudgetConfig, description="how many tokens may be kept"
+    )
+    stages: dict[str, Any] = Field(description="label -> stage, in order; null removes a stage")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _stages(cls, stages: object) -> dict[str, FrozenModel]:
+        if not isinstance(stages, Mapping):
+            raise ConfigError(f"expected a mapping of stages, got {stages!r}")
+        return {
+            str(label): _stage(stage, str(label))
+            for label, stage in stages.items()
+            if stage is not None
+        }
+
+    @model_validator(mode="after")
+    def _budget_is_decidable(self) -> "PipelineConfig":
+        _check_order(self.stages)
+        _check_budget(self.budget, self.stages)
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what identifies the pipeline: schema, budget, stages in order, seed."""
+        return {
+            "schema": SCHEMA_VERSION,
+            "budget": self.budget.model_dump(mode="json"),
+            "stages": [[label, s.model_dump(mode="json")] for label, s in self.stages.items()],
+            "seed": self.seed,
+        }
+
+    @property
+    def config_id(self) -> str:
+        """Return 12 hex digits that equal pipelines share, whatever they are called."""
+        return short_hash(self.canonical())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that loads to an equal config."""
+        data = self.model_dump(mode="json", exclude={"stages"})
+        data["stages"] = {
+            label: stage.model_dump(mode="json") for label, stage in self.stages.items()
+        }
+        return data
+
+
+def _stage(data: object, label: str) -> FrozenModel:
+    if isinstance(data, tuple(STAGE_CONFIGS.values())):
+        return data  # type: ignore[return-value]
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    try:
+        if kind not in STAGE_CONFIGS:
+            known = nearest(str(kind), STAGE_CONFIGS)
+            raise ConfigError(f"unknown stage kind {kind!r}{known}", ["kind"])
+        return validate(STAGE_CONFIGS[kind], data)
+    except ConfigError as error:
+        raise error.below([label]) from None
+
+
+def _check_order(stages: Mapping[str, FrozenModel]) -> None:
+    narrowed = segmented = False
+    for label, stage in stages.items():
+        path = ["stages", label]
+        if isinstance(stage, PoolStageConfig):
+            if stage.keep == "count" and not narrowed:
+                raise ConfigError("keep: count needs a frame stage before it", [*path, "keep"])
+            if segmented:
+                raise ConfigError("a pool stage cannot follow a segment stage", path)
+        narrowed = narrowed or not isinstance(stage, PoolStageConfig)
+        segmented = segmented or isinstance(stage, SegmentStageConfig)
+    kinds = [type(stage) for stage in stages.values()]
+    for kind in (SegmentStageConfig, PoolStageConfig):
+        if kinds.count(kind) > 1:
+            raise ConfigError(f"at most one {kind.__name__[:-11].lower()} stage", ["stages"])
+    if SegmentStageConfig in kinds and kinds[-1] is not SegmentStageConfig:
+        raise ConfigError("the segment stage comes last", ["stages"])
+
+
+def _decides_by_count(stage: FrozenModel) -> bool | None:
+    """Return whether a stage keeps an exact number; None if it drops nothing of its own."""
+    if isinstance(stage, FrameStageConfig):
+        return stage.n_anchors == "budget"
+    if isinstance(stage, SegmentStageConfig):
+        return stage.keep.decide.name == "count"
+    assert isinstance(stage, PoolStageConfig)
+    return True if stage.keep == "count" else None
+
+
+def _check_budget(budget: BudgetConfig, stages: Mapping[str, FrozenModel]) -> None:
+    calibrated = budget.mode == "calibrated"
+    if calibrated and (budget.knob is None or budget.knob_range is None):
+        raise ConfigError("mode 'calibrated' needs a knob and a knob_range", ["budget"])
+    if not calibrated and (budget.knob is not None or budget.knob_range is not None):
+        raise ConfigError("a knob is for mode 'calibrated' only", ["budget", "knob"])
+    exact = budget.mode == "exact"
+    pooled_later = last = None
+    for label, stage in reversed(stages.items()):
+        by_count = _decides_by_count(stage)
+        if isinstance(stage, SegmentStageConfig) and by_count and not exact:
+            raise ConfigError(
+                "keep decision 'count' needs budget.mode: exact", ["stages", label, "keep", "decide"]
+            )
+        if last is None and by_count is not None:
+            last = label
+            if exact and (not by_count or pooled_later):
+                raise ConfigError(_cannot_decide(stage), ["stages", label])
+        pooled_later = pooled_later or isinstance(stage, PoolStageConfig)
+    if exact and last is None and budget.retention_ratio < 1:
+        raise ConfigError(
+            "no stage drops tokens, so retention_ratio must be 1", ["budget", "retention_ratio"]
+        )
+
+
+def _cannot_decide(stage: FrozenModel) -> str:
+    if isinstance(stage, SegmentStageConfig):
+        return "an exact budget needs keep.decide: count here, or budget.mode: as-released"
+    return (
+        "an exact budget needs a last stage that counts: n_anchors: budget after pooling, or "
+        "keep: count on the pool stage, or a segment stage with keep.decide: count"
+    )
+
+
+def read_pipeline(source: str | Path | Mapping[str, Any], _seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the data of a preset, a YAML file or a mapping, unvalidated.
+
+    A file with ``extends: OTHER`` starts from the other one and changes the dotted paths in ``set``.
+    """
+    data = dict(source) if isinstance(source, Mapping) else _read_file(source)
+    if "extends" not in data:
+        return data
+    base = str(data.pop("extends"))
+    if base in _seen:
+        raise ConfigError(f"'{base}' extends itself", ["extends"])
+    changes = data.pop("set", {})
+    result = {**read_pipeline(base, (*_seen, base)), **data}
+    for path, value in changes.items():
+        result = set_path(result, path, value)
+    return result
+
+
+def _read_file(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        path = registry().preset(str(source))
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read pipeline file {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} does not hold a mapping")
+    return {"name": path.stem, **data}
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> PipelineConfig:
+    """Load and validate a pipeline, with dotted paths overridden (``{"budget.mode": ...}``)."""
+    data = read_pipeline(source)
+    for path, value in (overrides or {}).items():
+        head = path.partition(".")[0]
+        if head not in PipelineConfig.model_fields and head in (data.get("stages") or {}):
+            path = f"stages.{path}"  # a stage may be named without the prefix
+        data = set_path(data, path, value)
+    return validate(PipelineConfig, data)
+
+
+def pipeline_schema() -> dict[str, Any]:
+    """Return the JSON schema of a pipeline file, for editors."""
+    schema = PipelineConfig.model_json_schema()
+    schema["properties"]["stages"]["additionalProperties"] = {
+        "anyOf": [{"type": "null"}, *(cls.model_json_schema() for cls in STAGE_CONFIGS.values())]
+    }
+    return schema

@@ -1,0 +1,134 @@
+"""The state of one run: tokens on their way, and what has to be remembered about them."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from tokenred.config import build
+from tokenred.kernels.pooling import PoolMode, pooled_grid
+from tokenred.kernels.sparse import compose
+from tokenred.pipeline.budget import BudgetConfig, frame_quota
+from tokenred.types import Coupling, TokenGroup, VisualTokens
+
+NATIVE_STRIDE = 2
+"""The stride of the pooling in LLaVA's video models."""
+
+
+@dataclass
+class Flow:
+    """Mutable state that the stages of one run hand on; never leaves the pipeline.
+
+    ``mass`` (frames, tokens) counts the tokens averaged into each token. ``keep_value`` says how
+    firmly the last stage kept a token. ``trace`` is the sparse map from encoder tokens to the
+    current dense tokens, None while it is the identity. ``twins`` holds tokens that are emitted a
+    second time, unmerged. ``sequence`` orders the output when it is not the raster.
+    """
+
+    tokens: VisualTokens
+    budget: BudgetConfig
+    generator: torch.Generator
+    tracing: bool
+    vanilla_cells: int
+    mass: Tensor
+    keep_value: Tensor | None = None
+    trace: Tensor | None = None
+    twins: "Twins | None" = None
+    sequence: Tensor | None = None
+    notes: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls, tokens: VisualTokens, budget: BudgetConfig, generator: torch.Generator, tracing: bool
+    ) -> "Flow":
+        """Begin a run."""
+        native: PoolMode = tokens.native_pool  # type: ignore[assignment]
+        rows, columns = pooled_grid(tokens.grid, native, NATIVE_STRIDE)
+        mass = torch.ones(tokens.keep.shape, device=tokens.features.device)
+        return cls(tokens, budget, generator, tracing, rows * columns, mass)
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return self.tokens.features.shape[0]
+
+    @property
+    def quota(self) -> int:
+        """Tokens that one frame may keep."""
+        return frame_quota(self.vanilla_cells, self.budget.retention_ratio)
+
+    @property
+    def target(self) -> int:
+        """Tokens that the whole video may keep."""
+        return self.frames * self.quota
+
+    @property
+    def exact(self) -> bool:
+        """Whether the number has to be met exactly."""
+        return self.budget.mode == "exact"
+
+    def update(self, **changes: object) -> None:
+        """Replace fields of the tokens."""
+        self.tokens = replace(self.tokens, **changes)  # type: ignore[arg-type]
+
+    def extend_trace(self, stage_map: Tensor) -> None:
+        """Put the sparse map of one stage behind what happened before."""
+        self.trace = stage_map if self.trace is None else compose(stage_map, self.trace)
+
+    def note(self, coupling: Coupling) -> None:
+        """Remember the solver state of the worst coupling of this stage."""
+        if coupling.plan.numel() == 0:
+            return
+        notes = self.notes
+        notes["n_iter"] = max(int(notes.get("n_iter", 0)), coupling.n_iter)  # type: ignore[call-overload]
+        worst = float(coupling.residual.max())
+        notes["residual"] = max(float(notes.get("residual", 0.0)), worst)  # type: ignore[arg-type]
+        notes["converged"] = bool(notes.get("converged", True)) and bool(coupling.converged.all())
+
+    def remark(self, text: str) -> None:
+        """Add a sentence to the report of this stage."""
+        self.notes["remarks"] = (*self.notes.get("remarks", ()), text)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Tokens emitted twice: their flat place, unmerged features, mass and trace rows."""
+
+    place: Tensor
+    features: Tensor
+    mass: Tensor
+    trace: Tensor | None
+
+
+def grid_positions(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Return (tokens, 2) row and column of every token, each scaled to [0, 1]."""
+    rows = torch.linspace(0, 1, grid[0], device=device)
+    columns = torch.linspace(0, 1, grid[1], device=device)
+    return torch.cartesian_prod(rows, columns).reshape(-1, 2)
+
+
+def uniform_mass(real: Tensor) -> Tensor:
+    """Return mass 1/n on the real entries of each row and 0 on padding."""
+    mass = real.float()
+    return mass / mass.sum(-1, keepdim=True).clamp_min(1.0)
+
+
+class Transport:
+    """Cost terms and coupler of a stage: from two token groups to a coupling."""
+
+    def __init__(self, terms: list, combine: str, coupler: object) -> None:  # type: ignore[type-arg]
+        self.terms = [(term.name, term.weight, build("cost term", term)) for term in terms]
+        self.combine = combine
+        self.coupler = build("coupler", coupler)  # type: ignore[arg-type]
+
+    def __call__(
+        self, sources: TokenGroup, anchors: TokenGroup, source_mass: Tensor, anchor_mass: Tensor
+    ) -> Coupling:
+        """Couple the groups; zero masses mark padding."""
+        named = {name: term.cost(sources, anchors) for name, _, term in self.terms}
+        weighted = [weight * named[name] for name, weight, _ in self.terms]
+        total = weighted[0]
+        for cost in weighted[1:]:
+            total = total + cost if self.combine == "sum" else total * cost
+        coupling = self.coupler.couple(total, source_mass, anchor_mass)
+        return replace(coupling, terms=named)

@@ -1,0 +1,152 @@
+"""Runs the stages of a pipeline over the tokens of one video."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError
+from tokenred.kernels.sparse import sparse_identity
+from tokenred.pipeline.config import PipelineConfig, load_config
+from tokenred.pipeline.flow import Flow
+from tokenred.pipeline.stages.frame import FrameStage, FrameStageConfig
+from tokenred.pipeline.stages.pool import PoolStage, PoolStageConfig
+from tokenred.pipeline.stages.segment import SegmentStage, SegmentStageConfig
+from tokenred.types import Realised, ReducedTokens, StageReport, VisualTokens
+
+_STAGES: dict[type, Any] = {
+    FrameStageConfig: FrameStage,
+    PoolStageConfig: PoolStage,
+    SegmentStageConfig: SegmentStage,
+}
+
+
+class Pipeline:
+    """A list of stages, ready to run.
+
+    Examples
+    --------
+    >>> import torch, tokenred
+    >>> tokens = tokenred.VisualTokens.of(torch.randn(4, 36, 8), (6, 6), native_pool="bilinear")
+    >>> reduced = tokenred.load_pipeline("random", {"budget.retention_ratio": 0.25}).run(tokens)
+    >>> reduced.features.shape
+    torch.Size([12, 8])
+    """
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self.config = config
+        self._stages = [
+            (label, stage.kind, _STAGES[type(stage)](stage))
+            for label, stage in config.stages.items()
+        ]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the cues that the tokens must bring."""
+        return frozenset().union(*(stage.needs for _, _, stage in self._stages))
+
+    def run(
+        self,
+        tokens: VisualTokens,
+        *,
+        generator: torch.Generator | None = None,
+        trace: bool = False,
+    ) -> ReducedTokens:
+        """Reduce the tokens of one video.
+
+        Parameters
+        ----------
+        tokens : tokens on the encoder's grid, with the cues in ``needs``
+        generator : source of randomness; by default a fresh one from the config's ``seed``
+        trace : also return the sparse linear map from encoder tokens to kept tokens
+
+        Raises
+        ------
+        InputError
+            If features or cues hold NaN or infinity.
+        CapabilityError
+            If a cue is missing, or the model pools and the pipeline has no pool stage.
+        BudgetError
+            If the budget cannot be met; the message names the nearest that can.
+        """
+        self._check(tokens)
+        if generator is None:
+            generator = torch.Generator().manual_seed(self.config.seed)
+        flow = Flow.start(tokens, self.config.budget, generator, trace)
+        reports = [self._run_stage(flow, *stage) for stage in self._stages]
+        return _pack(flow, tuple(reports))
+
+    def _check(self, tokens: VisualTokens) -> None:
+        missing = sorted(self.needs - set(tokens.cues))
+        if missing:
+            raise CapabilityError(
+                f"pipeline '{self.config.name}' needs cues that are missing: {', '.join(missing)}"
+            )
+        kinds = {kind for _, kind, _ in self._stages}
+        if tokens.native_pool != "none" and "pool" not in kinds:
+            raise CapabilityError(
+                f"the model pools its tokens, but pipeline '{self.config.name}' has no pool stage"
+            )
+        for name, values in {"features": tokens.features, **tokens.cues}.items():
+            if not bool(torch.isfinite(values).all()):
+                raise InputError(f"{name} hold NaN or infinity")
+
+    def _run_stage(self, flow: Flow, label: str, kind: str, stage: Any) -> StageReport:
+        flow.notes = {}
+        start = time.perf_counter()
+        try:
+            stage.run(flow)
+        except ConfigError as error:
+            raise error.below(["stages", label]) from None
+        except TokenredError as error:
+            raise type(error)(f"stage '{label}': {error}") from None
+        ms = (time.perf_counter() - start) * 1e3
+        n_tokens = int(flow.tokens.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
+        return StageReport(label, kind, n_tokens, ms, **flow.notes)
+
+
+def load_pipeline(
+    source: str | Path | Mapping[str, Any] | PipelineConfig,
+    overrides: Mapping[str, Any] | None = None,
+) -> Pipeline:
+    """Load a preset by name, a YAML file by path or a mapping, with dotted paths overridden."""
+    if isinstance(source, PipelineConfig):
+        source = source.to_dict() if overrides else source
+    config = source if isinstance(source, PipelineConfig) else load_config(source, overrides)
+    return Pipeline(config)
+
+
+def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
+    """Collect the surviving tokens in the order of the sequence."""
+    tokens = flow.tokens
+    places = tokens.keep.flatten().nonzero()[:, 0] if flow.sequence is None else flow.sequence
+    features, mass, trace = tokens.features.flatten(0, 1), flow.mass.flatten(), flow.trace
+    origin = torch.arange(len(features), device=features.device)
+    if flow.tracing and trace is None:
+        trace = sparse_identity(len(features), features.device)
+    if flow.twins is not None:
+        features = torch.cat([features, flow.twins.features])
+        mass = torch.cat([mass, flow.twins.mass])
+        origin = torch.cat([origin, flow.twins.place])
+        if flow.tracing and trace is not None:
+            trace = torch.cat([trace, flow.twins.trace])
+    where = origin[places]
+    frame_index = where // tokens.keep.shape[1]
+    realised = Realised(
+        n_tokens=len(places),
+        vanilla_tokens=flow.frames * flow.vanilla_cells,
+        tokens_per_frame=tuple(frame_index.bincount(minlength=flow.frames).tolist()),
+        reducer_ms=sum(report.ms for report in reports),
+        stages=reports,
+    )
+    return ReducedTokens(
+        features[places],
+        frame_index,
+        where % tokens.keep.shape[1],
+        mass[places],
+        tokens.grid,
+        realised,
+        torch.index_select(trace, 0, places).coalesce() if trace is not None else None,
+    )

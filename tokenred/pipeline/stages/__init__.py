@@ -1,0 +1,1 @@
+"""Stages own the invariants - sorting, budget, dtype, tracing; strategies own the maths."""

@@ -1,0 +1,117 @@
+"""The pool stage: the model's own spatial pooling, for features, keep-mask and cues."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from tokenred.config import FrozenModel
+from tokenred.errors import ConfigError
+from tokenred.kernels.pooling import PoolMode, pool_tokens, pooled_grid, pooling_matrix
+from tokenred.kernels.sparse import sparse_map
+from tokenred.pipeline.flow import Flow
+
+PER_TOKEN_CUES = ("attention@", "keys@")
+
+
+def _keep(value: object) -> object:
+    if value == "count" or (isinstance(value, int | float) and 0 < value <= 1):
+        return value
+    raise ConfigError(f"expected 'count' or a threshold in (0, 1], got {value!r}")
+
+
+class PoolStageConfig(FrozenModel):
+    """Settings of the pool stage."""
+
+    kind: Literal["pool"] = "pool"
+    mode: Literal["model", "bilinear", "average", "none"] = Field(
+        "model", description="'model' pools as the model at hand does"
+    )
+    stride: int = Field(2, ge=1, description="tokens per cell and side")
+    keep: Annotated[Literal["count"] | float, BeforeValidator(_keep)] = Field(
+        0.5, description="keep a cell whose pooled mask reaches this, or the budget's best cells"
+    )
+
+
+class PoolStage:
+    """Runs one pool stage.
+
+    A kept cell mixes anchors with their unmerged neighbours, as in AOT's release. With ``keep:
+    count`` the cells with the largest pooled mask are kept, as many as the budget allows; equal
+    ones by attention, then in raster order. Under an exact budget a later stage must have enough to
+    choose from, so a frame whose mask is too thin is topped up in the same order.
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, config: PoolStageConfig) -> None:
+        self.config = config
+
+    def mode(self, flow: Flow) -> PoolMode:
+        """Return the pooling that applies to the tokens at hand."""
+        mode = self.config.mode
+        return flow.tokens.native_pool if mode == "model" else mode  # type: ignore[return-value]
+
+    def run(self, flow: Flow) -> None:
+        """Pool everything that lives on the grid."""
+        tokens, mode, stride = flow.tokens, self.mode(flow), self.config.stride
+        grid = pooled_grid(tokens.grid, mode, stride)
+        if 0 in grid:
+            raise ConfigError(f"stride {stride} pools a {tokens.grid} grid away", ["stride"])
+
+        def pool(values: Tensor) -> Tensor:
+            return pool_tokens(values, tokens.grid, mode, stride)
+
+        cues = {
+            name: _pool_cue(cue, pool) if name.startswith(PER_TOKEN_CUES) else cue
+            for name, cue in tokens.cues.items()
+        }
+        value = pool(tokens.keep.float()[..., None])[..., 0]
+        mass = pool(flow.mass[..., None])[..., 0]
+        if flow.tracing:
+            flow.extend_trace(_blocks(pooling_matrix(tokens.grid, mode, stride), flow.frames))
+        features = pool(tokens.features)
+        flow.mass, flow.keep_value = mass, value
+        narrowed = not bool(tokens.keep.all())
+        keep = torch.ones_like(value, dtype=torch.bool)
+        flow.update(features=features, grid=grid, keep=keep, cues=cues)
+        if narrowed or self.config.keep == "count":
+            flow.update(keep=self._kept(flow, value))
+
+    def _kept(self, flow: Flow, value: Tensor) -> Tensor:
+        if self.config.keep == "count":
+            return _best(flow, value, value.new_zeros(value.shape, dtype=torch.bool), flow.quota)
+        keep = value >= self.config.keep
+        if flow.exact and bool((keep.sum(-1) < flow.quota).any()):
+            flow.remark("frames with a thin mask were topped up to the budget")
+            return keep | _best(flow, value, keep, flow.quota)
+        return keep
+
+
+def _best(flow: Flow, value: Tensor, keep: Tensor, count: int) -> Tensor:
+    """Mark the ``count`` first cells of each frame by keep, pooled mask, attention, raster."""
+    attention = [cue for name, cue in flow.tokens.cues.items() if name.startswith("attention@")]
+    keys = [keep.float(), value, *([torch.stack(attention).sum(0)] if attention else [])]
+    order = torch.arange(value.shape[1], device=value.device).expand(value.shape)
+    for key in reversed(keys):
+        order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
+    return torch.zeros_like(keep).scatter(-1, order[:, :count], True)
+
+
+def _pool_cue(cue: Tensor, pool) -> Tensor:  # type: ignore[no-untyped-def]
+    return pool(cue[..., None])[..., 0] if cue.ndim == 2 else pool(cue)
+
+
+def _blocks(matrix: Tensor, frames: int) -> Tensor:
+    """Return the sparse block-diagonal map that applies ``matrix`` to every frame."""
+    row, column = matrix.nonzero(as_tuple=True)
+    step = torch.arange(frames)[:, None]
+    index = torch.stack(
+        [
+            (row + step * matrix.shape[0]).reshape(-1),
+            (column + step * matrix.shape[1]).reshape(-1),
+        ]
+    )
+    size = (frames * matrix.shape[0], frames * matrix.shape[1])
+    return sparse_map(index, matrix[row, column].repeat(frames), size)

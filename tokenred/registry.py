@@ -1,0 +1,97 @@
+"""One registry feeds the CLI listing, the docs, the JSON schema and the property tests.
+
+It remembers who owns each name, refuses collisions and suggests near names.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tokenred.errors import ConfigError, PluginError, nearest
+
+ROLES = {
+    "selector": "register_anchor_selectors",
+    "coupler": "register_couplers",
+    "aggregator": "register_aggregators",
+    "segmenter": "register_temporal_segmenters",
+    "cost term": "register_cost_terms",
+    "keep score": "register_keep_scores",
+    "keep decision": "register_keep_decisions",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered strategy: its role and name, how to build it, and whose it is."""
+
+    role: str
+    name: str
+    factory: Any
+    config_class: Any
+    owner: str
+
+
+@dataclass
+class Registry:
+    """Names of all strategies and presets, by role."""
+
+    _entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    _presets: dict[str, tuple[Path, str]] = field(default_factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        """Add a strategy; a name that is taken in its role is a PluginError."""
+        taken = self._entries.get((entry.role, entry.name))
+        if taken is not None:
+            raise PluginError(
+                f"{entry.role} '{entry.name}' of {entry.owner} is already taken by {taken.owner}"
+            )
+        if not entry.name or entry.name != entry.name.strip().lower() or " " in entry.name:
+            raise PluginError(
+                f"{entry.role} name '{entry.name}' of {entry.owner} is not lower kebab case"
+            )
+        self._entries[entry.role, entry.name] = entry
+
+    def add_preset(self, name: str, path: Path, owner: str) -> None:
+        """Add a pipeline file under ``name``."""
+        if name in self._presets:
+            taken = self._presets[name][1]
+            raise PluginError(f"preset '{name}' of {owner} is already taken by {taken}")
+        self._presets[name] = (Path(path), owner)
+
+    def get(self, role: str, name: str) -> Entry:
+        """Return the strategy called ``name``, or a ConfigError with the nearest name."""
+        if (role, name) not in self._entries:
+            raise ConfigError(f"unknown {role} '{name}'{nearest(name, self.names(role))}")
+        return self._entries[role, name]
+
+    def names(self, role: str) -> list[str]:
+        """Return the sorted names of a role."""
+        return [entry.name for entry in self.entries(role)]
+
+    def entries(self, role: str | None = None) -> list[Entry]:
+        """Return the strategies of a role, or all of them, sorted by role and name."""
+        chosen: Iterable[Entry] = self._entries.values()
+        return sorted(
+            (entry for entry in chosen if role in (None, entry.role)),
+            key=lambda entry: (list(ROLES).index(entry.role), entry.name),
+        )
+
+    def presets(self) -> dict[str, tuple[Path, str]]:
+        """Return preset name -> (file, owner)."""
+        return dict(sorted(self._presets.items()))
+
+    def preset(self, name: str) -> Path:
+        """Return the file of a preset, or a ConfigError with the nearest name."""
+        if name not in self._presets:
+            raise ConfigError(f"unknown pipeline '{name}'{nearest(name, self._presets)}")
+        return self._presets[name][0]
+
+
+@cache
+def registry() -> Registry:
+    """Return the registry of this process, filled from the built-ins and installed plugins."""
+    from tokenred.plugins import load_registry  # the manager needs the class above
+
+    return load_registry()[0]

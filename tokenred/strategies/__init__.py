@@ -1,0 +1,110 @@
+"""The built-in strategies, registered through the same hooks as everybody else's.
+
+A strategy lives in one file of the folder of its role; this module is the plugin that lists them.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+from tokenred.hookspecs import Register, hookimpl
+from tokenred.strategies.aggregators import (
+    blend,
+    keep_only,
+    mass_normalised,
+    mean,
+    row_normalised,
+)
+from tokenred.strategies.costs import cosine as cosine_cost
+from tokenred.strategies.costs import spatial, temporal
+from tokenred.strategies.couplers import cosine, exact, nearest, none, sinkhorn
+from tokenred.strategies.keep import count, expected_cost, max_probability, quantile, threshold
+from tokenred.strategies.segmenters import clustering, dynamic, fixed_count, fixed_length, single
+from tokenred.strategies.selectors import (
+    local,
+    local_global,
+    random,
+    top_attention,
+    uniform_grid,
+)
+
+
+@hookimpl
+def register_anchor_selectors(register: Register) -> None:
+    """Register the built-in selectors."""
+    register("local-global", local_global.LocalGlobalSelector, local_global.LocalGlobalConfig)
+    register("top-attention", top_attention.TopAttentionSelector, top_attention.TopAttentionConfig)
+    register("local", local.LocalSelector, local.LocalConfig)
+    register("random", random.RandomSelector, random.RandomConfig)
+    register("uniform-grid", uniform_grid.UniformGridSelector, uniform_grid.UniformGridConfig)
+
+
+@hookimpl
+def register_couplers(register: Register) -> None:
+    """Register the built-in couplers."""
+    register("sinkhorn", sinkhorn.SinkhornCoupler, sinkhorn.SinkhornConfig)
+    register("exact", exact.ExactCoupler, exact.ExactConfig)
+    register("cosine", cosine.CosineCoupler, cosine.CosineCouplerConfig)
+    register("nearest", nearest.NearestCoupler, nearest.NearestConfig)
+    register("none", none.NoCoupler, none.NoCouplerConfig)
+
+
+@hookimpl
+def register_aggregators(register: Register) -> None:
+    """Register the built-in aggregators."""
+    register(
+        "mass-normalised",
+        mass_normalised.MassNormalisedAggregator,
+        mass_normalised.MassNormalisedConfig,
+    )
+    register(
+        "row-normalised",
+        row_normalised.RowNormalisedAggregator,
+        row_normalised.RowNormalisedConfig,
+    )
+    register("mean", mean.MeanAggregator, mean.MeanConfig)
+    register("blend", blend.BlendAggregator, blend.BlendConfig)
+    register("keep-only", keep_only.KeepOnlyAggregator, keep_only.KeepOnlyConfig)
+
+
+@hookimpl
+def register_temporal_segmenters(register: Register) -> None:
+    """Register the built-in segmenters."""
+    register("fixed-length", fixed_length.FixedLengthSegmenter, fixed_length.FixedLengthConfig)
+    register("fixed-count", fixed_count.FixedCountSegmenter, fixed_count.FixedCountConfig)
+    register("dynamic", dynamic.DynamicSegmenter, dynamic.DynamicConfig)
+    register("clustering", clustering.ClusteringSegmenter, clustering.ClusteringConfig)
+    register("single", single.SingleSegmenter, single.SingleConfig)
+
+
+@hookimpl
+def register_cost_terms(register: Register) -> None:
+    """Register the built-in cost terms."""
+    register("cosine", cosine_cost.CosineCost, cosine_cost.CosineConfig)
+    register("spatial", spatial.SpatialCost, spatial.SpatialConfig)
+    register("temporal", temporal.TemporalCost, temporal.TemporalConfig)
+
+
+@hookimpl
+def register_keep_scores(register: Register) -> None:
+    """Register the built-in keep scores."""
+    register(
+        "max-probability",
+        max_probability.MaxProbabilityScore,
+        max_probability.MaxProbabilityConfig,
+    )
+    register("expected-cost", expected_cost.ExpectedCostScore, expected_cost.ExpectedCostConfig)
+
+
+@hookimpl
+def register_keep_decisions(register: Register) -> None:
+    """Register the built-in keep decisions."""
+    register("threshold", threshold.ThresholdDecision, threshold.ThresholdConfig)
+    register("quantile", quantile.QuantileDecision, quantile.QuantileConfig)
+    register("count", count.CountDecision, count.CountConfig)
+
+
+@hookimpl
+def register_presets(register: Register) -> None:
+    """Register the pipeline files that ship with the package."""
+    for path in sorted(Path(str(files("tokenred"))).joinpath("presets").glob("*.yaml")):
+        register(path.stem, path)

@@ -1,0 +1,1 @@
+"""Aggregators: from a coupling to the linear map that updates the anchors."""

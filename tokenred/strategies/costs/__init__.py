@@ -1,0 +1,1 @@
+"""Cost terms: what moving a source to an anchor costs."""

@@ -1,0 +1,54 @@
+"""One minus cosine similarity of the features."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from tokenred.config import CostTermConfig
+from tokenred.types import TokenGroup
+
+
+class CosineConfig(CostTermConfig):
+    """Settings of the cosine cost."""
+
+    clip: float = Field(
+        0.0, ge=0, lt=1, description="similarities are clipped to +-(1 - clip); released AOT: 1e-6"
+    )
+    shift: Literal["none", "minimum"] = Field(
+        "none", description="'minimum' subtracts the smallest cost of each problem, as released"
+    )
+
+
+class CosineCost:
+    """Cost ``1 - cos(source, anchor)``, from 0 (same direction) to 2 (opposite).
+
+    Shapes
+    ------
+    sources.features : (*batch, sources, dim), anchors.features : (*batch, anchors, dim), any float
+    dtype; returns (*batch, sources, anchors) in float32 (float64 stays)
+
+    Source
+    ------
+    AOT, arXiv 2603.01400, Eqs. 9 and 13; TyroneLi/AOT@88455ee. Licence of source: Apache-2.0
+    (written from our description).
+    Differs: norms are floored at 1e-8; ``clip`` and ``shift`` are the release's inter-frame form.
+    """
+
+    def __init__(self, config: CosineConfig) -> None:
+        self.config = config
+
+    def cost(self, sources: TokenGroup, anchors: TokenGroup) -> Tensor:
+        """Return the cost of every (source, anchor) pair."""
+        dtype = torch.float64 if sources.features.dtype == torch.float64 else torch.float32
+        left = F.normalize(sources.features.to(dtype), dim=-1, eps=1e-8)
+        right = F.normalize(anchors.features.to(dtype), dim=-1, eps=1e-8)
+        similarity = left @ right.mT
+        if self.config.clip:
+            similarity = similarity.clamp(self.config.clip - 1, 1 - self.config.clip)
+        cost = 1 - similarity
+        if self.config.shift == "minimum":
+            cost = cost - cost.amin(dim=(-2, -1), keepdim=True)
+        return cost

@@ -1,0 +1,1 @@
+"""Couplers: how much of every source goes to every anchor."""

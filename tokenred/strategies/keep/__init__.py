@@ -1,0 +1,1 @@
+"""Keep rules across frames: a score for every source, and a decision on the scores."""

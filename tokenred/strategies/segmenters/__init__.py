@@ -1,0 +1,1 @@
+"""Temporal segmenters: which runs of frames are treated together."""

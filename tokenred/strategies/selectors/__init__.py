@@ -1,0 +1,1 @@
+"""Anchor selectors: which tokens of a frame stay."""

@@ -1,0 +1,49 @@
+"""Global anchors only: the tokens that receive most attention."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokenred.config import StrategyConfig
+from tokenred.strategies.selectors._importance import (
+    LayerSpec,
+    attention_cue,
+    importance_of,
+    top_index,
+)
+from tokenred.types import VisualTokens
+
+
+class TopAttentionConfig(StrategyConfig):
+    """Settings of the top-attention selector."""
+
+    layer: LayerSpec = Field(-2, description="layer of the importance")
+
+
+class TopAttentionSelector:
+    """Select the tokens of each frame that receive most attention at one layer.
+
+    Shapes
+    ------
+    cue ``attention@LAYER`` : (frames, tokens)      returns : (frames, n_anchors)
+
+    Source
+    ------
+    AOT, arXiv 2603.01400, Eqs. 6-7 (after VisionZip and FasterVLM); the row "w/o local anchors" of
+    its Table 5. Licence of source: Apache-2.0 (written from our description).
+    Differs: towers without a class token use the mean attention received from all tokens.
+    """
+
+    def __init__(self, config: TopAttentionConfig) -> None:
+        self.config = config
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The attention of one layer."""
+        return frozenset({attention_cue(self.config.layer)})
+
+    def select(
+        self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator
+    ) -> Tensor:
+        """Return (frames, n_anchors) indices, most important first."""
+        return top_index(importance_of(tokens, attention_cue(self.config.layer)), n_anchors)

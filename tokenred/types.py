@@ -1,0 +1,232 @@
+"""The data that flows: plain frozen dataclasses with checks and no behaviour.
+
+Rows of a coupling are **sources**, columns are **anchors**, everywhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tokenred.errors import InputError
+
+_EMPTY: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """Visual tokens of one video on their way through the stages, dense, one grid a frame.
+
+    Attributes
+    ----------
+    features : (frames, tokens, dim), any float dtype, raster order inside a frame
+    grid : (rows, columns) with ``rows * columns == tokens``
+    keep : (frames, tokens) bool, tokens that are still alive; a stage only narrows it
+    frame_times : (frames,) seconds
+    cues : named tensors that strategies asked for in ``needs``. Per token ``(frames, tokens)`` or
+        ``(frames, tokens, width)``: ``attention@LAYER`` (attention a token receives, mean over
+        heads and queries), ``keys@LAYER`` (mean over heads). Per frame ``(frames, width)``:
+        ``pooler``. ``LAYER`` is an index (negative from the end) or a share of the depth.
+    native_pool : the pooling that the model itself applies before its LLM
+    """
+
+    features: Float[Tensor, "frames tokens dim"]
+    grid: tuple[int, int]
+    keep: Bool[Tensor, "frames tokens"]
+    frame_times: Float[Tensor, "frames"]
+    cues: Mapping[str, Tensor] = field(default_factory=lambda: _EMPTY)
+    native_pool: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 3:
+            raise InputError(
+                f"features must be (frames, tokens, dim), got shape {tuple(self.features.shape)}"
+            )
+        frames, tokens, _ = self.features.shape
+        if frames == 0 or tokens == 0:
+            raise InputError("a video needs at least one frame with at least one token")
+        if self.grid[0] * self.grid[1] != tokens:
+            raise InputError(
+                f"grid {self.grid[0]}x{self.grid[1]} does not hold {tokens} tokens a frame"
+            )
+        if tuple(self.keep.shape) != (frames, tokens) or self.keep.dtype != torch.bool:
+            raise InputError(f"keep must be a ({frames}, {tokens}) bool tensor")
+        if tuple(self.frame_times.shape) != (frames,):
+            raise InputError(f"frame_times must have one entry for each of the {frames} frames")
+
+    @classmethod
+    def of(
+        cls,
+        features: Float[Tensor, "frames tokens dim"],
+        grid: tuple[int, int],
+        *,
+        frame_times: Float[Tensor, "frames"] | None = None,
+        cues: Mapping[str, Tensor] | None = None,
+        native_pool: str = "none",
+    ) -> "VisualTokens":
+        """Build tokens with nothing dropped yet; frame times default to 0, 1, 2, ... seconds."""
+        if features.ndim != 3:
+            raise InputError(
+                f"features must be (frames, tokens, dim), got shape {tuple(features.shape)}"
+            )
+        if frame_times is None:
+            frame_times = torch.arange(
+                features.shape[0], dtype=torch.float32, device=features.device
+            )
+        keep = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        return cls(features, grid, keep, frame_times, cues or _EMPTY, native_pool)
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """One side of a coupling: what cost terms may look at.
+
+    Attributes
+    ----------
+    features : (*batch, n, dim)
+    positions : (*batch, n, 2) row and column on the grid, each scaled to [0, 1]
+    times : (*batch, n) frame offset inside the segment, in frames
+    """
+
+    features: Float[Tensor, "*batch n dim"]
+    positions: Float[Tensor, "*batch n 2"]
+    times: Float[Tensor, "*batch n"]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """How much of each source goes to each anchor.
+
+    Attributes
+    ----------
+    plan : (*batch, sources, anchors), non-negative mass
+    cost : (*batch, sources, anchors), what the coupler saw
+    source_mass, anchor_mass : (*batch, sources) and (*batch, anchors); zero marks padding
+    n_iter : iterations made by the slowest problem of the batch
+    residual : (*batch,) worst absolute error of the declared marginals
+    converged : (*batch,) bool, whether the coupler's own stop rule was met
+    terms : the unweighted cost terms by name, for strategies that blend couplings
+    """
+
+    plan: Float[Tensor, "*batch sources anchors"]
+    cost: Float[Tensor, "*batch sources anchors"]
+    source_mass: Float[Tensor, "*batch sources"]
+    anchor_mass: Float[Tensor, "*batch anchors"]
+    n_iter: int
+    residual: Float[Tensor, "*batch"]
+    converged: Bool[Tensor, "*batch"]
+    terms: Mapping[str, Tensor] = field(default_factory=lambda: _EMPTY)
+
+    @classmethod
+    def direct(
+        cls,
+        plan: Float[Tensor, "*batch sources anchors"],
+        cost: Float[Tensor, "*batch sources anchors"],
+        source_mass: Float[Tensor, "*batch sources"],
+        anchor_mass: Float[Tensor, "*batch anchors"],
+    ) -> "Coupling":
+        """Wrap a plan that needed no iteration and meets its declared marginals."""
+        batch = plan.shape[:-2]
+        return cls(
+            plan,
+            cost,
+            source_mass,
+            anchor_mass,
+            0,
+            plan.new_zeros(batch),
+            torch.ones(batch, dtype=torch.bool, device=plan.device),
+        )
+
+
+@dataclass(frozen=True)
+class MergeWeights:
+    """The linear map of one merge: ``new = anchor * old + source^T @ sources``.
+
+    Attributes
+    ----------
+    anchor : (*batch, anchors), weight an anchor keeps of itself
+    source : (*batch, sources, anchors), weight of every source in every anchor
+    """
+
+    anchor: Float[Tensor, "*batch anchors"]
+    source: Float[Tensor, "*batch sources anchors"]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A partition of the frames: ``boundaries`` runs 0 ... frames, strictly increasing."""
+
+    boundaries: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        b = self.boundaries
+        if len(b) < 2 or b[0] != 0 or any(left >= right for left, right in zip(b, b[1:])):
+            raise InputError(f"segment boundaries must rise strictly from 0, got {b}")
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter([range(a, z) for a, z in zip(self.boundaries, self.boundaries[1:])])
+
+    def __len__(self) -> int:
+        return len(self.boundaries) - 1
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage did: tokens left, solver state, milliseconds, remarks."""
+
+    name: str
+    kind: str
+    n_tokens: int
+    ms: float
+    n_iter: int = 0
+    residual: float = 0.0
+    converged: bool = True
+    n_segments: int = 0
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Realised:
+    """What a pipeline really did to one video.
+
+    ``retention_ratio`` is ``n_tokens / vanilla_tokens``; newline tokens are counted apart.
+    """
+
+    n_tokens: int
+    vanilla_tokens: int
+    tokens_per_frame: tuple[int, ...]
+    reducer_ms: float
+    stages: tuple[StageReport, ...]
+    newline_tokens: int = 0
+
+    @property
+    def retention_ratio(self) -> float:
+        """Kept share of the tokens that the LLM would have seen."""
+        return self.n_tokens / self.vanilla_tokens
+
+
+@dataclass(frozen=True)
+class ReducedTokens:
+    """What the LLM receives, packed, in the order of the sequence.
+
+    Attributes
+    ----------
+    features : (kept, dim)
+    frame_index, token_index : (kept,) place on the LLM grid that each token inherits
+    mass : (kept,) how many tokens' worth of features it averages; 1 for an untouched token
+    grid : the LLM grid of one frame
+    realised : counts, iterations and times
+    trace : sparse (kept, frames * encoder_tokens): ``trace @ encoder_features == features``;
+        None unless asked for
+    """
+
+    features: Float[Tensor, "kept dim"]
+    frame_index: Int[Tensor, "kept"]
+    token_index: Int[Tensor, "kept"]
+    mass: Float[Tensor, "kept"]
+    grid: tuple[int, int]
+    realised: Realised
+    trace: Tensor | None = None
