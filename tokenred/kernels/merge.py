@@ -14,11 +14,11 @@ def apply_merge(
 ) -> Float[Tensor, "*batch anchors dim"]:
     """Return ``anchor_weight * anchors + source_weight^T @ sources`` in the features' dtype.
 
-    One GEMM in the dtype of the weights (float32, or float64), rounded once at the end.
+    One GEMM in float32 (float64 if features or weights have it), rounded once at the end.
     """
-    dtype = weights.source.dtype
+    dtype = torch.promote_types(weights.source.dtype, anchors.dtype)
     kept = weights.anchor.to(dtype)[..., None] * anchors.to(dtype)
-    return (kept + weights.source.mT @ sources.to(dtype)).to(anchors.dtype)
+    return (kept + weights.source.to(dtype).mT @ sources.to(dtype)).to(anchors.dtype)
 
 
 def gather_tokens(
@@ -31,9 +31,12 @@ def gather_tokens(
 def padded_index(
     mask: Bool[Tensor, "frames tokens"],
 ) -> tuple[Int[Tensor, "frames most"], Bool[Tensor, "frames most"]]:
-    """Return the indices of True in raster order, padded to the longest row, and which are real."""
+    """Return the indices of True in raster order, padded to the longest row, and which are real.
+
+    Padding repeats the first index of its row, so that it adds no value a real entry has not.
+    """
     counts = mask.sum(-1)
     most = int(counts.max())
     order = torch.argsort((~mask).to(torch.uint8), dim=-1, stable=True)[:, :most]
     real = torch.arange(most, device=mask.device) < counts[:, None]
-    return order, real
+    return order.where(real, order[:, :1]), real

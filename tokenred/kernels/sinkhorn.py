@@ -59,17 +59,24 @@ def sinkhorn(
     values they stopped with, so a batch equals a loop for every rule but ``scaling-batch``.
     """
     dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
-    scaled = cost.to(dtype) / epsilon
-    mass = {"source": source_mass.to(dtype), "anchor": anchor_mass.to(dtype)}
-    real = (mass["source"][..., :, None] > 0) & (mass["anchor"][..., None, :] > 0)
-    low = scaled.masked_fill(~real, torch.inf).amin(dim=(-2, -1), keepdim=True)
-    high = scaled.masked_fill(~real, -torch.inf).amax(dim=(-2, -1), keepdim=True)
-    spread = (high - low).nan_to_num(0.0, 0.0, 0.0).max() if scaled.numel() else scaled.new_zeros(())
-    # The kernel is used as released wherever float32 holds it; shifting would change the released
-    # stop rule, which tests the absolute size of the scaling.
-    direct = bool(spread <= LOG_DOMAIN_RANGE) and bool(high.nan_to_num(0.0, 0.0, 0.0).max() <= 80)
-    domain = _KernelDomain(scaled, mass) if direct else _LogDomain(scaled, mass)
-    return _iterate(domain, mass, max_iter, stop, tolerance, last)
+    source, anchor = source_mass.to(dtype), anchor_mass.to(dtype)
+    real = (source > 0)[..., :, None] & (anchor > 0)[..., None, :]
+    # Padding is infinitely dear, so that no sum runs over it; where one side is padding alone there
+    # is nothing to ship, and the other side counts as padding too.
+    scaled = (cost.to(dtype) / epsilon).masked_fill(~real, torch.inf)
+    mass: dict[str, Tensor] = {
+        "source": source.where(real.any(-1), 0.0),
+        "anchor": anchor.where(real.any(-2), 0.0),
+    }
+    if domain == "auto":
+        domain = "kernel" if _fits_kernel(scaled.detach().masked_fill(~real, 0.0)) else "log"
+    problem = _KernelDomain(scaled, mass) if domain == "kernel" else _LogDomain(scaled, mass)
+    return _iterate(problem, mass, max_iter, stop, tolerance, last)
+
+
+def _fits_kernel(scaled: Tensor) -> bool:
+    # No shift by the minimum: it would change the absolute size that the scaling rules test.
+    return scaled.numel() == 0 or bool(scaled.abs().max() <= LOG_DOMAIN_RANGE)
 
 
 class _KernelDomain:
@@ -82,10 +89,12 @@ class _KernelDomain:
 
     def update(self, side: Side, state: dict[str, Tensor]) -> Tensor:
         if side == "source":
-            total = (self.kernel @ state["anchor"][..., None])[..., 0]
+            # A sum, not a product with BLAS: equal rows must get equal scalings to the last bit,
+            # or duplicates (newline tokens) would straddle a quantile of their own scores.
+            total = (self.kernel * state["anchor"][..., None, :]).sum(-1)
         else:
             total = (state["source"][..., None, :] @ self.kernel)[..., 0, :]
-        return self.mass[side] / total
+        return self.mass[side] / total.masked_fill(self.mass[side] <= 0, 1.0)
 
     def scaling(self, value: Tensor) -> Tensor:
         return value
@@ -109,7 +118,7 @@ class _LogDomain:
             total = torch.logsumexp(state["anchor"][..., None, :] - self.scaled, dim=-1)
         else:
             total = torch.logsumexp(state["source"][..., :, None] - self.scaled, dim=-2)
-        # A side made of padding alone sums to nothing; its mass is zero too.
+        # Padding sums to nothing; its mass is zero too.
         return self.log_mass[side] - total.masked_fill(total == -torch.inf, 0.0)
 
     def scaling(self, value: Tensor) -> Tensor:

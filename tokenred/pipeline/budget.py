@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from tokenred.config import FrozenModel
-from tokenred.errors import ConfigError
+from tokenred.errors import BudgetError, ConfigError
 
 Mode = Literal["exact", "calibrated", "as-released"]
 
@@ -35,8 +35,20 @@ class BudgetConfig(FrozenModel):
 
 
 def frame_quota(cells: int, retention_ratio: float) -> int:
-    """Return the tokens that one frame of ``cells`` tokens may keep."""
-    return min(cells, math.ceil(round(cells * retention_ratio, 9)))
+    """Return the tokens that one frame of ``cells`` tokens may keep, at least one."""
+    return max(1, min(cells, math.ceil(round(cells * retention_ratio, 9))))
+
+
+def unreachable(
+    target: int, bound: Literal["most", "least"], possible: int, frames: int, cells: int
+) -> BudgetError:
+    """Return the error of a budget that cannot be met, with the nearest ratio that can."""
+    quota = possible // frames if bound == "most" else -(-possible // frames)
+    ratio = math.floor(1e4 * quota / cells) / 1e4  # rounded down: quotas are rounded up
+    return BudgetError(
+        f"{target} tokens (retention_ratio {target / frames / cells:.4g}) cannot be met: at {bound} "
+        f"{possible} tokens are possible here; nearest retention_ratio {ratio:.4f}"
+    )
 
 
 def shares(total: int, weights: Sequence[int]) -> list[int]:

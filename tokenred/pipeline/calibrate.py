@@ -38,7 +38,7 @@ def calibrate(
             f"retention_ratio {target:g} is out of reach of {knob} in [{low:g}, {high:g}]; "
             f"nearest retention_ratio {near:.4f}"
         )
-    best, best_gap = (low, abs(at_low - target)) if not rising else (high, abs(at_high - target))
+    best_gap, best = min((abs(at_low - target), low), (abs(at_high - target), high))
     for _ in range(n_steps):
         middle = (low + high) / 2
         reached = _retention(_frozen(config, knob, middle), videos)

@@ -1,14 +1,16 @@
 """The state of one run: tokens on their way, and what has to be remembered about them."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tokenred.config import build
+from tokenred.errors import BudgetError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
 from tokenred.kernels.sparse import compose
-from tokenred.pipeline.budget import BudgetConfig, frame_quota
+from tokenred.pipeline.budget import BudgetConfig, frame_quota, unreachable
 from tokenred.types import Coupling, TokenGroup, VisualTokens
 
 NATIVE_STRIDE = 2
@@ -20,7 +22,7 @@ class Flow:
     """Mutable state that the stages of one run hand on; never leaves the pipeline.
 
     ``mass`` (frames, tokens) counts the tokens averaged into each token. ``keep_value`` says how
-    firmly the last stage kept a token. ``trace`` is the sparse map from encoder tokens to the
+    firmly the last stage kept a token. ``pooled`` says that the grid is the LLM's. ``trace`` is the sparse map from encoder tokens to the
     current dense tokens, None while it is the identity. ``twins`` holds tokens that are emitted a
     second time, unmerged. ``sequence`` orders the output when it is not the raster.
     """
@@ -32,6 +34,7 @@ class Flow:
     vanilla_cells: int
     mass: Tensor
     keep_value: Tensor | None = None
+    pooled: bool = False
     trace: Tensor | None = None
     twins: "Twins | None" = None
     sequence: Tensor | None = None
@@ -66,6 +69,10 @@ class Flow:
     def exact(self) -> bool:
         """Whether the number has to be met exactly."""
         return self.budget.mode == "exact"
+
+    def unreachable(self, bound: Literal["most", "least"], possible: int) -> BudgetError:
+        """Return the error to raise when only ``possible`` tokens can be kept."""
+        return unreachable(self.target, bound, possible, self.frames, self.vanilla_cells)
 
     def update(self, **changes: object) -> None:
         """Replace fields of the tokens."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError
+from tokenred.errors import BudgetError, CapabilityError, ConfigError, InputError, TokenredError
 from tokenred.kernels.sparse import sparse_identity
 from tokenred.pipeline.config import PipelineConfig, load_config
 from tokenred.pipeline.flow import Flow
 from tokenred.pipeline.stages.frame import FrameStage, FrameStageConfig
-from tokenred.pipeline.stages.pool import PoolStage, PoolStageConfig
+from tokenred.pipeline.stages.pool import PER_TOKEN_CUES, PoolStage, PoolStageConfig
 from tokenred.pipeline.stages.segment import SegmentStage, SegmentStageConfig
 from tokenred.types import Realised, ReducedTokens, StageReport, VisualTokens
 
@@ -65,7 +65,7 @@ class Pipeline:
         Raises
         ------
         InputError
-            If features or cues hold NaN or infinity.
+            If features or cues hold NaN or infinity, or a frame has no token left.
         CapabilityError
             If a cue is missing, or the model pools and the pipeline has no pool stage.
         BudgetError
@@ -76,7 +76,15 @@ class Pipeline:
             generator = torch.Generator().manual_seed(self.config.seed)
         flow = Flow.start(tokens, self.config.budget, generator, trace)
         reports = [self._run_stage(flow, *stage) for stage in self._stages]
-        return _pack(flow, tuple(reports))
+        reduced = _pack(flow, tuple(reports))
+        kept = reduced.realised
+        if flow.exact and kept.n_tokens != flow.target:
+            raise BudgetError(
+                f"{flow.target} tokens (retention_ratio {flow.budget.retention_ratio:g}) cannot be "
+                f"met: these stages keep {kept.n_tokens} (retention_ratio "
+                f"{kept.retention_ratio:.4f}), which budget.mode: as-released accepts"
+            )
+        return reduced
 
     def _check(self, tokens: VisualTokens) -> None:
         missing = sorted(self.needs - set(tokens.cues))
@@ -89,9 +97,17 @@ class Pipeline:
             raise CapabilityError(
                 f"the model pools its tokens, but pipeline '{self.config.name}' has no pool stage"
             )
+        if not bool(tokens.keep.any(-1).all()):
+            raise InputError("a frame has no token left to begin with")
         for name, values in {"features": tokens.features, **tokens.cues}.items():
             if not bool(torch.isfinite(values).all()):
                 raise InputError(f"{name} hold NaN or infinity")
+            per_token = name.startswith(PER_TOKEN_CUES)
+            if per_token and values.shape[:2] != tokens.keep.shape:
+                raise InputError(
+                    f"cue {name} has shape {tuple(values.shape)}, the tokens have "
+                    f"{tuple(tokens.keep.shape)}"
+                )
 
     def _run_stage(self, flow: Flow, label: str, kind: str, stage: Any) -> StageReport:
         flow.notes = {}

@@ -73,13 +73,19 @@ class FrameStage:
         flow.keep_value = anchors.float()
         flow.update(keep=anchors)
 
+    def _count(self, flow: Flow) -> int:
+        if self.config.n_anchors == "budget" and flow.pooled:
+            return flow.quota  # a share of what the LLM would see, whatever this grid is
+        tokens = flow.tokens.features.shape[1]
+        return resolve_anchors(self.config.n_anchors, tokens, flow.budget.retention_ratio)
+
     def _select(self, flow: Flow) -> Tensor:
         tokens = flow.tokens
-        n_anchors = resolve_anchors(
-            self.config.n_anchors, tokens.features.shape[1], flow.budget.retention_ratio
-        )
+        n_anchors = self._count(flow)
         alive = int(tokens.keep.sum(-1).min())
         if n_anchors > alive:
+            if flow.exact and self.config.n_anchors == "budget":
+                raise flow.unreachable("most", alive * flow.frames)
             raise InputError(f"{n_anchors} anchors asked for, a frame has {alive} tokens left")
         if n_anchors == tokens.features.shape[1]:
             return tokens.keep
@@ -145,6 +151,5 @@ def _stage_map(
         ],
         dim=1,
     )
-    return sparse_map(
-        index, torch.cat([diagonal, moved[hit]]), (frames * tokens, frames * tokens)
-    )
+    values = torch.cat([diagonal, moved[hit]]).float()
+    return sparse_map(index, values, (frames * tokens, frames * tokens))

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from tokenred.config import FrozenModel
-from tokenred.errors import ConfigError
+from tokenred.errors import CapabilityError, ConfigError
 from tokenred.kernels.pooling import PoolMode, pool_tokens, pooled_grid, pooling_matrix
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.flow import Flow
@@ -59,6 +59,8 @@ class PoolStage:
         grid = pooled_grid(tokens.grid, mode, stride)
         if 0 in grid:
             raise ConfigError(f"stride {stride} pools a {tokens.grid} grid away", ["stride"])
+        if mode == "max" and flow.tracing:
+            raise CapabilityError("the model pools by the maximum, which has no trace")
 
         def pool(values: Tensor) -> Tensor:
             return pool_tokens(values, tokens.grid, mode, stride)
@@ -72,7 +74,7 @@ class PoolStage:
         if flow.tracing:
             flow.extend_trace(_blocks(pooling_matrix(tokens.grid, mode, stride), flow.frames))
         features = pool(tokens.features)
-        flow.mass, flow.keep_value = mass, value
+        flow.mass, flow.keep_value, flow.pooled = mass, value, True
         narrowed = not bool(tokens.keep.all())
         keep = torch.ones_like(value, dtype=torch.bool)
         flow.update(features=features, grid=grid, keep=keep, cues=cues)

@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import FrozenModel, build, nested, slot
-from tokenred.errors import BudgetError
+from tokenred.errors import InputError
 from tokenred.kernels.merge import apply_merge
 from tokenred.kernels.sparse import sparse_identity, sparse_map
 from tokenred.pipeline.budget import shares
 from tokenred.pipeline.flow import Flow, Transport, Twins, grid_positions, uniform_mass
 from tokenred.pipeline.stages.frame import CouplingStageConfig
-from tokenred.types import Coupling, Segments, TokenGroup
+from tokenred.types import Coupling, MergeWeights, Segments, TokenGroup
 
 
 class KeepRuleConfig(FrozenModel):
@@ -111,7 +111,13 @@ class SegmentStage:
             descriptors = flow.tokens.cues["pooler"]
         else:
             descriptors = flow.tokens.features.float().mean(1)
-        return self.segmenter.segment(descriptors, frame_times=flow.tokens.frame_times)
+        segments = self.segmenter.segment(descriptors, frame_times=flow.tokens.frame_times)
+        if segments.boundaries[-1] != flow.frames:
+            raise InputError(
+                f"segmenter '{self.config.segmenter.name}' ends at frame {segments.boundaries[-1]}, "
+                f"the video has {flow.frames}"
+            )
+        return segments
 
     def _quotas(self, flow: Flow, segments: Segments) -> list[int | None]:
         """Return how many sources each frame keeps; None where the decision needs no quota."""
@@ -127,7 +133,7 @@ class SegmentStage:
         left = flow.target - used
         available = sum(counts[t] for t in rest)
         if left > available:
-            raise _unreachable(flow, used + available, "most")
+            raise flow.unreachable("most", used + available)
         parts = dict(zip(rest, shares(left, [counts[t] for t in rest])))
         return [parts.get(t) for t in range(flow.frames)]
 
@@ -136,7 +142,7 @@ class SegmentStage:
         keep = flow.tokens.keep
         counts = [int(keep[t].sum()) for t in first]
         if sum(copies) > flow.target:
-            raise _unreachable(flow, sum(copies), "least")
+            raise flow.unreachable("least", sum(copies))
         spare = [count - 1 for count in counts]
         parts = shares((flow.target - sum(copies)) // max(copies), spare)
         value = keep.float() if flow.keep_value is None else flow.keep_value
@@ -174,8 +180,9 @@ class SegmentStage:
     ) -> Tensor:
         """Merge one frame into the anchors in place; return which of its tokens stay."""
         features = flow.tokens.features[frame, sources]
-        if len(sources) == 0:
-            return torch.zeros(0, dtype=torch.bool, device=features.device)
+        if len(sources) == 0 or len(anchors.index) == 0:  # nothing to merge, or nothing to merge into
+            order = torch.arange(len(sources), device=features.device)
+            return order < (len(sources) if quota is None else quota)
         positions = grid_positions(flow.tokens.grid, features.device)
         left = TokenGroup(features, positions[sources], positions.new_full((len(sources),), gap))
         right = TokenGroup(
@@ -183,31 +190,36 @@ class SegmentStage:
         )
         coupling = self.transport(left, right, _uniform(left), _uniform(right))
         flow.note(coupling)
-        stays = self.decision.decide(
-            self.score.score(coupling).detach(), keep=self.score.keep, n_keep=quota
-        )
-        if self.aggregator.merges and not bool(stays.all()):
-            self._absorb(flow, anchors, coupling, stays, frame, gap, sources)
+        stays, weights = self.split(coupling, quota)
+        if weights is not None and not bool(stays.all()):
+            self._absorb(flow, anchors, weights, frame, gap, sources)
         return stays
+
+    def split(
+        self, coupling: Coupling, n_keep: int | None
+    ) -> tuple[Tensor, MergeWeights | None]:
+        """Return which sources stay tokens of their own, and the weights that merge the others."""
+        score = self.score.score(coupling).detach()
+        stays = self.decision.decide(score, keep=self.score.keep, n_keep=n_keep)
+        if not self.aggregator.merges:
+            return stays, None
+        gone = ~stays
+        rest = replace(
+            coupling,
+            plan=coupling.plan * gone[..., None],
+            source_mass=coupling.source_mass * gone,
+        )
+        return stays, self.aggregator.weights(rest)
 
     def _absorb(
         self,
         flow: Flow,
         anchors: _Anchors,
-        coupling: Coupling,
-        stays: Tensor,
+        weights: MergeWeights,
         frame: int,
         gap: int,
         sources: Tensor,
     ) -> None:
-        gone = (~stays)[:, None]
-        weights = self.aggregator.weights(
-            replace(
-                coupling,
-                plan=coupling.plan * gone,
-                source_mass=coupling.source_mass * gone[:, 0],
-            )
-        )
         features = flow.tokens.features[frame, sources]
         anchors.features = apply_merge(anchors.features, features, weights)
         mass = apply_merge(
@@ -244,14 +256,6 @@ class SegmentStage:
 def _uniform(group: TokenGroup) -> Tensor:
     return uniform_mass(
         torch.ones(group.features.shape[:-1], dtype=torch.bool, device=group.features.device)
-    )
-
-
-def _unreachable(flow: Flow, nearest: int, bound: str) -> BudgetError:
-    vanilla = flow.frames * flow.vanilla_cells
-    return BudgetError(
-        f"{flow.target} tokens (retention_ratio {flow.budget.retention_ratio:g}) cannot be met: at "
-        f"{bound} {nearest} tokens are possible here; nearest retention_ratio {nearest / vanilla:.4f}"
     )
 
 

@@ -43,6 +43,6 @@ class CosineCoupler:
         """Return the plan; padded anchors receive nothing."""
         dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
         logits = -cost.to(dtype) / self.config.temperature
-        logits = logits.masked_fill((anchor_mass <= 0)[..., None, :], -torch.inf)
+        logits = logits.masked_fill((anchor_mass <= 0)[..., None, :], torch.finfo(dtype).min)
         plan = torch.softmax(logits, dim=-1) * source_mass.to(dtype)[..., :, None]
         return Coupling.direct(plan, cost, source_mass, anchor_mass)

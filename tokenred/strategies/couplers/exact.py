@@ -54,6 +54,9 @@ class ExactCoupler:
         columns = columns.reshape(len(flat), -1).numpy()
         plans = []
         for problem, a, b in zip(flat, rows, columns):
+            if a.sum() == 0 or b.sum() == 0:  # one side is padding alone
+                plans.append(torch.zeros(problem.shape, dtype=torch.float64))
+                continue
             # emd compares the totals to 1e-7; float32 masses are rescaled to agree.
             plans.append(torch.from_numpy(ot.emd(a, b * (a.sum() / b.sum()), problem)))
         dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32

@@ -1,0 +1,72 @@
+# Everything a person or a machine does here goes through make. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+ARGS ?=
+
+.PHONY: help setup lint format types layers test docs docs-serve ablate ci constraints clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# torch comes first and by its exact version, so that a local CPU build of it is taken where there is
+# one and no other package can pull in another.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setup: installing into $(VENV) (once; a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenred needs Python 3.11 or newer; set PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	@$(PIP) install --quiet -c constraints.txt -e '.[all,dev,docs]'
+	@touch $@
+	@echo "setup: done, $$($(BIN)/tokenred --version)"
+
+setup: $(STAMP)  ## create .venv with everything in it
+
+lint: setup  ## ruff: rules and format
+	@echo "lint: ruff check, ruff format --check"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: setup  ## let ruff rewrite the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: setup  ## mypy on tokenred/
+	@echo "types: mypy"
+	@$(BIN)/mypy
+
+layers: setup  ## import-linter: which layer may import which
+	@echo "layers: import-linter"
+	@$(BIN)/lint-imports
+
+test: setup  ## all tests; ARGS="tests/unit -k pool" runs some
+	@echo "test: pytest $(ARGS)"
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+docs: setup  ## build the site into site/, its examples run on the way
+	@echo "docs: mkdocs build --strict"
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "docs: open site/index.html"
+
+docs-serve: setup  ## read the site while writing it
+	@$(BIN)/mkdocs serve
+
+ablate: setup  ## what each part of AOT is worth: encode, reduce, answer, print the table
+	@$(BIN)/tokenred ablate $(ARGS)
+
+ci: lint types layers test docs  ## everything that .ci/run runs
+
+constraints: setup  ## write the versions now installed to constraints.txt
+	@{ grep '^#' constraints.txt; $(PIP) freeze --all --exclude pip --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' | sort -f; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:  ## remove what the other targets made, except .venv
+	@rm -rf site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

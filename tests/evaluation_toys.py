@@ -1,0 +1,123 @@
+"""A task and a model that answer in microseconds, for tests of the runner and the store.
+
+``python -m tests.evaluation_toys STORE N_SAMPLES SECONDS`` runs the toy ablation in a process of
+its own, taking at least SECONDS a sample, so that a test can kill it.
+"""
+
+import sys
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import torch
+
+from tokenred.accounting.flops import LlmShape
+from tokenred.evaluation.ablation import Ablation, load_ablation
+from tokenred.evaluation.runner import PlannedRow, Progress, plan, run
+from tokenred.evaluation.store import Store
+from tokenred.evaluation.task import Question, Sample
+from tokenred.pipeline import Pipeline
+from tokenred.types import ReducedTokens, VisualTokens
+
+FRAMES, SIDE, DIM = 4, 6, 8
+COLOURS = ("red", "green", "blue")
+
+ABLATION = {
+    "name": "toy",
+    "rows": {
+        "AOT": None,
+        "random anchors": {"set": {"intra_frame.selector": "random"}},
+        "no merging": {"pipeline": "no-merge"},
+        "two frames": {"frames": 2},
+    },
+}
+
+
+class ToyTask:
+    """Noise with one colour a little brighter: which one, and is it the same as at the start?"""
+
+    name = "toy"
+    fingerprint = "toy-1"
+    kinds = {"colour": 1 / 3, "red": 1 / 2}
+    n_samples = 1000
+    calibration = range(900, 908)
+
+    def sample_id(self, index: int) -> str:
+        return f"toy/{index:03d}"
+
+    def sample(self, index: int) -> Sample:
+        generator = torch.Generator().manual_seed(index)
+        pixels = torch.randn(FRAMES, 3, SIDE, SIDE, generator=generator)
+        colour = int(torch.randint(3, (), generator=generator))
+        pixels[:, colour] += 0.3
+        return Sample(
+            id=self.sample_id(index),
+            pixel_values=pixels,
+            frame_indices=(0, 10, 20, 30),
+            frame_times=torch.arange(FRAMES, dtype=torch.float32),
+            questions=(
+                Question("colour", "which colour ?", COLOURS, COLOURS[colour]),
+                Question("red", "is it red ?", ("yes", "no"), "yes" if colour == 0 else "no"),
+            ),
+        )
+
+
+class ToyModel:
+    """Reads the brightness of the colours off the mean token. Counts how often it encodes."""
+
+    name = "toy model"
+    revision = "toy-weights-1"
+    shape = LlmShape(hidden_size=DIM, ffn_size=3 * DIM, n_layers=2)
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.n_encoded = 0
+
+    def check(self, needs: Collection[str]) -> None:
+        pass
+
+    def encode(self, sample: Sample, needs: Collection[str]) -> VisualTokens:
+        time.sleep(self.seconds)
+        self.n_encoded += 1
+        features = sample.pixel_values.flatten(2).mT
+        features = torch.nn.functional.pad(features, (0, DIM - 3), value=0.1)
+        cues = {name: features.abs().sum(-1) for name in needs}
+        return VisualTokens.of(
+            features,
+            (SIDE, SIDE),
+            frame_times=sample.frame_times,
+            cues=cues,
+            native_pool="bilinear",
+        )
+
+    def reduce(
+        self, tokens: VisualTokens, pipeline: Pipeline, generator: torch.Generator
+    ) -> ReducedTokens:
+        reduced = pipeline.run(tokens, generator=generator)
+        return replace(reduced, realised=replace(reduced.realised, newline_tokens=1))
+
+    def option_scores(
+        self, reduced: ReducedTokens, questions: Sequence[Question]
+    ) -> list[dict[str, float]]:
+        colours = dict(zip(COLOURS, reduced.features.mean(0)[:3].log_softmax(-1).tolist()))
+        red = torch.tensor(colours["red"]).exp()
+        yes_no = {"yes": float(red.log()), "no": float((1 - red).log())}
+        return [colours, yes_no]
+
+
+def toy_ablation() -> Ablation:
+    return load_ablation(ABLATION)
+
+
+def run_toy(
+    store: Store, n_samples: int, seconds: float = 0.0, model: ToyModel | None = None
+) -> tuple[list[PlannedRow], Progress]:
+    """Run the toy ablation at a quarter of the tokens."""
+    task, model = ToyTask(), model or ToyModel(seconds)
+    planned = plan(toy_ablation().expand([0.25]), task, model, store)
+    return planned, run(planned, task, model, store, n_samples)
+
+
+if __name__ == "__main__":
+    with Store(sys.argv[1]) as shared:
+        run_toy(shared, int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,332 @@
+"""AOT's algorithms as the golden cases name them, each a few calls into tokenred."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenred.kernels.merge import apply_merge
+from tokenred.kernels.pooling import PoolMode, pool_tokens
+from tokenred.models.capture import received_attention
+from tokenred.pipeline import Pipeline, load_config
+from tokenred.pipeline.flow import Flow, Transport
+from tokenred.pipeline.stages.frame import FrameStage
+from tokenred.pipeline.stages.pool import PoolStage
+from tokenred.pipeline.stages.segment import SegmentStage
+from tokenred.strategies.couplers.sinkhorn import SinkhornConfig, SinkhornCoupler
+from tokenred.strategies.segmenters.dynamic import (
+    DynamicConfig,
+    DynamicSegmenter,
+    neighbour_similarity,
+)
+from tokenred.strategies.selectors.windows import window_ids, window_rank
+from tokenred.types import Segments, TokenGroup, VisualTokens
+
+Tensors = Mapping[str, Tensor]
+Params = Mapping[str, Any]
+SHALLOW, DEEP = "attention@0.2", "attention@-2"
+
+
+def _released(overrides: Params, *stages: str) -> Pipeline:
+    """Return the released pipeline with some settings changed and only the named stages left."""
+    config = load_config("aot-released", overrides)
+    left = {label: stage for label, stage in config.stages.items() if label in stages}
+    return Pipeline(config.model_copy(update={"stages": left}))
+
+
+def _stage(pipeline: Pipeline, index: int = 0) -> Any:
+    return pipeline._stages[index][2]
+
+
+class _Given:
+    """Stands in for a strategy whose answer the case prescribes."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def select(self, *args: object, **kwargs: object) -> object:
+        return self.answer
+
+    segment = select
+
+
+def _flow(tokens: VisualTokens, pipeline: Pipeline) -> Flow:
+    return Flow.start(tokens, pipeline.config.budget, torch.Generator(), False)
+
+
+def aot_sinkhorn(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    config = SinkhornConfig(
+        epsilon=1.0,
+        max_iter=params["max_iter"],
+        stop="scaling-batch",
+        tolerance=0.01,
+        last="anchor",
+        domain="kernel",
+    )
+    cost = -inputs["K"].log()
+    masses = [inputs[side].expand(len(cost), -1) for side in ("u", "v")]
+    return {"T": SinkhornCoupler(config).couple(cost, *masses).plan}
+
+
+def _local_picks(attention: Tensor, side: int, budget: int, window: int) -> Tensor:
+    windows = (side // window, side // window)
+    ids = window_ids((side, side), windows)
+    rank = window_rank(attention, ids)
+    quota = budget // (windows[0] * windows[1])
+    order = (ids * attention.shape[1] + rank).masked_fill(rank >= quota, ids.numel() ** 2)
+    return order.argsort(dim=-1)[:, : quota * windows[0] * windows[1]]
+
+
+def aot_window_select(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    picks = _local_picks(
+        inputs["attention"], params["grid"], params["budget"], params["window_size"]
+    )
+    return {"indices": picks}
+
+
+def _encoder_tokens(inputs: Tensors, native_pool: str = "none") -> VisualTokens:
+    if "attention_stack" in inputs:
+        shallow, deep = inputs["attention_stack"][5], inputs["attention_stack"][-2]
+    else:
+        shallow, deep = inputs["attention_layer5"], inputs["attention_layer_minus2"]
+    side = int(inputs["features"].shape[1] ** 0.5)
+    cues = {SHALLOW: shallow.mean(1), DEEP: deep.mean(1)}
+    return VisualTokens.of(inputs["features"], (side, side), cues=cues, native_pool=native_pool)
+
+
+def _intra_overrides(params: Params) -> dict[str, Any]:
+    return {
+        "intra_frame.n_anchors": params["visual_token_num"],
+        "intra_frame.selector.global_ratio": params["global_ratio"],
+    }
+
+
+def aot_encode(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    tokens = _encoder_tokens(inputs)
+    reduced = _released(_intra_overrides(params), "intra_frame").run(tokens)
+    mask = torch.zeros_like(tokens.keep)
+    mask[reduced.frame_index, reduced.token_index] = True
+    merged = tokens.features.clone()
+    merged[reduced.frame_index, reduced.token_index] = reduced.features
+    budget = int(params["visual_token_num"] * (1 - params["global_ratio"]))
+    local = _local_picks(tokens.cues[SHALLOW], tokens.grid[0], budget, 9)
+    keep_all = params["visual_token_num"] == tokens.keep.shape[1]
+    deep = tokens.cues[DEEP] if keep_all else tokens.cues[DEEP].scatter(-1, local, 0.0)
+    return {
+        "index_mask": mask,
+        "merged_features": merged,
+        "deep_attention_after": deep,
+        "local_indices": local,
+    }
+
+
+def aot_token_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    merged, coupling = _merge_into(inputs, {})
+    nearest, _ = _merge_into(
+        inputs,
+        {
+            "intra_frame.cost": ["cosine"],
+            "intra_frame.coupler": "nearest",
+            "intra_frame.aggregator": "mean",
+        },
+    )
+    picked = inputs["mask"], inputs["mask"].sum(-1)[0]
+    outputs = {
+        "merged_features": merged,
+        "merged_anchors": merged[picked[0]].view(len(merged), picked[1], -1),
+        "nearest_only_anchors": nearest[picked[0]].view(len(merged), picked[1], -1),
+    }
+    if coupling is not None:
+        outputs["cost_kernel_K"] = torch.exp(-coupling.cost / 0.1)
+        outputs["plan_T"] = coupling.plan
+    return outputs
+
+
+def _merge_into(inputs: Tensors, overrides: Params) -> tuple[Tensor, Any]:
+    features, mask = inputs["features"], inputs["mask"]
+    side = int(features.shape[1] ** 0.5)
+    pipeline = _released({"intra_frame.n_anchors": int(mask[0].sum()), **overrides}, "intra_frame")
+    stage: FrameStage = _stage(pipeline)
+    stage.selector = _Given(mask)
+    seen = []
+    transport = stage.transport
+
+    def spy(*args: Tensor) -> Any:
+        seen.append(transport(*args))
+        return seen[-1]
+
+    stage.transport = spy  # type: ignore[assignment]
+    flow = _flow(VisualTokens.of(features, (side, side)), pipeline)
+    stage.run(flow)
+    return flow.tokens.features, seen[0] if seen else None
+
+
+def aot_pool(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    side, mode = params["side"], params["mode"]
+    return _pooled(inputs, side, mode, params.get("stride", 2))
+
+
+def aot_pool_mask(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    return _pooled(inputs, params["side"], params["mode"], 2)
+
+
+def _pooled(inputs: Tensors, side: int, mode: PoolMode, stride: int) -> dict[str, Tensor]:
+    outputs = {}
+    if "features" in inputs:
+        outputs["pooled_features"] = pool_tokens(inputs["features"], (side, side), mode, stride)
+    if "mask" in inputs:
+        mask = inputs["mask"].reshape(len(inputs["mask"]), -1, 1).float()
+        outputs["pooled_mask"] = pool_tokens(mask, (side, side), mode, stride)[..., 0] >= 0.5
+    return outputs
+
+
+def aot_e2e(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    tokens = _encoder_tokens(inputs, params["pool_mode"])
+    pipeline = _released(_intra_overrides(params), "intra_frame", "pool")
+    flow = _flow(tokens, pipeline)
+    for index in range(2):
+        stage: FrameStage | PoolStage = _stage(pipeline, index)
+        stage.run(flow)
+    pooled = replace(flow.tokens, native_pool="none")
+    grid_mode = params["newline_position"] == "grid"
+    if grid_mode:
+        pooled = _with_newlines(pooled, inputs["image_newline"])
+    if not params["inter_compress"]:
+        return {"visual_tokens": pooled.features[pooled.keep]}
+    scale = params["intra_scale" if grid_mode else "inter_scale"]
+    return {"visual_tokens": _temporal(pooled, params["keep_ratio"], scale, None)[0].features}
+
+
+def _with_newlines(tokens: VisualTokens, newline: Tensor) -> VisualTokens:
+    frames, _, dim = tokens.features.shape
+    rows, columns = tokens.grid
+    column = newline.expand(frames, rows, 1, dim)
+    features = torch.cat([tokens.features.view(frames, rows, columns, dim), column], 2)
+    kept = torch.ones(frames, rows, 1, dtype=torch.bool)
+    keep = torch.cat([tokens.keep.view(frames, rows, columns), kept], 2)
+    return replace(
+        tokens,
+        features=features.flatten(1, 2),
+        keep=keep.flatten(1),
+        grid=(rows, columns + 1),
+        cues={},
+    )
+
+
+def _temporal(
+    tokens: VisualTokens, keep_ratio: float, scale: float, lengths: list[int] | None
+) -> tuple[Any, list[int]]:
+    pipeline = _released(
+        {
+            "inter_frame.keep.decide.keep_ratio": keep_ratio,
+            "inter_frame.aggregator.strength": scale,
+            "inter_frame.segmenter.only_frames": [32, 64],
+        },
+        "inter_frame",
+    )
+    stage: SegmentStage = _stage(pipeline)
+    if lengths is not None:
+        bounds = [0, *torch.tensor(lengths).cumsum(0).tolist()]
+        stage.segmenter = _Given(Segments(tuple(bounds)))
+    frames = tokens.features.shape[0]
+    segments = stage.segmenter.segment(torch.zeros(frames, 1))
+    return pipeline.run(tokens), list(segments.boundaries)
+
+
+def aot_temporal_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    features, mask = inputs["features"], inputs["mask"]
+    side = int(features.shape[1] ** 0.5)
+    tokens = replace(VisualTokens.of(features, (side, side)), keep=mask)
+    if params["newline"] == "grid":
+        tokens = _with_newlines(tokens, inputs["newline"])
+    lengths = None if params["segments"] == "uniform" else params["segments"]
+    reduced, bounds = _temporal(tokens, params["keep_ratio"], params["scaling"], lengths)
+    return {
+        "tokens": reduced.features,
+        "kind": _kinds(reduced.frame_index, tokens.keep, bounds),
+        "frame": reduced.frame_index,
+        "index": reduced.token_index,
+        "segments": torch.tensor([[a, b - a] for a, b in zip(bounds, bounds[1:])]),
+        "features_with_newline": tokens.features,
+        "mask_with_newline": tokens.keep,
+    }
+
+
+def _kinds(frame_index: Tensor, keep: Tensor, bounds: list[int]) -> Tensor:
+    """Number the tokens: 0 original anchor, 1 kept token of a later frame, 2 merged anchor."""
+    kinds = torch.ones_like(frame_index)
+    for start in bounds[:-1]:
+        places = (frame_index == start).nonzero()[:, 0]
+        n_anchors = int(keep[start].sum())
+        kinds[places[:n_anchors]] = 0
+        kinds[places[n_anchors:]] = 2
+    return kinds
+
+
+def aot_ota_merge_step(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    overrides = {
+        "inter_frame.coupler.epsilon": params["eps"],
+        "inter_frame.coupler.max_iter": params["max_iter"],
+        "inter_frame.cost.1.sigma_frames": params["sigma_t"],
+        "inter_frame.cost.1.max_gap_frames": params["max_dt"],
+        "inter_frame.keep.decide.keep_ratio": params["keep_ratio"],
+        "inter_frame.aggregator.strength": params["scaling"],
+    }
+    stage: SegmentStage = _stage(_released(overrides, "inter_frame"))
+    sources = _group(inputs["sources"], inputs["sources_ts"])
+    anchors = _group(inputs["anchors"], inputs["anchors_ts"])
+    transport: Transport = stage.transport
+    mass = [g.features.new_full(g.times.shape, 1 / g.times.shape[-1]) for g in (sources, anchors)]
+    coupling = transport(sources, anchors, *mass)
+    stays, weights = stage.split(coupling, None)
+    assert weights is not None
+    merged = apply_merge(anchors.features, sources.features, weights)
+    return {"new_anchors": merged, "keep_mask": stays, "transport_plan": coupling.plan}
+
+
+def _group(features: Tensor, times: Tensor) -> TokenGroup:
+    return TokenGroup(features, features.new_zeros(*features.shape[:-1], 2), times)
+
+
+def aot_dynamic_segmentation(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    descriptors = inputs["frame_global_features"]
+    config = DynamicConfig(min_segments=params["c"], tau=params["tau"], short_video="error")
+    bounds = torch.tensor(DynamicSegmenter(config).segment(descriptors).boundaries)
+    return {
+        "segment_sizes": bounds.diff(),
+        "cut_indices": bounds[1:-1] - 1,
+        "similarity": neighbour_similarity(descriptors),
+    }
+
+
+def aot_tower_attention(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    attention = inputs["attentions"]
+    layers, batch, heads, n, _ = attention.shape
+    # Queries log(A) and unit keys have exactly A as their soft-max; a head at a time, as the
+    # cases keep heads apart.
+    query = attention.log().reshape(-1, 1, n, n)
+    received = received_attention(query, torch.eye(n).expand_as(query), 1.0) * n
+    return {
+        "features": inputs["hidden_states"][-1],
+        "attention_stack": received.view(layers, batch, heads, n),
+    }
+
+
+ALGORITHMS = {
+    "aot_dynamic_segmentation": aot_dynamic_segmentation,
+    "aot_e2e": aot_e2e,
+    "aot_encode": aot_encode,
+    "aot_ota_merge_step": aot_ota_merge_step,
+    "aot_pool": aot_pool,
+    "aot_pool_mask": aot_pool_mask,
+    "aot_sinkhorn": aot_sinkhorn,
+    "aot_temporal_merge": aot_temporal_merge,
+    "aot_token_merge": aot_token_merge,
+    "aot_tower_attention": aot_tower_attention,
+    "aot_window_select": aot_window_select,
+    "fastvid_dyseg": aot_dynamic_segmentation,
+}

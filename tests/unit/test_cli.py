@@ -1,0 +1,181 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tokenred.cli import app, main
+from tokenred.cli._common import columns, parse_overrides
+from tokenred.errors import ConfigError
+from tokenred.pipeline import load_pipeline
+from tokenred.registry import registry
+
+
+@pytest.fixture
+def tokenred(capsys):
+    """Run the command line in this process; return exit code, stdout, stderr."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        streams = capsys.readouterr()
+        return stop.value.code or 0, streams.out, streams.err
+
+    return call
+
+
+def test_version_and_help_go_to_stdout(tokenred):
+    code, out, err = tokenred("--version")
+    assert (code, out, err) == (0, "tokenred 0.1.0\n", "")
+    code, out, err = tokenred("--help")
+    assert code == 0
+    assert err == ""
+    assert all(verb in out for verb in ("run", "list", "config", "plugins", "doctor"))
+
+
+def test_list_json_is_the_registry(tokenred):
+    code, out, err = tokenred("list", "--json")
+    rows = json.loads(out)
+    assert (code, err) == (0, "")
+    assert {(entry.role, entry.name) for entry in registry().entries()} <= {
+        (row["kind"], row["name"]) for row in rows
+    }
+    assert set(registry().presets()) == {row["name"] for row in rows if row["kind"] == "preset"}
+    assert all(row["owner"] == "tokenred" and row["summary"] for row in rows)
+
+
+def test_list_one_kind_names_owners(tokenred):
+    _, out, _ = tokenred("list", "couplers")
+    lines = out.splitlines()
+    assert len(lines) == len(registry().entries("coupler"))
+    assert any(line.split()[:3] == ["coupler", "sinkhorn", "tokenred"] for line in lines)
+
+
+def test_show_prints_a_file_that_loads_to_the_same_pipeline(tokenred, tmp_path):
+    _, out, _ = tokenred("config", "show", "aot-paper", "--set", "intra_frame.coupler.epsilon=0.2")
+    assert yaml.safe_load(out)["stages"]["intra_frame"]["coupler"]["epsilon"] == 0.2
+    file = tmp_path / "mine.yaml"
+    file.write_text(out)
+    wanted = load_pipeline("aot-paper", {"stages.intra_frame.coupler.epsilon": 0.2}).config
+    _, digits, _ = tokenred("config", "hash", str(file))
+    assert digits.strip() == wanted.config_id
+
+
+def test_hash_json_carries_what_is_hashed(tokenred):
+    _, out, _ = tokenred("config", "hash", "random", "--json")
+    data = json.loads(out)
+    config = load_pipeline("random").config
+    assert data == {
+        "name": "random",
+        "config_id": config.config_id,
+        "canonical": json.loads(json.dumps(config.canonical())),
+    }
+
+
+def test_schema_knows_every_registered_strategy(tokenred):
+    _, out, _ = tokenred("config", "schema")
+    text = json.dumps(json.loads(out))
+    assert all(f'"const": "{entry.name}"' in text for entry in registry().entries())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["rn"], 2, "Did you mean 'run'"),
+        (["list", "coupler"], 2, "did you mean 'couplers'?"),
+        (["config", "hash", "aot-papr"], 2, "did you mean 'aot-paper'?"),
+        (["config", "hash", "random", "--set", "budget.ratio=1"], 2, "budget.ratio: unknown key"),
+        (["config", "hash", "random", "--set", "budget"], 2, "write --set PATH=VALUE"),
+        (["config", "hash", "random", "--set", "seed=[1"], 2, "seed: '[1' is not valid YAML"),
+        (["run", "no-such.mp4", "--ask", "how many digits ?"], 1, "no-such.mp4 does not exist"),
+        (["run", "v.mp4", "--ask", "?", "--pipeline", "aot"], 2, "unknown pipeline 'aot'"),
+    ],
+)
+def test_errors_are_one_sentence_on_stderr(tokenred, arguments, code, said):
+    found, out, err = tokenred(*arguments)
+    assert (found, out) == (code, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_debug_adds_the_traceback(tokenred):
+    code, _, err = tokenred("--debug", "config", "hash", "aot-papr")
+    assert code == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("tokenred: unknown pipeline")
+
+
+def test_unforeseen_errors_are_one_sentence_too(tokenred, monkeypatch):
+    def fail():
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("tokenred.plugins.plugin_statuses", fail)
+    code, _, err = tokenred("list", "presets")
+    assert code == 1
+    assert err == "tokenred: unexpected RuntimeError: out of luck; --debug shows where\n"
+
+
+def test_doctor_fails_with_four_when_something_installed_is_broken(tokenred, monkeypatch):
+    def broken(*_):
+        raise OSError("the weights are gone")
+
+    monkeypatch.setattr("tokenred.embedded.load_model", broken)
+    code, out, err = tokenred("doctor", "--json")
+    states = {row["name"]: (row["state"], row["detail"]) for row in json.loads(out)}
+    assert code == 4
+    assert states["embedded model"] == ("failed", "the weights are gone")
+    assert states["presets"] == ("ok", f"{len(registry().presets())} load")
+    assert "1 of" in err
+
+
+def test_doctor_calls_an_absent_extra_missing_not_failed(tokenred, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    _, out, _ = tokenred("doctor", "--json")
+    states = {row["name"]: row for row in json.loads(out)}
+    assert states["extra pot"]["state"] == "missing"
+    assert "tokenred[pot]" in states["extra pot"]["detail"]
+
+
+def test_budget_errors_exit_with_three(tokenred, monkeypatch):
+    from tokenred.errors import BudgetError
+
+    def refuse(*_):
+        raise BudgetError("11 tokens cannot be had; the nearest is 12")
+
+    monkeypatch.setattr("tokenred.pipeline.config.load_config", refuse)
+    code, _, err = tokenred("config", "hash", "random")
+    assert (code, err) == (3, "tokenred: 11 tokens cannot be had; the nearest is 12\n")
+
+
+def test_overrides_are_yaml():
+    pairs = ["a.b=0.1", "c=[3, 3]", "d=null", "e=no-merge", "f={name: x, y: 1}", "g="]
+    assert parse_overrides(pairs) == {
+        "a.b": 0.1,
+        "c": [3, 3],
+        "d": None,
+        "e": "no-merge",
+        "f": {"name": "x", "y": 1},
+        "g": None,
+    }
+    with pytest.raises(ConfigError, match="PATH=VALUE"):
+        parse_overrides(["=1"])
+
+
+def test_columns_align_and_never_cut():
+    assert columns([["a", "bb", "c" * 200], ["aaa", "b", "c"]]).splitlines() == [
+        "a    bb  " + "c" * 200,
+        "aaa  b   c",
+    ]
+    assert columns([]) == ""
+
+
+def test_the_script_is_installed_and_every_verb_has_help():
+    done = subprocess.run(
+        [sys.executable, "-c", "from tokenred.cli import main; main(['doctor', '--help'])"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "Exits with 4" in done.stdout
+    assert all(command.callback.__doc__ for command in app.registered_commands)

@@ -1,0 +1,58 @@
+"""What the verbs share: talk on stderr, data on stdout, ``--set`` and the options of all verbs."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from tokenred.errors import ConfigError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a dotted path; repeat for more."),
+]
+
+
+def say(message: str) -> None:
+    """Tell the person something; it never mixes with the data."""
+    print(message, file=sys.stderr)
+
+
+def emit(data: Any) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def columns(rows: Iterable[Sequence[str]]) -> str:
+    """Align rows of text; the last column is as long as it likes."""
+    table = [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)] if table else []
+    lines = []
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)
+
+
+def parse_overrides(pairs: Iterable[str] | None) -> dict[str, Any]:
+    """Read ``a.b=v`` pairs; ``v`` is YAML, so ``0.1``, ``null`` and ``[3, 3]`` mean what they say.
+
+    Raises
+    ------
+    ConfigError
+        If a pair has no ``=``, no path, or a value that is not YAML.
+    """
+    overrides = {}
+    for pair in pairs or ():
+        path, equals, value = pair.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"write --set PATH=VALUE, got '{pair}'")
+        try:
+            overrides[path.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"'{value}' is not valid YAML", [path.strip()]) from None
+    return overrides

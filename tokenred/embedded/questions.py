@@ -1,0 +1,94 @@
+"""Questions about a generated video, with single-word answers from explicit option lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenred.embedded.drawing import COLORS
+from tokenred.embedded.scenes import DIRECTIONS, MAX_OBJECTS, Scene, SceneObject
+
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<image>", "<video>", "<eos>")
+_QUESTION_WORDS = (
+    "what", "digit", "is", "color", "which", "way", "does", "move", "how", "many", "digits",
+    "appears", "first", "or", "the", "cut", "?",
+)  # fmt: skip
+_DIGITS = tuple(str(number) for number in range(10))
+_SIDES = ("before", "after")
+VOCABULARY: tuple[str, ...] = (
+    *SPECIAL_TOKENS, *_QUESTION_WORDS, *_DIGITS, *COLORS, *DIRECTIONS, *_SIDES,
+)  # fmt: skip
+"""All words of the tokenizer; the position of a word is its token id."""
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "digit": _DIGITS,
+    "color": tuple(COLORS),
+    "direction": tuple(DIRECTIONS),
+    "count": tuple(str(number) for number in range(1, MAX_OBJECTS + 1)),
+    "order": tuple(COLORS),
+    "cut": _SIDES,
+}
+"""Answer options of every question kind."""
+
+KINDS: dict[str, float] = {kind: 1.0 / len(options) for kind, options in OPTIONS.items()}
+"""Question kinds and their chance level, the accuracy of a uniform guess among the options."""
+
+_MIN_FRAMES_FOR_DIRECTION = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a video.
+
+    Attributes
+    ----------
+    kind : str
+        A key of :data:`KINDS`.
+    words : tuple of str
+        The question, one word of :data:`VOCABULARY` each.
+    answer : str
+        The right option.
+    """
+
+    kind: str
+    words: tuple[str, ...]
+    answer: str
+
+    @property
+    def prompt(self) -> str:
+        """The question as text."""
+        return " ".join(self.words)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All answers that are allowed."""
+        return OPTIONS[self.kind]
+
+
+def _make(kind: str, text: str, answer: object) -> Question:
+    return Question(kind, tuple(text.split()), str(answer))
+
+
+def _object_questions(item: SceneObject, cut: int | None) -> list[Question]:
+    """Questions about one object."""
+    questions = [
+        _make("digit", f"what digit is {item.color} ?", item.digit),
+        _make("color", f"what color is {item.digit} ?", item.color),
+    ]
+    if len(item.corners) >= _MIN_FRAMES_FOR_DIRECTION:
+        text = f"which way does {item.color} move ?"
+        questions.append(_make("direction", text, item.direction))
+    if cut is not None and (item.last < cut or item.first >= cut):
+        text = f"is {item.color} before or after the cut ?"
+        questions.append(_make("cut", text, _SIDES[item.first >= cut]))
+    return questions
+
+
+def generate_questions(scene: Scene) -> tuple[Question, ...]:
+    """All questions that the ground truth of ``scene`` answers without ambiguity."""
+    questions = [_make("count", "how many digits ?", len(scene.objects))]
+    if len(scene.objects) > 1 and scene.objects[0].first < scene.objects[1].first:
+        text = "which color appears first ?"
+        questions.append(_make("order", text, scene.objects[0].color))
+    for item in scene.objects:
+        questions.extend(_object_questions(item, scene.cut))
+    return tuple(questions)

@@ -1,0 +1,1 @@
+"""Tasks, the ablation runner, results that survive, and statistics that pair."""

@@ -1,0 +1,288 @@
+"""Ablations as data: a YAML file that names rows, each a pipeline with something changed.
+
+A file may give ``rows`` by hand, ``axes`` of dotted paths (their product), or both. ``vanilla``,
+``random`` and ``downsample`` join every table.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, field_validator
+
+from tokenred.config import FrozenModel, nested, short_hash, validate
+from tokenred.errors import ConfigError, nearest
+from tokenred.pipeline import PipelineConfig, load_config
+from tokenred.registry import registry
+
+ALWAYS = ("vanilla", "random", "downsample")
+RETENTION = "budget.retention_ratio"
+
+
+class RowSpec(FrozenModel):
+    """One row of an ablation file."""
+
+    pipeline: str | None = Field(default=None, description="preset or file; the base by default")
+    set: dict[str, Any] = Field(default_factory=dict, description="dotted path -> value")
+    frames: int | None = Field(
+        default=None, ge=1, description="evenly spaced frames of the clip; all"
+    )
+
+
+class Published(FrozenModel):
+    """Figures that somebody else printed, of another model."""
+
+    source: str = Field(description="where they stand, and of which model")
+    scores: dict[str, float | dict[float, float]] = Field(
+        description="row label -> score in %, or a table from retention to score"
+    )
+
+    def score(self, label: str, retention: float | None) -> float | None:
+        """Return what was printed for a row, if anything was."""
+        found = self.scores.get(label)
+        if isinstance(found, dict):
+            return None if retention is None else found.get(retention)
+        return found
+
+
+class AblationConfig(FrozenModel):
+    """A complete ablation file."""
+
+    name: str = Field(default="unnamed", description="also the name of the run's folder")
+    title: str = Field(default="", description="heading of the table")
+    question: str = Field(default="", description="what the table answers")
+    base: str = Field(default="aot-paper", description="preset or file that rows and axes change")
+    retention: tuple[float, ...] = Field(
+        default=(0.10,), min_length=1, description="kept / vanilla tokens"
+    )
+    reference: str | None = Field(
+        default=None, description="row to compare with; the first by default"
+    )
+    rows: dict[str, nested(RowSpec)] = Field(  # type: ignore[valid-type]
+        default_factory=dict, description="label -> row"
+    )
+    axes: dict[str, tuple[Any, ...]] = Field(
+        default_factory=dict, description="dotted path -> values; rows are the product"
+    )
+    always: tuple[str, ...] = Field(default=ALWAYS, description="presets that join the table")
+    published: Published | None = Field(default=None, description="figures to print beside")
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _empty_rows(cls, rows: object) -> object:
+        """Read ``label:`` without anything as the base unchanged."""
+        if not isinstance(rows, Mapping):
+            return rows
+        return {str(label): {} if row is None else row for label, row in rows.items()}
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _one_retention(cls, value: object) -> object:
+        return [value] if isinstance(value, int | float) else value
+
+    @field_validator("always")
+    @classmethod
+    def _controls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return (*value, *(name for name in ALWAYS if name not in value))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration to run, and what the table calls it.
+
+    ``retention`` is the nominal budget that the row shares with its group; None for a row that has
+    a budget of its own, such as ``vanilla``. ``control`` marks rows that join every table.
+    """
+
+    label: str
+    retention: float | None
+    config: PipelineConfig
+    frames: int | None = None
+    control: bool = False
+
+    @property
+    def canonical(self) -> dict[str, Any]:
+        """What identifies the results of this row: the pipeline and the frames it sees."""
+        pipeline = self.config.canonical()
+        return pipeline if self.frames is None else {"frames": self.frames, "pipeline": pipeline}
+
+    @property
+    def config_id(self) -> str:
+        """Return the pipeline's ``config_id``, or one of its own if the row sees fewer frames."""
+        return self.config.config_id if self.frames is None else short_hash(self.canonical)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A row before its budget is set."""
+
+    label: str
+    spec: RowSpec
+    path: tuple[str, ...]
+    control: bool = False
+
+
+class Ablation:
+    """An ablation file, read and validated.
+
+    Parameters
+    ----------
+    config : the file
+    overrides : dotted paths that change the base, under every row that is built on it
+    """
+
+    def __init__(self, config: AblationConfig, overrides: Mapping[str, Any] | None = None) -> None:
+        self.config = config
+        self._overrides = dict(overrides or {})
+        self._drafts = list(self._all_drafts())
+        labels = [draft.label for draft in self._drafts]
+        self.reference = config.reference or labels[0]
+        if self.reference not in labels:
+            raise ConfigError(
+                f"no row '{self.reference}'{nearest(self.reference, labels)}", ["reference"]
+            )
+
+    def expand(self, retentions: Sequence[float] | None = None) -> list[Row]:
+        """Return the rows: those with budgets of their own, then a group for each retention.
+
+        A pipeline that keeps everything (``vanilla``), or a row that sets its retention itself,
+        appears once; equal rows under one label appear once.
+
+        Raises
+        ------
+        ConfigError
+            If a row is not a valid pipeline; the path starts at the row.
+        """
+        rows: dict[tuple[str, str], Row] = {}
+        for retention in retentions or self.config.retention:
+            for draft in self._drafts:
+                row = self._row(draft, retention)
+                rows.setdefault((row.label, row.config_id), row)
+        return sorted(rows.values(), key=lambda row: row.retention is not None)
+
+    def _all_drafts(self) -> Iterator[_Draft]:
+        given = self.config.rows
+        if not given and not self.config.axes:
+            raise ConfigError("an ablation needs rows or axes", ["rows"])
+        for label, spec in given.items():
+            yield _Draft(label, spec, ("rows", label))
+        for label, changes in _grid(self.config.axes):
+            yield _Draft(label, RowSpec(set=changes), ("axes",))
+        for name in self.config.always:
+            if name not in given:
+                yield _Draft(name, RowSpec(pipeline=name), ("always", name), control=True)
+
+    def _row(self, draft: _Draft, retention: float) -> Row:
+        changes = dict(draft.spec.set)
+        if draft.spec.pipeline is None:
+            changes = self._overrides | changes
+        source = draft.spec.pipeline or self.config.base
+        try:
+            config = self._load(source, changes)
+            own = RETENTION in changes or config.budget.retention_ratio == 1
+            if not own:
+                config = self._load(source, changes | {RETENTION: retention})
+        except ConfigError as error:
+            raise error.below(draft.path) from None
+        shared = None if own else retention
+        return Row(draft.label, shared, config, draft.spec.frames, draft.control)
+
+    def _load(self, source: str, changes: Mapping[str, Any]) -> PipelineConfig:
+        return load_config(source, changes)
+
+
+def ablation_files() -> dict[str, Path]:
+    """Return name -> file of the ablations that ship with the package."""
+    folder = Path(str(files("tokenred"))) / "ablations"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_ablation(
+    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> Ablation:
+    """Load a shipped ablation by name, a YAML file by path, a mapping, or a preset by name.
+
+    A preset becomes the table of that preset alone among the rows that are always there.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such ablation or preset, or the file is not valid.
+    """
+    if isinstance(source, Mapping):
+        return Ablation(validate(AblationConfig, source), overrides)
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        shipped = ablation_files()
+        if str(source) in registry().presets():
+            return Ablation(_of_preset(str(source)), overrides)
+        if str(source) not in shipped:
+            known = [*shipped, *registry().presets()]
+            raise ConfigError(f"no ablation or pipeline '{source}'{nearest(str(source), known)}")
+        path = shipped[str(source)]
+    try:
+        return Ablation(validate(AblationConfig, {"name": path.stem, **_read(path)}), overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+
+
+def _of_preset(name: str) -> AblationConfig:
+    config = load_config(name)
+    return AblationConfig(
+        name=name,
+        title=f"{name} against the controls",
+        question=config.about.summary,
+        base=name,
+        retention=(config.budget.retention_ratio if config.budget.retention_ratio < 1 else 0.10,),
+        rows={name: RowSpec()},
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"the file cannot be read: {reason}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise ConfigError("the file does not hold a mapping")
+    return data
+
+
+def _grid(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a label and the changes of every cell of the product of the axes."""
+    if not axes:
+        return
+    short = dict(zip(axes, _shortest_names(axes)))
+    for values in product(*axes.values()):
+        changes = dict(zip(axes, values))
+        yield ", ".join(f"{short[path]}={_show(value)}" for path, value in changes.items()), changes
+
+
+def _shortest_names(paths: Iterable[str]) -> list[str]:
+    """Return the fewest last parts of each dotted path that tell the paths apart."""
+    parts = [path.split(".") for path in paths]
+    deepest = max(len(part) for part in parts)
+    for n_last in range(1, deepest + 1):
+        names = [".".join(part[-n_last:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _show(value: object) -> str:
+    if isinstance(value, Mapping):
+        rest = {key: inner for key, inner in value.items() if key != "name"}
+        inside = " ".join(f"{key}={_show(inner)}" for key, inner in rest.items())
+        return (
+            f"{value['name']}({inside})"
+            if "name" in value and rest
+            else str(value.get("name", inside))
+        )
+    return str(value)

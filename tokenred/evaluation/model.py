@@ -1,0 +1,125 @@
+"""What the runner asks of a model under test, and the embedded model as one."""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tokenred.accounting.flops import LlmShape
+from tokenred.errors import InputError, TokenredError
+from tokenred.evaluation.task import Question, Sample
+from tokenred.pipeline import Pipeline
+from tokenred.types import ReducedTokens, VisualTokens
+
+
+class EvaluatedModel(Protocol):
+    """A video LLM that encodes a sample once and answers from any reduction of it.
+
+    Attributes
+    ----------
+    name : as printed in tables
+    revision : changes whenever the weights do
+    shape : sizes of the LLM, for FLOPs
+    """
+
+    name: str
+    revision: str
+    shape: LlmShape
+
+    def check(self, needs: Collection[str]) -> None:
+        """Raise a CapabilityError for a cue that the model cannot give."""
+        ...
+
+    def encode(self, sample: Sample, needs: Collection[str]) -> VisualTokens:
+        """Encode the frames of a sample, with the cues asked for."""
+        ...
+
+    def reduce(
+        self, tokens: VisualTokens, pipeline: Pipeline, generator: torch.Generator
+    ) -> ReducedTokens:
+        """Run a pipeline; the model adds its newline tokens to the count."""
+        ...
+
+    def option_scores(
+        self, reduced: ReducedTokens, questions: Sequence[Question]
+    ) -> list[dict[str, float]]:
+        """Return option -> log-likelihood among the options, a dictionary for each question."""
+        ...
+
+
+class EmbeddedModel:
+    """The small trained LLaVA-OneVision that ships with tokenred.
+
+    Parameters
+    ----------
+    path : folder with weights and tokenizer; the shipped one by default
+    """
+
+    name = "embedded LLaVA-OneVision"
+
+    def __init__(self, path: Path | None = None) -> None:
+        from tokenred.embedded import MODEL_DIR, load_model, load_tokenizer
+        from tokenred.models import adapter_for
+
+        folder = MODEL_DIR if path is None else path
+        try:
+            self._adapter: Any = adapter_for(load_model(folder))
+            self._tokenizer = load_tokenizer(folder)
+            self.revision = _hash_files(folder)
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise TokenredError(f"the embedded model cannot be loaded: {reason}") from error
+        self.shape = LlmShape.of(self._adapter.model.config.text_config)
+
+    def check(self, needs: Collection[str]) -> None:
+        """Raise a CapabilityError for a cue that the model cannot give."""
+        self._adapter.check(needs)
+
+    def encode(self, sample: Sample, needs: Collection[str]) -> VisualTokens:
+        """Encode the frames of a sample, with the cues asked for."""
+        (tokens,) = self._adapter.encode(
+            sample.pixel_values[None], needs, frame_times=[sample.frame_times]
+        )
+        return tokens
+
+    def reduce(
+        self, tokens: VisualTokens, pipeline: Pipeline, generator: torch.Generator
+    ) -> ReducedTokens:
+        """Run a pipeline and count the newline token."""
+        from tokenred.models import reduce_tokens
+
+        return reduce_tokens(self._adapter, tokens, pipeline, generator=generator)
+
+    def option_scores(
+        self, reduced: ReducedTokens, questions: Sequence[Question]
+    ) -> list[dict[str, float]]:
+        """Score every option by its one token, in one batch over the questions."""
+        n_placeholders = reduced.realised.vanilla_tokens + self._adapter.newline_tokens(reduced)
+        video = [self._adapter.model.config.video_token_id] * n_placeholders
+        prompts = [
+            torch.tensor([*video, *self._tokenizer(question.prompt).input_ids])
+            for question in questions
+        ]
+        logits = self._adapter.answer_logits(reduced, prompts)
+        return [
+            dict(zip(question.options, row[self._option_ids(question)].log_softmax(-1).tolist()))
+            for question, row in zip(questions, logits)
+        ]
+
+    def _option_ids(self, question: Question) -> Int[Tensor, "options"]:
+        ids = [self._tokenizer(option).input_ids for option in question.options]
+        if any(len(tokens) != 1 for tokens in ids) or len({tokens[0] for tokens in ids}) < len(ids):
+            raise InputError(f"options must be single, different tokens: {question.options}")
+        return torch.tensor(ids)[:, 0]
+
+
+def _hash_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

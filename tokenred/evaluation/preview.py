@@ -1,0 +1,70 @@
+"""A dry run: every row on one video, nothing stored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenred.accounting.flops import prefill_flops
+from tokenred.evaluation.ablation import Row
+from tokenred.evaluation.model import EvaluatedModel
+from tokenred.evaluation.runner import PlannedRow, plan, run
+from tokenred.evaluation.store import Store
+from tokenred.evaluation.task import Task
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a row does to the first video, and how many videos are answered already."""
+
+    row: str
+    retention: float | None
+    config_id: str
+    n_tokens: int
+    retention_ratio: float
+    prefill_flops: int
+    stored: int
+    to_compute: int
+
+
+def preview(
+    rows: Sequence[Row], task: Task, model: EvaluatedModel, path: Path, n_samples: int
+) -> list[Preview]:
+    """Try every row on the first sample, in memory, and look up what ``path`` holds.
+
+    Raises
+    ------
+    TokenredError
+        If a row cannot run; it is named.
+    """
+    with Store(":memory:") as trial:
+        planned = plan(rows, task, model, trial)
+        run(planned, task, model, trial, 1)
+        costs = [trial.records(cell.origin, [task.sample_id(0)])[0].cost for cell in planned]
+    stored = _stored(planned, task, path, n_samples)
+    shape = model.shape
+    return [
+        Preview(
+            row=cell.row.label,
+            retention=cell.row.retention,
+            config_id=cell.origin.config_id,
+            n_tokens=cost.n_tokens,
+            retention_ratio=cost.retention_ratio,
+            prefill_flops=prefill_flops(
+                cost.n_tokens, shape.hidden_size, shape.ffn_size, shape.n_layers
+            ),
+            stored=done,
+            to_compute=n_samples - done,
+        )
+        for cell, cost, done in zip(planned, costs, stored)
+    ]
+
+
+def _stored(planned: Sequence[PlannedRow], task: Task, path: Path, n_samples: int) -> list[int]:
+    if not path.exists():
+        return [0] * len(planned)
+    ids = [task.sample_id(index) for index in range(n_samples)]
+    with Store(path) as store:
+        return [
+            len({record.sample_id for record in store.records(cell.origin, ids)})
+            for cell in planned
+        ]

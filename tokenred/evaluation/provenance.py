@@ -1,0 +1,58 @@
+"""Which code and which environment made a number."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import BaseModel
+
+import tokenred
+from tokenred.config import StrategyConfig
+from tokenred.registry import registry
+
+PRINTS_ONLY = ("cli", "report")
+"""Folders that show results and cannot change one; editing them keeps stored results valid."""
+
+
+@cache
+def package_version() -> str:
+    """Return tokenred's version with a hash of its sources, so that edited code is told apart."""
+    root = Path(tokenred.__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted(root.rglob("*.py")):
+        place = source.relative_to(root)
+        if place.parts[0] not in PRINTS_ONLY:
+            digest.update(f"{place.as_posix()}\n".encode() + source.read_bytes())
+    return f"{tokenred.__version__}+{digest.hexdigest()[:8]}"
+
+
+def code_version(config: BaseModel) -> str:
+    """Return the version of all code that a pipeline runs: tokenred's and that of its plugins."""
+    owners = sorted({owner for owner in _owners(config) if owner != "tokenred"})
+    return " ".join([package_version(), *(f"{owner}={_installed(owner)}" for owner in owners)])
+
+
+def _owners(value: object) -> Iterator[str]:
+    """Yield the owner of every strategy inside a config."""
+    if isinstance(value, StrategyConfig):
+        for entry in registry().entries():
+            if entry.name == value.name and type(value) is entry.config_class:
+                yield entry.owner
+    if isinstance(value, BaseModel):
+        for _, inner in value:
+            yield from _owners(inner)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _owners(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _owners(inner)
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "unknown"

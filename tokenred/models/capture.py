@@ -1,0 +1,192 @@
+"""Attention received and keys of chosen attention modules, without attention maps.
+
+The modules run on the backend that the model was set to. A thin attention function stands in front
+of it for as long as the context lasts, looks at the queries and keys of the chosen modules, and
+hands the call on unchanged: the features stay equal to the last bit.
+"""
+
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokenred.errors import CapabilityError
+
+FRAME_CHUNK = 8
+QUERY_CHUNK = 256
+_PREFIX = "tokenred_"
+
+Recorder = Callable[[Tensor, Tensor, float | None], None]
+
+
+@dataclass
+class Captured:
+    """What one module showed, one entry a call (towers with windows call a module many times).
+
+    Attributes
+    ----------
+    attention : (batch, tokens) float32, attention received, mean over heads and queries
+    keys : (batch, tokens, head_dim), mean over heads, in the model's dtype
+    """
+
+    attention: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+
+
+# A context variable, so that two threads may capture on two models at the same time.
+_recorders: ContextVar[Mapping[nn.Module, Recorder]] = ContextVar(
+    "tokenred_recorders", default=MappingProxyType({})
+)
+
+
+@torch.no_grad()
+def received_attention(
+    query: Float[Tensor, "batch heads tokens head_dim"],
+    key: Float[Tensor, "batch heads tokens head_dim"],
+    scaling: float | None = None,
+) -> Float[Tensor, "batch tokens"]:
+    """Return the attention that every token receives, mean over heads and queries, in float32.
+
+    Works in float32 on chunks of frames and queries: at most ``FRAME_CHUNK x heads x QUERY_CHUNK x
+    tokens`` weights exist at a time. Every row of the answer sums to one. There is no mask: this is
+    for towers in which every token sees every other one.
+
+    Parameters
+    ----------
+    scaling : factor on the scores, default ``head_dim ** -0.5``
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    heads, n_queries = query.shape[1:3]
+    received = []
+    for queries, keys in zip(query.split(FRAME_CHUNK), key.split(FRAME_CHUNK), strict=True):
+        transposed = keys.float().transpose(-1, -2)
+        total = torch.zeros(keys.shape[0], keys.shape[2], device=key.device)
+        for chunk in queries.split(QUERY_CHUNK, dim=2):
+            scores = torch.matmul(chunk.float(), transposed) * scaling
+            total += scores.softmax(dim=-1).sum(dim=(1, 2))
+        received.append(total / (heads * n_queries))
+    return torch.cat(received)
+
+
+def attention_layers(tower: nn.Module) -> list[nn.Module]:
+    """Return the attention module of every layer, found by walking: paths differ by version.
+
+    Raises
+    ------
+    CapabilityError
+        If the tower has no stack of layers with ``self_attn`` or ``attn`` in each.
+    """
+    for stack in tower.modules():
+        if not isinstance(stack, nn.ModuleList) or len(stack) == 0:
+            continue
+        found = [getattr(layer, "self_attn", getattr(layer, "attn", None)) for layer in stack]
+        if all(isinstance(module, nn.Module) for module in found):
+            return [module for module in found if module is not None]
+    raise CapabilityError(f"no attention layers were found in {type(tower).__name__}")
+
+
+@contextmanager
+def capture(modules: Mapping[nn.Module, Collection[str]]) -> Iterator[dict[nn.Module, Captured]]:
+    """Record what the chosen attention modules see while the context lasts.
+
+    Parameters
+    ----------
+    modules : for every attention module of a transformers model, what to record: ``attention``,
+        ``keys`` or both
+
+    Yields
+    ------
+    One ``Captured`` a module, filled while the model runs. Cues carry no gradient.
+
+    Raises
+    ------
+    CapabilityError
+        If the backend that the model is set to is not known to transformers' registry.
+    """
+    captured = {module: Captured() for module in modules}
+    recorders = {module: _recorder(captured[module], modules[module]) for module in modules}
+    with ExitStack() as stack:
+        for config in {id(module.config): module.config for module in modules}.values():
+            stack.enter_context(_routed(config))
+        token = _recorders.set({**_recorders.get(), **recorders})
+        stack.callback(_recorders.reset, token)
+        yield captured
+
+
+def _recorder(into: Captured, kinds: Collection[str]) -> Recorder:
+    def record(query: Tensor, key: Tensor, scaling: float | None) -> None:
+        if "attention" in kinds:
+            into.attention.append(received_attention(query.detach(), key.detach(), scaling))
+        if "keys" in kinds:
+            into.keys.append(key.detach().mean(dim=1))
+
+    return record
+
+
+@contextmanager
+def _routed(config: Any) -> Iterator[None]:
+    """Send the attention calls of a config's modules through our function."""
+    backend = config._attn_implementation or "eager"
+    if backend.startswith(_PREFIX):  # an outer capture on the same tower already does
+        yield
+        return
+    _register(backend)
+    original = config._attn_implementation
+    config._attn_implementation = _PREFIX + backend
+    try:
+        yield
+    finally:
+        config._attn_implementation = original
+
+
+def _register(backend: str) -> None:
+    """Register our function in front of a backend, under a name of its own.
+
+    The mask function is registered too: a name that is missing from that registry makes
+    transformers build no mask at all, silently.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if backend != "eager" and backend not in ALL_ATTENTION_FUNCTIONS:
+        raise CapabilityError(
+            f"cues cannot be captured from attention backend {backend!r}, which transformers does "
+            "not know"
+        )
+    AttentionInterface.register(_PREFIX + backend, _passing_on(backend))
+    if backend in ALL_MASK_ATTENTION_FUNCTIONS:
+        AttentionMaskInterface.register(_PREFIX + backend, ALL_MASK_ATTENTION_FUNCTIONS[backend])
+
+
+def _passing_on(backend: str) -> Callable[..., Any]:
+    def attention(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+        record = _recorders.get().get(module)
+        if record is not None:
+            record(query, key, kwargs.get("scaling"))
+        config: Any = module.config
+        routed = config._attn_implementation
+        # Flash attention reads its own name from the config to find its kernel.
+        config._attn_implementation = backend
+        try:
+            return _backend(backend, module)(module, query, key, *args, **kwargs)
+        finally:
+            config._attn_implementation = routed
+
+    return attention
+
+
+def _backend(name: str, module: nn.Module) -> Callable[..., Any]:
+    """Return the function that the model itself would have called."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    # Eager attention is not registered: every model file defines its own.
+    home = sys.modules[type(module).__module__]
+    return ALL_ATTENTION_FUNCTIONS.get(name) or home.eager_attention_forward

@@ -1,0 +1,73 @@
+"""What all checks share: a named callable, a fixed Hypothesis profile, comparisons that speak."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+EXAMPLES = 25
+"""Examples of one check; the same ones in every run."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property of one strategy: calling it raises AssertionError where it does not hold."""
+
+    name: str
+    body: Callable[[], None]
+
+    def __call__(self) -> None:
+        """Run the check."""
+        self.body()
+
+
+def collect(
+    subject: object, bodies: Iterable[Callable[..., None]], **facts: Any
+) -> Iterator[Check]:
+    """Bind ``subject`` to each body; a check is named like its function."""
+    for body in bodies:
+        yield Check(body.__name__, _bound(body, subject, facts))
+
+
+def _bound(body: Callable[..., None], subject: object, facts: dict[str, Any]) -> Callable[[], None]:
+    return lambda: body(subject, **facts)
+
+
+def for_all(strategy: st.SearchStrategy[Any], body: Callable[[Any], None]) -> None:
+    """Run ``body`` on examples of ``strategy``; the same examples in every run."""
+
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def run(example: Any) -> None:
+        body(example)
+
+    run()
+
+
+def expect(holds: bool | Tensor, message: str) -> None:
+    """Raise AssertionError with ``message`` unless ``holds``."""
+    if not bool(holds):
+        raise AssertionError(message)
+
+
+def expect_close(found: Tensor, wanted: Tensor, what: str, slack: float = 1e-5) -> None:
+    """Raise AssertionError unless no entry differs by more than ``slack``."""
+    expect(found.shape == wanted.shape, f"{what}: shape {found.shape}, expected {wanted.shape}")
+    if found.numel():
+        worst = float((found.double() - wanted.double()).abs().max())
+        expect(worst <= slack, f"{what}: differs by {worst:.3g}, allowed is {slack:.3g}")
+
+
+def expect_finite(values: Tensor, what: str) -> None:
+    """Raise AssertionError if an entry is NaN or infinite."""
+    expect(bool(torch.isfinite(values).all()), f"{what} holds NaN or infinity")
