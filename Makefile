@@ -52,11 +52,11 @@ test: setup  ## all tests; ARGS="tests/unit -k pool" runs some
 
 docs: setup  ## build the site into site/, its examples run on the way
 	@echo "docs: mkdocs build --strict"
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "docs: open site/index.html"
 
 docs-serve: setup  ## read the site while writing it
-	@$(BIN)/mkdocs serve
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 ablate: setup  ## what each part of AOT is worth: encode, reduce, answer, print the table
 	@$(BIN)/tokenred ablate $(ARGS)

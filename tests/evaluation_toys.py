@@ -19,16 +19,16 @@ from tokenred.evaluation.task import Question, Sample
 from tokenred.pipeline import Pipeline
 from tokenred.types import ReducedTokens, VisualTokens
 
-FRAMES, SIDE, DIM = 4, 6, 8
+FRAMES, SIDE, DIM = 8, 6, 8
 COLOURS = ("red", "green", "blue")
 
 ABLATION = {
     "name": "toy",
     "rows": {
         "AOT": None,
-        "random anchors": {"set": {"intra_frame.selector": "random"}},
-        "no merging": {"pipeline": "no-merge"},
-        "two frames": {"frames": 2},
+        "top attention": {"pipeline": "top-attention"},
+        "another seed": {"pipeline": "random", "set": {"seed": 1}},
+        "two frames": {"pipeline": "downsample", "frames": 2},
     },
 }
 
@@ -40,7 +40,7 @@ class ToyTask:
     fingerprint = "toy-1"
     kinds = {"colour": 1 / 3, "red": 1 / 2}
     n_samples = 1000
-    calibration = range(900, 908)
+    calibration = range(900, 904)
 
     def sample_id(self, index: int) -> str:
         return f"toy/{index:03d}"
@@ -49,11 +49,11 @@ class ToyTask:
         generator = torch.Generator().manual_seed(index)
         pixels = torch.randn(FRAMES, 3, SIDE, SIDE, generator=generator)
         colour = int(torch.randint(3, (), generator=generator))
-        pixels[:, colour] += 0.3
+        pixels[:, colour] += 0.25
         return Sample(
             id=self.sample_id(index),
             pixel_values=pixels,
-            frame_indices=(0, 10, 20, 30),
+            frame_indices=tuple(range(0, 10 * FRAMES, 10)),
             frame_times=torch.arange(FRAMES, dtype=torch.float32),
             questions=(
                 Question("colour", "which colour ?", COLOURS, COLOURS[colour]),
@@ -110,11 +110,15 @@ def toy_ablation() -> Ablation:
 
 
 def run_toy(
-    store: Store, n_samples: int, seconds: float = 0.0, model: ToyModel | None = None
+    store: Store,
+    n_samples: int,
+    seconds: float = 0.0,
+    model: ToyModel | None = None,
+    ablation: Ablation | None = None,
 ) -> tuple[list[PlannedRow], Progress]:
-    """Run the toy ablation at a quarter of the tokens."""
+    """Run the toy ablation, or another one, at a third of the tokens."""
     task, model = ToyTask(), model or ToyModel(seconds)
-    planned = plan(toy_ablation().expand([0.25]), task, model, store)
+    planned = plan((ablation or toy_ablation()).expand([1 / 3]), task, model, store)
     return planned, run(planned, task, model, store, n_samples)
 
 

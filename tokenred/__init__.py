@@ -1,6 +1,6 @@
 """tokenred: visual-token reduction for video LLMs, as interchangeable parts.
 
-select anchors -> couple the other tokens to them -> aggregate -> (segment time, again across frames)
+select anchors -> couple the other tokens to them -> aggregate -> (segment time, and once more)
 """
 
 from importlib import import_module

@@ -6,7 +6,7 @@ validates it is looked up in the registry, so a plugin's settings are checked li
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -18,12 +18,15 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
 )
+from pydantic.json_schema import models_json_schema
+from pydantic_core import core_schema
 
 from tokenred.errors import ConfigError, nearest
-from tokenred.registry import Entry, registry
+from tokenred.registry import ROLES, registry
 
 Model = TypeVar("Model", bound=BaseModel)
 SCHEMA_VERSION = 1
+_SLOT_MARK = "x-tokenred-role"
 
 
 class FrozenModel(BaseModel):
@@ -58,19 +61,21 @@ def validate(cls: type[Model], data: object) -> Model:
 
 def _first_fault(cls: type[BaseModel], error: ValidationError) -> ConfigError:
     fault = error.errors()[0]
+    # Pydantic puts the member of a union that it tried last into the place; no user wrote that.
+    place = [part for part in fault["loc"] if part not in ("int", "float", "str", "bool")]
     inner = fault.get("ctx", {}).get("error")
     if isinstance(inner, ConfigError):
-        return inner.below(fault["loc"])
+        return inner.below(place)
     if fault["type"] == "extra_forbidden":
-        key = str(fault["loc"][-1])
-        fields = [name for name in cls.model_fields]
-        return ConfigError(f"unknown key '{key}'{nearest(key, fields)}", fault["loc"])
+        key = str(place[-1])
+        fields = list(cls.model_fields)
+        return ConfigError(f"unknown key '{key}'{nearest(key, fields)}", place)
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         message = "this key is required"
     else:
         message = f"{message} (got {fault['input']!r})"
-    return ConfigError(message, fault["loc"])
+    return ConfigError(message, place)
 
 
 def strategy_config(role: str, data: object) -> StrategyConfig:
@@ -88,46 +93,79 @@ def strategy_config(role: str, data: object) -> StrategyConfig:
     return validate(entry.config_class, data)
 
 
-class _Slot:
-    """Marks a field as a strategy slot, so that tools can find out which role it takes."""
+class Slot:
+    """Marks a field that holds one strategy of ``role`` and validates it through the registry."""
 
     def __init__(self, role: str) -> None:
         self.role = role
 
-    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
-        return role_schema(self.role)
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_before_validator_function(
+            partial(strategy_config, self.role), handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {_SLOT_MARK: self.role}  # slots nest without end, so json_schemas links them
 
 
-def slot(role: str) -> Any:
-    """Return the annotation of a field that holds one strategy of ``role``."""
-    return Annotated[
-        SerializeAsAny[StrategyConfig], BeforeValidator(partial(strategy_config, role)), _Slot(role)
-    ]
+SelectorSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("selector")]
+CouplerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("coupler")]
+AggregatorSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("aggregator")]
+SegmenterSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("segmenter")]
+CostTermSlot = Annotated[SerializeAsAny[CostTermConfig], Slot("cost term")]
+KeepScoreSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("keep score")]
+KeepDecisionSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("keep decision")]
 
 
 def role_of(metadata: list[Any]) -> str | None:
     """Return the role that a pydantic field's metadata declares, if it is a slot."""
-    return next((item.role for item in metadata if isinstance(item, _Slot)), None)
+    return next((item.role for item in metadata if isinstance(item, Slot)), None)
 
 
-def role_schema(role: str) -> dict[str, Any]:
-    """JSON schema of a slot: any registered name, or a mapping that matches its config."""
-    entries = registry().entries(role)
-    names = [entry.name for entry in entries]
-    return {"anyOf": [{"enum": names}, *(_entry_schema(entry) for entry in entries)]}
+def json_schemas(
+    classes: Iterable[type[BaseModel]],
+) -> tuple[dict[type[BaseModel], dict[str, Any]], dict[str, Any]]:
+    """Return a reference to the JSON schema of each class, and the definitions they refer to.
+
+    A slot refers to the definition of its role: any registered name, or a mapping that matches the
+    config of that name.
+    """
+    classes, entries = list(classes), registry().entries()
+    wanted = dict.fromkeys([*classes, *(entry.config_class for entry in entries)])
+    references, root = models_json_schema([(cls, "validation") for cls in wanted])
+    definitions = root["$defs"]
+    for role in ROLES:
+        options = [
+            {
+                "title": f"{role} {entry.name}",
+                **references[entry.config_class, "validation"],
+                "properties": {"name": {"const": entry.name}},
+                "required": ["name"],
+            }
+            for entry in registry().entries(role)
+        ]
+        definitions[_key(role)] = {"anyOf": [{"enum": registry().names(role)}, *options]}
+    return {cls: references[cls, "validation"] for cls in classes}, _linked(definitions)
 
 
-def _entry_schema(entry: Entry) -> dict[str, Any]:
-    schema = entry.config_class.model_json_schema()
-    schema["properties"]["name"] = {"const": entry.name}
-    schema["required"] = sorted({"name", *schema.get("required", [])})
-    schema["title"] = f"{entry.role} {entry.name}"
-    return schema
+def _linked(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_linked(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    linked = {key: _linked(value) for key, value in node.items() if key != _SLOT_MARK}
+    if _SLOT_MARK in node:
+        linked["$ref"] = f"#/$defs/{_key(node[_SLOT_MARK])}"
+    return linked
 
 
-def nested(cls: type[Model]) -> Any:
-    """Return the annotation of a field that holds one plain config of class ``cls``."""
-    return Annotated[cls, BeforeValidator(partial(validate, cls))]
+def _key(role: str) -> str:
+    return role.replace(" ", "-")
+
+
+def nested(cls: type[BaseModel]) -> BeforeValidator:
+    """Return the annotation that makes faults inside a nested config carry their path."""
+    return BeforeValidator(partial(validate, cls))
 
 
 def build(role: str, config: StrategyConfig) -> Any:

@@ -36,9 +36,9 @@ from tokenred.embedded.drawing import COLORS
 from tokenred.embedded.questions import VOCABULARY
 from tokenred.embedded.scenes import DIRECTIONS
 
-MAX_QUESTIONS = 12  # packed per video and step
-FRESH_VIDEOS = 4  # new videos encoded per step
-PREFILL = 64  # videos encoded before the first step
+MAX_QUESTIONS = 10  # packed per video and step
+FRESH_VIDEOS = 2  # new videos encoded per step
+PREFILL = 96  # videos encoded before the first step
 BUFFER_SIZE = 3000  # recent videos kept as features
 EMBEDDING_HEADS = {"digit": 10, "color": len(COLORS), "row": POOLED_SIDE, "column": POOLED_SIDE,
                    "photo": 2}  # fmt: skip
@@ -124,14 +124,14 @@ def kept_labels(items: list[VideoItem], kept: torch.Tensor) -> dict[str, torch.T
 
 def choose_tokens(
     rng: np.random.Generator, items: list[VideoItem], progress: float
-) -> torch.Tensor:
-    """Token subset of a training step: more full-length steps towards the end."""
-    full_share = 0.1 if progress < 0.4 else 0.3 if progress < 0.8 else 0.45
-    if rng.random() < full_share:
-        return torch.arange(NUM_FRAMES * FRAME_TOKENS).expand(len(items), -1)
-    largest = 10 if progress < 0.3 else 29
+) -> torch.Tensor | None:
+    """Token subset of a training step, None for all tokens; longer towards the end."""
+    if rng.random() < (0.04 if progress < 0.35 else 0.12 if progress < 0.8 else 0.25):
+        return None
+    largest = 8 if progress < 0.35 else 18 if progress < 0.8 else 29
     keep = int(rng.integers(4, largest + 1))
-    return draw_subset(rng, items, keep, objects=rng.random() < (0.8 if progress < 0.5 else 0.6))
+    objects = rng.random() < (0.85 if progress < 0.5 else 0.65)
+    return draw_subset(rng, items, keep, objects=objects)
 
 
 def training_loss(
@@ -153,7 +153,10 @@ def training_loss(
     total = 0.2 * sum(value for name, value in parts.items() if name.startswith("in_"))
     total = total + 0.4 * sum(value for name, value in parts.items() if name.startswith("mid_"))
     parts["answer"] = loss_all[is_any & ~is_end].mean()
-    total = total + parts["answer"] + 0.1 * loss_all[is_end].mean()
+    parts["early"] = cross_entropy(
+        logits.flatten(0, 1), packed.early.flatten(), ignore_index=IGNORE
+    )
+    total = total + parts["answer"] + 0.5 * parts["early"] + 0.1 * loss_all[is_end].mean()
     return total, parts
 
 
@@ -218,6 +221,8 @@ def train_language(arguments: Namespace, out: Path, log: JsonLog) -> None:
     tower = model.model.vision_tower
     tower.load_state_dict(torch.load(out / "encoder.pt")["tower"])
     tower.requires_grad_(False).eval()
+    # the fused kernel is slower in bfloat16 on a CPU
+    model.model.language_model.set_attn_implementation("eager")
     path, start = out / "language.pt", 0
     optimizer = make_optimizer([model, heads])
     if path.exists():
@@ -242,6 +247,9 @@ def train_language(arguments: Namespace, out: Path, log: JsonLog) -> None:
         size = min(arguments.language_batch, len(buffer))
         items = [buffer[k] for k in rng.choice(len(buffer), size, replace=False)]
         kept = choose_tokens(rng, items, step / arguments.language_steps)
+        if kept is None:  # full sequences cost several times more: use fewer of them
+            items = items[: max(1, size // 3)]
+            kept = torch.arange(NUM_FRAMES * FRAME_TOKENS).expand(len(items), -1)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.bfloat16):
             loss, parts = training_loss(model, heads, items, kept, rng)
         rate = learning_rate(step, arguments.language_steps, arguments.language_rate)
@@ -250,7 +258,7 @@ def train_language(arguments: Namespace, out: Path, log: JsonLog) -> None:
             running[name] = 0.95 * running.get(name, value.item()) + 0.05 * value.item()
         if step % 50 == 0:
             log.write(phase="language", step=step, **running)
-        if (step + 1) % 500 == 0 or step + 1 == arguments.language_steps:
+        if (step + 1) % 300 == 0 or step + 1 == arguments.language_steps:
             log_scores(model, test_items, log, step + 1)
             save_state(path, model=model.state_dict(), heads=heads.state_dict(),
                        optimizer=optimizer.state_dict(), step=step + 1)  # fmt: skip

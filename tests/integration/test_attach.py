@@ -5,20 +5,24 @@ import inspect
 import pytest
 import torch
 
-from tokenred.errors import CapabilityError, ConfigError, InputError
-from tokenred.models import adapter_for, attach, reduce_video
-from tokenred.pipeline import load_pipeline
-from tokenred.testing.models import (
-    llava_onevision_inputs,
-    synthetic_video,
-    tiny_llava_onevision,
+from tests.attach_cases import (
+    CASES,
+    CELLS,
+    KEPT,
+    N_FRAMES,
+    QUARTER,
+    greedy,
+    greedy_without_cache,
+    logits_of,
+    make_inputs,
+    unwanted,
 )
+from tokenred.models import attach
+from tokenred.pipeline import load_pipeline
+from tokenred.testing.models import tiny_llava_onevision
 
 transformers = pytest.importorskip("transformers")
 
-CELLS, N_FRAMES = 9, 4
-QUARTER = {"budget.retention_ratio": 0.25}
-KEPT = 3 * N_FRAMES  # ceil(9 * 0.25) a frame
 PRESETS = ("random", "downsample", "no-merge", "aot-paper", "aot-dynamic", "top-attention")
 
 
@@ -32,62 +36,9 @@ def model(loaded):
     return loaded[0]
 
 
-def make_inputs(loaded, *prompts, n_images=0, padding="left", size=24, n_frames=N_FRAMES):
-    """Inputs of prompts, each ``<video>`` and ``<image>`` in them a picture of its own."""
-    model, tokenizer = loaded
-    n_videos = sum(prompt.count("<video>") for prompt in prompts)
-    videos = [synthetic_video(n_frames, size, seed=seed) for seed in range(n_videos)]
-    images = [synthetic_video(1, size, seed=50 + seed)[0] for seed in range(n_images)]
-    tokenizer.padding_side = padding
-    try:
-        return llava_onevision_inputs(model, tokenizer, prompts, videos, images)
-    finally:
-        tokenizer.padding_side = "left"
-
-
-CASES = {
-    "single": ("Watch: <video> what is it?",),
-    "padded": ("<video> what?", "Look at this film: <video> and then what happens?"),
-    "two-videos": ("First <video> then <video> differ?",),
-    "adjacent": ("<video><video> same?",),
-    "mixed": ("a <video> b <video> c", "no film here", "<video> one?"),
-}
-
-
 @pytest.fixture(params=CASES)
 def inputs(request, loaded):
     return make_inputs(loaded, *CASES[request.param])
-
-
-@torch.no_grad()
-def logits_of(model, inputs, **kwargs):
-    return model(**inputs, **kwargs).logits
-
-
-def unwanted(model):
-    """Tokens that a random model may say, but which would end or upset a dialogue."""
-    config = model.config
-    return [model.generation_config.eos_token_id, config.image_token_id, config.video_token_id]
-
-
-def greedy(model, inputs, **kwargs):
-    kwargs = {"max_new_tokens": 6, "suppress_tokens": unwanted(model), **kwargs}
-    return model.generate(**inputs, do_sample=False, **kwargs)
-
-
-@torch.no_grad()
-def greedy_without_cache(model, inputs, n_tokens):
-    """Greedy tokens, each from a whole forward pass over a prompt that grows."""
-    inputs = dict(inputs)
-    for _ in range(n_tokens):
-        logits = model(**inputs, use_cache=False).logits[:, -1:]
-        logits[..., unwanted(model)] = -torch.inf
-        token = logits.argmax(-1)
-        inputs["input_ids"] = torch.cat((inputs["input_ids"], token), 1)
-        inputs["attention_mask"] = torch.cat(
-            (inputs["attention_mask"], torch.ones_like(token)), dim=1
-        )
-    return inputs["input_ids"]
 
 
 # --- identity ---------------------------------------------------------------------------------
@@ -212,9 +163,7 @@ def masked_reference(model, inputs, reduced):
 def test_original_positions_equal_a_masked_full_prompt(model, inputs):
     with attach(model, load_pipeline("random", QUARTER), positions="original") as session:
         found = logits_of(model, inputs)
-    for row, expected in zip(
-        found, masked_reference(model, inputs, session.reduced), strict=True
-    ):
+    for row, expected in zip(found, masked_reference(model, inputs, session.reduced), strict=True):
         assert (row[-len(expected) :] - expected).abs().max() < 1e-5
 
 
@@ -404,284 +353,19 @@ def test_gradients_flow_to_the_pixels_and_every_part(loaded):
 
 
 def test_labels_follow_their_tokens(loaded, model):
-    inputs = make_inputs(loaded, *CASES["padded"])
-    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-    labels[:, :-4] = -100  # an answer of four tokens, as in training
+    inputs = make_inputs(loaded, *CASES["single"])
+    labels = inputs["input_ids"].clone()
+    video = labels[0] == model.config.video_token_id
+    labels[0, video] = -100
     with torch.no_grad():
         expected = model(**inputs, labels=labels).loss
         with attach(model, "vanilla"):
             assert torch.equal(model(**inputs, labels=labels).loss, expected)
         with attach(model, load_pipeline("random", QUARTER)):
             loss = model(**inputs, labels=labels).loss
-            logits = model(**inputs).logits
-    by_hand = torch.nn.functional.cross_entropy(
-        logits[:, -5:-1].flatten(0, 1), labels[:, -4:].flatten()
-    )
-    assert torch.allclose(loss, by_hand)
+            logits = model(**inputs).logits[0]
+    first, last = int(video.nonzero()[0]), int(video.nonzero()[-1])
+    hidden = torch.full((KEPT + 1,), -100)
+    short = torch.cat((labels[0, :first], hidden, labels[0, last + 1 :]))
+    assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits[:-1], short[1:]))
     assert not torch.allclose(loss, expected)
-
-
-# --- what is left behind ----------------------------------------------------------------------
-
-
-def state(model):
-    """Everything that attach could leave behind on a model."""
-    modules = dict(model.named_modules())
-    return {
-        "attributes": {name: set(vars(module)) for name, module in modules.items()},
-        "hooks": {
-            name: [len(each) for key, each in vars(module).items() if key.endswith("_hooks")]
-            for name, module in modules.items()
-        },
-        "attention": [
-            config._attn_implementation
-            for config in (model.config, model.config.text_config, model.config.vision_config)
-        ],
-        "methods": (model.forward, model.generate),
-        "generation": model.generation_config.to_dict(),
-    }
-
-
-def test_nothing_is_left_behind(loaded, model):
-    inputs = make_inputs(loaded, *CASES["padded"])
-    expected = logits_of(model, inputs)
-    pipeline = load_pipeline("aot-paper", QUARTER)
-    pipeline_before = pipeline.config
-    before = state(model)
-    with attach(model, pipeline):
-        assert model.forward != before["methods"][0]
-        greedy(model, inputs)
-    assert state(model) == before
-    assert pipeline.config == pipeline_before
-    assert torch.equal(logits_of(model, inputs), expected)
-
-
-class Boom:
-    """A pipeline that fails at work."""
-
-    needs = frozenset({"attention@0"})
-
-    def run(self, tokens, *, generator=None, trace=False):
-        raise RuntimeError("boom")
-
-
-@pytest.mark.parametrize("run", [greedy, logits_of])
-def test_nothing_is_left_behind_by_an_exception(loaded, model, run):
-    inputs = make_inputs(loaded, *CASES["single"])
-    logits_of(model, inputs)
-    before = state(model)
-    with pytest.raises(RuntimeError, match="boom"), attach(model, Boom()):
-        run(model, inputs)
-    assert state(model) == before
-    with attach(model, "vanilla"):
-        pass
-
-
-def test_an_exception_inside_the_model_leaves_nothing(loaded, model, monkeypatch):
-    inputs = make_inputs(loaded, *CASES["single"])
-    logits_of(model, inputs)
-    before = state(model)
-
-    def fail(*args):
-        raise RuntimeError("out of memory")
-
-    hook = model.model.vision_tower.encoder.layers[2].register_forward_hook(fail)
-    with (
-        pytest.raises(RuntimeError, match="out of memory"),
-        attach(model, load_pipeline("aot-paper", QUARTER)),
-    ):
-        greedy(model, inputs)
-    hook.remove()
-    assert state(model) == before
-
-
-def test_a_method_that_was_replaced_before_comes_back(loaded):
-    model = tiny_llava_onevision()[0]
-    original, calls = model.forward, []
-
-    def forward(*args, **kwargs):  # as accelerate does for models on several devices
-        calls.append(kwargs)
-        return original(*args, **kwargs)
-
-    model.forward = forward
-    with attach(model, load_pipeline("random", QUARTER)):
-        logits_of(model, make_inputs(loaded, *CASES["single"]))
-    assert model.forward is forward
-    assert "inputs_embeds" in calls[0]
-    assert "generate" not in vars(model)
-
-
-def test_two_models_may_be_attached_at_once(loaded, model):
-    other = tiny_llava_onevision(seed=1)[0]
-    inputs = make_inputs(loaded, *CASES["single"])
-    with attach(model, "vanilla") as first, attach(other, load_pipeline("random", QUARTER)) as last:
-        logits_of(model, inputs)
-        logits_of(other, inputs)
-    assert first.realised[0].retention_ratio == 1
-    assert last.realised[0].n_tokens == KEPT
-
-
-# --- refusals ---------------------------------------------------------------------------------
-
-
-def test_nested_attach_is_refused_and_changes_nothing(loaded, model):
-    inputs = make_inputs(loaded, *CASES["single"])
-    with attach(model, load_pipeline("random", QUARTER)) as session:
-        with pytest.raises(CapabilityError, match="attached already"), attach(model, "vanilla"):
-            pytest.fail("a second attach went through")
-        logits_of(model, inputs)
-    assert session.realised[0].n_tokens == KEPT
-
-
-def test_an_unknown_model_is_refused():
-    with (
-        pytest.raises(CapabilityError, match="no adapter for Linear; supported: LlavaOnevision"),
-        attach(torch.nn.Linear(2, 2), "vanilla"),
-    ):
-        pytest.fail("an unknown model was attached")
-
-
-@pytest.mark.parametrize(
-    ("version", "fits"), [("4.57.6", False), ("5.9.0", False), ("5.10.0", True), ("6.1", True)]
-)
-def test_old_transformers_are_refused(model, monkeypatch, version, fits):
-    monkeypatch.setattr("tokenred.models.base.version", {"transformers": version}.get)
-    if fits:
-        adapter_for(model)
-    else:
-        with pytest.raises(CapabilityError, match=rf"needs transformers 5\.10 .* {version}"):
-            adapter_for(model)
-
-
-def test_a_subclass_is_served(model):
-    class Own(type(model)):
-        pass
-
-    assert adapter_for(Own(model.config)).grid == (6, 6)
-
-
-def test_a_cue_beyond_the_tower_is_refused_at_once(model):
-    deep = load_pipeline("top-attention", {"stages.frame.selector.layer": 9})
-    with (
-        pytest.raises(CapabilityError, match="layer 9 lies outside .* has 4 layers"),
-        attach(model, deep),
-    ):
-        pytest.fail("a layer that does not exist was accepted")
-    assert "forward" not in vars(model)
-
-
-def test_unknown_positions_are_refused(model):
-    with (
-        pytest.raises(ConfigError, match="unknown positions 'orginal'; did you mean 'original'"),
-        attach(model, "vanilla", positions="orginal"),
-    ):
-        pytest.fail("unknown positions were accepted")
-
-
-def without_ids(inputs, model):
-    return {name: value for name, value in inputs.items() if name != "input_ids"}
-
-
-def with_positions(inputs, model):
-    return {**inputs, "position_ids": torch.zeros_like(inputs["input_ids"])}
-
-
-def with_embeddings(inputs, model):
-    return {**inputs, "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"])}
-
-
-def with_square_mask(inputs, model):
-    return {**inputs, "attention_mask": inputs["attention_mask"][:, None, None]}
-
-
-def with_history(inputs, model):
-    text = inputs["input_ids"][:, :3]
-    return {**inputs, "past_key_values": model(input_ids=text, use_cache=True).past_key_values}
-
-
-def with_encoded_video(inputs, model):
-    return {"input_ids": inputs["input_ids"], "mm_encoder_outputs": {"video": object()}}
-
-
-def with_fewer_frames(inputs, model):
-    return {**inputs, "pixel_values_videos": inputs["pixel_values_videos"][:, 1:]}
-
-
-def with_flat_pixels(inputs, model):
-    return {**inputs, "pixel_values_videos": inputs["pixel_values_videos"][0]}
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "sentence"),
-    [
-        (without_ids, InputError, "needs input_ids"),
-        (with_positions, CapabilityError, "position_ids cannot be given"),
-        (with_embeddings, CapabilityError, "inputs_embeds cannot be given"),
-        (with_square_mask, CapabilityError, "attention_mask must be"),
-        (with_history, CapabilityError, "in the middle of a cached conversation"),
-        (with_encoded_video, CapabilityError, "encoded beforehand"),
-        (with_fewer_frames, InputError, "hold 37 video placeholders, but the videos need 28"),
-        (with_flat_pixels, InputError, r"got shape \(4, 3, 24, 24\)"),
-    ],
-)
-def test_inputs_that_cannot_be_shortened_are_refused(loaded, model, change, error, sentence):
-    inputs = change(make_inputs(loaded, *CASES["single"]), model)
-    with attach(model, "vanilla"), pytest.raises(error, match=sentence):
-        logits_of(model, inputs)
-
-
-def test_an_empty_cache_is_welcome(loaded, model):
-    inputs = make_inputs(loaded, *CASES["single"])
-    with attach(model, load_pipeline("random", QUARTER)):
-        expected = greedy(model, inputs)
-        cache = transformers.DynamicCache(config=model.config.text_config)
-        assert torch.equal(greedy(model, inputs, past_key_values=cache), expected)
-
-
-# --- encode once, ask much --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("preset", ["vanilla", "aot-paper", "aot-released"])
-def test_answer_logits_equal_one_call_a_prompt(loaded, model, preset):
-    model_, tokenizer = loaded
-    video = synthetic_video(N_FRAMES, seed=3)
-    texts = ["Q <video> a?", "Q <video> what colour is it?", "Other <video> a?", "Q <video>?"]
-    singles = [llava_onevision_inputs(model, tokenizer, [text], [video]) for text in texts]
-    adapter, pipeline = adapter_for(model), load_pipeline(preset)
-    pixels = singles[0]["pixel_values_videos"]
-    (reduced,) = reduce_video(adapter, pixels, pipeline)
-    found = adapter.answer_logits(reduced, [each["input_ids"][0] for each in singles])
-    assert found.shape == (4, len(tokenizer))
-    assert found.dtype == torch.float32
-    assert not found.requires_grad
-    with attach(model, pipeline) as session:
-        for row, single in zip(found, singles, strict=True):
-            assert (logits_of(model, single)[0, -1] - row).abs().max() < 1e-5
-            assert int(row.argmax()) == int(greedy(model, single)[0, single["input_ids"].shape[1]])
-    assert session.realised[0].newline_tokens == reduced.realised.newline_tokens == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("<video>", "must go on after the video"),
-        ("no film", "hold 0 video placeholders"),
-        ("<video> <video> two", "hold 74 video placeholders"),
-    ],
-)
-def test_answer_logits_refuses_prompts_without_their_video(loaded, model, text, sentence):
-    adapter = adapter_for(model)
-    inputs = make_inputs(loaded, text)
-    pixels = make_inputs(loaded, "<video>")["pixel_values_videos"]
-    (reduced,) = reduce_video(adapter, pixels, load_pipeline("vanilla"))
-    with pytest.raises(InputError, match=sentence):
-        adapter.answer_logits(reduced, [inputs["input_ids"][0]])
-
-
-def test_frame_times_travel_with_the_tokens(loaded, model):
-    inputs = make_inputs(loaded, *CASES["two-videos"])
-    times = [torch.tensor([0.0, 0.5, 1.0, 9.0]), torch.tensor([0.0, 1.0, 2.0, 3.0])]
-    found = adapter_for(model).encode(inputs["pixel_values_videos"], frame_times=times)
-    assert [each.frame_times.tolist() for each in found] == [each.tolist() for each in times]
-    assert found[0].native_pool == "bilinear"
-    assert adapter_for(model).vanilla_tokens(N_FRAMES) == N_FRAMES * CELLS

@@ -230,19 +230,37 @@ def test_cues_carry_no_gradient(model, videos):
     assert not any(value.requires_grad for value in tokens.cues.values())
 
 
-def test_everything_is_restored_after_an_exception(model, videos):
-    config = model.model.vision_tower.config
-    before = dict(vars(config))
-    layers = attention_layers(model.model.vision_tower)
-    with pytest.raises(RuntimeError, match="boom"), capture({layers[0]: {"attention"}}) as seen:
-        assert config._attn_implementation != before["_attn_implementation_internal"]
-        model.model.vision_tower(videos[0])
+def fail_under_capture(tower, module, pixels, seen):
+    with capture({module: {"attention"}}) as captured:
+        seen.append((tower.config._attn_implementation, captured[module]))
+        tower(pixels)
         raise RuntimeError("boom")
-    assert vars(config) == before
+
+
+def test_everything_is_restored_after_an_exception(model, videos):
+    tower, seen = model.model.vision_tower, []
+    before = dict(vars(tower.config))
+    with pytest.raises(RuntimeError, match="boom"):
+        fail_under_capture(tower, attention_layers(tower)[0], videos[0], seen)
+    ((name, captured),) = seen
+    assert name == "tokenred_sdpa"
+    assert vars(tower.config) == before
     assert capturing._recorders.get() == {}
-    assert len(seen[layers[0]].attention) == 1
-    model.model.vision_tower(videos[0])
-    assert len(seen[layers[0]].attention) == 1
+    assert len(captured.attention) == 1
+    tower(videos[0])
+    assert len(captured.attention) == 1
+
+
+@torch.no_grad()
+def test_a_model_with_masks_keeps_them(model):
+    """A name that is missing from the mask registry would silently drop causality and padding."""
+    language_model = model.model.language_model
+    ids = torch.tensor([[0, 0, 5, 6, 7], [8, 9, 10, 11, 12]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    expected = language_model(ids, attention_mask=mask).last_hidden_state
+    with capture({attention_layers(language_model)[0]: {"keys"}}):
+        found = language_model(ids, attention_mask=mask).last_hidden_state
+    assert torch.equal(found, expected)
 
 
 def test_captures_nest(model, videos):

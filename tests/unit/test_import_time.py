@@ -6,7 +6,17 @@ import sys
 
 import pytest
 
-HEAVY = ["transformers", "ot", "sklearn", "scipy", "matplotlib", "av", "PIL", "pandas", "hypothesis"]
+HEAVY = [
+    "transformers",
+    "ot",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "av",
+    "PIL",
+    "pandas",
+    "hypothesis",
+]
 REPORT = "import {module}, json, sys; print(json.dumps(sorted(sys.modules)))"
 
 

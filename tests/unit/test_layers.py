@@ -11,7 +11,9 @@ LINT = [sys.executable, "-c", "from importlinter.cli import lint_imports_command
 
 
 def _lint(cwd, *arguments):
-    return subprocess.run([*LINT, "--no-cache", *arguments], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [*LINT, "--no-cache", *arguments], cwd=cwd, capture_output=True, text=True
+    )
 
 
 def test_layers_hold():

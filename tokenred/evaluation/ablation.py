@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, field_validator
@@ -62,7 +62,7 @@ class AblationConfig(FrozenModel):
     reference: str | None = Field(
         default=None, description="row to compare with; the first by default"
     )
-    rows: dict[str, nested(RowSpec)] = Field(  # type: ignore[valid-type]
+    rows: dict[str, Annotated[RowSpec, nested(RowSpec)]] = Field(
         default_factory=dict, description="label -> row"
     )
     axes: dict[str, tuple[Any, ...]] = Field(
@@ -259,21 +259,18 @@ def _grid(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, dict[str, An
     """Yield a label and the changes of every cell of the product of the axes."""
     if not axes:
         return
-    short = dict(zip(axes, _shortest_names(axes)))
+    short = {path: _short_name(path, axes) for path in axes}
     for values in product(*axes.values()):
         changes = dict(zip(axes, values))
         yield ", ".join(f"{short[path]}={_show(value)}" for path, value in changes.items()), changes
 
 
-def _shortest_names(paths: Iterable[str]) -> list[str]:
-    """Return the fewest last parts of each dotted path that tell the paths apart."""
-    parts = [path.split(".") for path in paths]
-    deepest = max(len(part) for part in parts)
-    for n_last in range(1, deepest + 1):
-        names = [".".join(part[-n_last:]) for part in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
+def _short_name(path: str, others: Iterable[str]) -> str:
+    """Return the fewest last parts of a dotted path that no other path ends with."""
+    parts = path.split(".")
+    endings = (".".join(parts[-n:]) for n in range(1, len(parts)))
+    rivals = [f".{other}" for other in others if other != path]
+    return next((end for end in endings if not any(r.endswith(f".{end}") for r in rivals)), path)
 
 
 def _show(value: object) -> str:

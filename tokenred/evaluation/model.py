@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -16,6 +17,7 @@ from tokenred.pipeline import Pipeline
 from tokenred.types import ReducedTokens, VisualTokens
 
 
+@runtime_checkable
 class EvaluatedModel(Protocol):
     """A video LLM that encodes a sample once and answers from any reduction of it.
 
@@ -74,6 +76,8 @@ class EmbeddedModel:
             reason = str(error).splitlines()[0]
             raise TokenredError(f"the embedded model cannot be loaded: {reason}") from error
         self.shape = LlmShape.of(self._adapter.model.config.text_config)
+        # Every row asks the same questions, and the tokenizer takes longer than a short prefill.
+        self._words = lru_cache(maxsize=4096)(lambda text: tuple(self._tokenizer(text).input_ids))
 
     def check(self, needs: Collection[str]) -> None:
         """Raise a CapabilityError for a cue that the model cannot give."""
@@ -100,10 +104,7 @@ class EmbeddedModel:
         """Score every option by its one token, in one batch over the questions."""
         n_placeholders = reduced.realised.vanilla_tokens + self._adapter.newline_tokens(reduced)
         video = [self._adapter.model.config.video_token_id] * n_placeholders
-        prompts = [
-            torch.tensor([*video, *self._tokenizer(question.prompt).input_ids])
-            for question in questions
-        ]
+        prompts = [torch.tensor([*video, *self._words(question.prompt)]) for question in questions]
         logits = self._adapter.answer_logits(reduced, prompts)
         return [
             dict(zip(question.options, row[self._option_ids(question)].log_softmax(-1).tolist()))
@@ -111,7 +112,7 @@ class EmbeddedModel:
         ]
 
     def _option_ids(self, question: Question) -> Int[Tensor, "options"]:
-        ids = [self._tokenizer(option).input_ids for option in question.options]
+        ids = [self._words(option) for option in question.options]
         if any(len(tokens) != 1 for tokens in ids) or len({tokens[0] for tokens in ids}) < len(ids):
             raise InputError(f"options must be single, different tokens: {question.options}")
         return torch.tensor(ids)[:, 0]

@@ -195,7 +195,7 @@ class Store:
         with self._transaction():
             self._db.execute(
                 "INSERT OR IGNORE INTO calibrations VALUES (?, ?, ?, ?, ?)",
-                (*astuple(origin), canonical_json(config)),
+                (*astuple(origin), json.dumps(config)),  # not sorted: stages run in order
             )
 
     def _prepare(self) -> None:

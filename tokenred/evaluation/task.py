@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -48,6 +48,7 @@ class Sample:
             raise InputError(f"sample '{self.id}' has no question")
 
 
+@runtime_checkable
 class Task(Protocol):
     """A collection of samples, by index.
 

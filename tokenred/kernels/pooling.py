@@ -12,7 +12,7 @@ PoolMode = Literal["bilinear", "average", "max", "none"]
 
 
 def pooled_grid(grid: tuple[int, int], mode: PoolMode, stride: int) -> tuple[int, int]:
-    """Return the grid after pooling: bilinear rounds up (27 -> 14), blocks round down (27 -> 13)."""
+    """Return the grid after pooling: bilinear rounds up (27 -> 14), blocks down (27 -> 13)."""
     if mode == "none":
         return grid
     if mode == "bilinear":

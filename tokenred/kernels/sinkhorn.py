@@ -85,7 +85,9 @@ class _KernelDomain:
     def __init__(self, scaled: Tensor, mass: dict[str, Tensor]) -> None:
         self.kernel = torch.exp(-scaled)
         self.mass = mass
-        self.state = {side: torch.ones_like(m.expand(_batch(scaled, m))) for side, m in mass.items()}
+        self.state = {
+            side: torch.ones_like(m.expand(_batch(scaled, m))) for side, m in mass.items()
+        }
 
     def update(self, side: Side, state: dict[str, Tensor]) -> Tensor:
         if side == "source":
@@ -109,23 +111,27 @@ class _LogDomain:
     def __init__(self, scaled: Tensor, mass: dict[str, Tensor]) -> None:
         self.scaled = scaled
         self.log_mass = {side: m.log() for side, m in mass.items()}
+        self.padding = {side: m <= 0 for side, m in mass.items() if bool((m <= 0).any())}
         self.state = {
             side: torch.zeros_like(m.expand(_batch(scaled, m))) for side, m in mass.items()
         }
 
     def update(self, side: Side, state: dict[str, Tensor]) -> Tensor:
         if side == "source":
-            total = torch.logsumexp(state["anchor"][..., None, :] - self.scaled, dim=-1)
+            terms, dim = state["anchor"][..., None, :] - self.scaled, -1
         else:
-            total = torch.logsumexp(state["source"][..., :, None] - self.scaled, dim=-2)
-        # Padding sums to nothing; its mass is zero too.
-        return self.log_mass[side] - total.masked_fill(total == -torch.inf, 0.0)
+            terms, dim = state["source"][..., :, None] - self.scaled, -2
+        if side in self.padding:  # it sums to nothing, and that has no gradient
+            terms = terms.masked_fill(self.padding[side].unsqueeze(dim), 0.0)
+        return self.log_mass[side] - torch.logsumexp(terms, dim=dim)
 
     def scaling(self, value: Tensor) -> Tensor:
         return value.exp()
 
     def plan(self, state: dict[str, Tensor]) -> Tensor:
-        return torch.exp(state["source"][..., :, None] - self.scaled + state["anchor"][..., None, :])
+        return torch.exp(
+            state["source"][..., :, None] - self.scaled + state["anchor"][..., None, :]
+        )
 
 
 def _batch(cost: Tensor, mass: Tensor) -> tuple[int, ...]:

@@ -41,8 +41,8 @@ def next_token_logits(
         groups[tuple(before.tolist())].append((index, after))
     embed = model.get_input_embeddings()
     answers: dict[int, Tensor] = {}
-    for before, members in groups.items():
-        ids = torch.tensor(before, dtype=torch.long, device=embed.weight.device)
+    for beginning, members in groups.items():
+        ids = torch.tensor(beginning, dtype=torch.long, device=embed.weight.device)
         head = torch.cat((embed(ids), part.features.to(embed.weight)))[None]
         cache = model(inputs_embeds=head, use_cache=True, logits_to_keep=1).past_key_values
         cache.batch_repeat_interleave(len(members))

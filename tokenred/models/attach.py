@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from os import PathLike
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -39,7 +39,7 @@ class Session:
 @contextmanager
 def attach(
     model: Any,
-    pipeline: ReducingPipeline | str | PathLike[str] | Mapping[str, Any],
+    pipeline: ReducingPipeline | str | Path | Mapping[str, Any],
     *,
     positions: str = "contiguous",
     adapter: ModelAdapter | None = None,
@@ -162,7 +162,7 @@ class _Calls:
 
 
 def _resolve(pipeline: Any) -> ReducingPipeline:
-    if isinstance(pipeline, str | PathLike | Mapping):
+    if isinstance(pipeline, str | Path | Mapping):
         return load_pipeline(pipeline)
     return pipeline
 

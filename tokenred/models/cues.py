@@ -54,7 +54,9 @@ def resolve_layer(layer: str, depth: int) -> int:
             f"layer {layer!r} is neither an index such as -2 nor a share of the depth such as 0.2"
         )
     if not 0 <= index < depth:
-        raise CapabilityError(f"layer {layer} lies outside this vision tower, which has {depth} layers")
+        raise CapabilityError(
+            f"layer {layer} lies outside this vision tower, which has {depth} layers"
+        )
     return index
 
 

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision in transformers: SigLIP tower, projector, bilinear pooling, one newline a video."""
+"""LLaVA-OneVision of transformers: tower, projector, bilinear pooling, one newline a video."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar

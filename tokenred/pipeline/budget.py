@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from tokenred.config import FrozenModel
 from tokenred.errors import BudgetError, ConfigError
@@ -46,8 +46,8 @@ def unreachable(
     quota = possible // frames if bound == "most" else -(-possible // frames)
     ratio = math.floor(1e4 * quota / cells) / 1e4  # rounded down: quotas are rounded up
     return BudgetError(
-        f"{target} tokens (retention_ratio {target / frames / cells:.4g}) cannot be met: at {bound} "
-        f"{possible} tokens are possible here; nearest retention_ratio {ratio:.4f}"
+        f"{target} tokens (retention_ratio {target / frames / cells:.4g}) cannot be met: at "
+        f"{bound} {possible} tokens are possible here; nearest retention_ratio {ratio:.4f}"
     )
 
 
@@ -94,8 +94,17 @@ def _anchor_count(value: object) -> object:
     return _share(value)
 
 
+_SHARE_SCHEMA = [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"type": "string"}]
+_ANCHOR_SCHEMA = [
+    {"const": "budget"},
+    {"type": "integer", "minimum": 1},
+    *_SHARE_SCHEMA,
+    {"type": "object", "additionalProperties": {"anyOf": _SHARE_SCHEMA}, "minProperties": 1},
+]
 AnchorCount = Annotated[
-    Literal["budget"] | int | float | dict[float, float], BeforeValidator(_anchor_count)
+    Literal["budget"] | int | float | dict[float, float],
+    BeforeValidator(_anchor_count),
+    WithJsonSchema({"anyOf": _ANCHOR_SCHEMA}),
 ]
 """``budget`` (what the budget leaves), a number, a share of the grid (0.17 or "126/729"), or a
 table from retention ratio to share, interpolated linearly and extended in proportion."""

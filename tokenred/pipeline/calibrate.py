@@ -28,7 +28,8 @@ def calibrate(
         raise ConfigError("only a budget of mode 'calibrated' can be calibrated", ["budget.mode"])
     if not videos:
         raise ConfigError("calibration needs at least one video", ["budget"])
-    assert budget.knob is not None and budget.knob_range is not None
+    assert budget.knob is not None
+    assert budget.knob_range is not None
     knob, (low, high) = budget.knob, budget.knob_range
     at_low, at_high = (_retention(_frozen(config, knob, end), videos) for end in (low, high))
     target, rising = budget.retention_ratio, at_high >= at_low

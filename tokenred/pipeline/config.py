@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from tokenred.config import (
     SCHEMA_VERSION,
     FrozenModel,
+    json_schemas,
     nested,
     set_path,
     short_hash,
@@ -28,6 +29,8 @@ STAGE_CONFIGS: dict[str, type[FrozenModel]] = {
     "segment": SegmentStageConfig,
 }
 
+_SUFFIXES = (".yaml", ".yml")
+
 
 class About(FrozenModel):
     """What a reader should know about a pipeline; not part of its identity."""
@@ -42,9 +45,9 @@ class PipelineConfig(FrozenModel):
     """A complete pipeline."""
 
     name: str = Field("unnamed", description="what tables call it; not part of its identity")
-    about: nested(About) = Field(default_factory=About, description="for readers")  # type: ignore[valid-type]
-    budget: nested(BudgetConfig) = Field(  # type: ignore[valid-type]
-        default_factory=BudgetConfig, description="how many tokens may be kept"
+    about: Annotated[About, nested(About)] = Field(About(), description="for readers")
+    budget: Annotated[BudgetConfig, nested(BudgetConfig)] = Field(
+        BudgetConfig(), description="how many tokens may be kept"
     )
     stages: dict[str, Any] = Field(description="label -> stage, in order; null removes a stage")
     seed: int = Field(0, ge=0, description="seed of everything random")
@@ -139,11 +142,12 @@ def _check_budget(budget: BudgetConfig, stages: Mapping[str, FrozenModel]) -> No
         raise ConfigError("a knob is for mode 'calibrated' only", ["budget", "knob"])
     exact = budget.mode == "exact"
     pooled_later = last = None
-    for label, stage in reversed(stages.items()):
+    for label, stage in reversed(list(stages.items())):
         by_count = _decides_by_count(stage)
         if isinstance(stage, SegmentStageConfig) and by_count and not exact:
             raise ConfigError(
-                "keep decision 'count' needs budget.mode: exact", ["stages", label, "keep", "decide"]
+                "keep decision 'count' needs budget.mode: exact",
+                ["stages", label, "keep", "decide"],
             )
         if last is None and by_count is not None:
             last = label
@@ -165,18 +169,25 @@ def _cannot_decide(stage: FrozenModel) -> str:
     )
 
 
-def read_pipeline(source: str | Path | Mapping[str, Any], _seen: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_pipeline(
+    source: str | Path | Mapping[str, Any], _seen: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Return the data of a preset, a YAML file or a mapping, unvalidated.
 
-    A file with ``extends: OTHER`` starts from the other one and changes the dotted paths in ``set``.
+    A file with ``extends: OTHER`` starts from the other one, a preset or a file whose path is
+    relative to its own, and changes the dotted paths in ``set``.
     """
     data = dict(source) if isinstance(source, Mapping) else _read_file(source)
     if "extends" not in data:
         return data
     base = str(data.pop("extends"))
+    if base.endswith(_SUFFIXES) and not isinstance(source, Mapping):
+        base = str((Path(source).parent / base).resolve())
     if base in _seen:
         raise ConfigError(f"'{base}' extends itself", ["extends"])
-    changes = data.pop("set", {})
+    changes = data.pop("set", None) or {}
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"expected dotted paths and values, got {changes!r}", ["set"])
     result = {**read_pipeline(base, (*_seen, base)), **data}
     for path, value in changes.items():
         result = set_path(result, path, value)
@@ -185,7 +196,7 @@ def read_pipeline(source: str | Path | Mapping[str, Any], _seen: tuple[str, ...]
 
 def _read_file(source: str | Path) -> dict[str, Any]:
     path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in _SUFFIXES:
         path = registry().preset(str(source))
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -213,8 +224,26 @@ def load_config(
 
 def pipeline_schema() -> dict[str, Any]:
     """Return the JSON schema of a pipeline file, for editors."""
-    schema = PipelineConfig.model_json_schema()
-    schema["properties"]["stages"]["additionalProperties"] = {
-        "anyOf": [{"type": "null"}, *(cls.model_json_schema() for cls in STAGE_CONFIGS.values())]
+    references, definitions = json_schemas([PipelineConfig, *STAGE_CONFIGS.values()])
+    pipeline = definitions.pop(references[PipelineConfig]["$ref"].rpartition("/")[2])
+    pipeline["properties"]["stages"]["additionalProperties"] = {
+        "anyOf": [
+            {"type": "null"},
+            *({**references[cls], "required": ["kind"]} for cls in STAGE_CONFIGS.values()),
+        ]
     }
-    return schema
+    pipeline["properties"]["extends"] = {
+        "type": "string",
+        "description": "preset or YAML file to start from",
+    }
+    pipeline["properties"]["set"] = {
+        "type": "object",
+        "description": "dotted path -> value, changes to what is extended",
+    }
+    del pipeline["required"]
+    pipeline["anyOf"] = [{"required": ["stages"]}, {"required": ["extends"]}]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **pipeline,
+        "$defs": definitions,
+    }

@@ -1,12 +1,13 @@
 """The state of one run: tokens on their way, and what has to be remembered about them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tokenred.config import build
+from tokenred.config import CostTermConfig, StrategyConfig, build
 from tokenred.errors import BudgetError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
 from tokenred.kernels.sparse import compose
@@ -22,9 +23,10 @@ class Flow:
     """Mutable state that the stages of one run hand on; never leaves the pipeline.
 
     ``mass`` (frames, tokens) counts the tokens averaged into each token. ``keep_value`` says how
-    firmly the last stage kept a token. ``pooled`` says that the grid is the LLM's. ``trace`` is the sparse map from encoder tokens to the
-    current dense tokens, None while it is the identity. ``twins`` holds tokens that are emitted a
-    second time, unmerged. ``sequence`` orders the output when it is not the raster.
+    firmly the last stage kept a token. ``pooled`` says that the grid is the LLM's. ``trace`` is the
+    sparse map from encoder tokens to the current dense tokens, None while it is the identity.
+    ``twins`` holds tokens that are emitted a second time, unmerged. ``sequence`` orders the output
+    when it is not the raster.
     """
 
     tokens: VisualTokens
@@ -38,7 +40,7 @@ class Flow:
     trace: Tensor | None = None
     twins: "Twins | None" = None
     sequence: Tensor | None = None
-    notes: dict[str, object] = field(default_factory=dict)
+    notes: "Notes" = field(default_factory=lambda: Notes())
 
     @classmethod
     def start(
@@ -86,15 +88,24 @@ class Flow:
         """Remember the solver state of the worst coupling of this stage."""
         if coupling.plan.numel() == 0:
             return
-        notes = self.notes
-        notes["n_iter"] = max(int(notes.get("n_iter", 0)), coupling.n_iter)  # type: ignore[call-overload]
-        worst = float(coupling.residual.max())
-        notes["residual"] = max(float(notes.get("residual", 0.0)), worst)  # type: ignore[arg-type]
-        notes["converged"] = bool(notes.get("converged", True)) and bool(coupling.converged.all())
+        self.notes.n_iter = max(self.notes.n_iter, coupling.n_iter)
+        self.notes.residual = max(self.notes.residual, float(coupling.residual.max()))
+        self.notes.converged = self.notes.converged and bool(coupling.converged.all())
 
     def remark(self, text: str) -> None:
         """Add a sentence to the report of this stage."""
-        self.notes["remarks"] = (*self.notes.get("remarks", ()), text)  # type: ignore[misc]
+        self.notes.remarks = (*self.notes.remarks, text)
+
+
+@dataclass
+class Notes:
+    """What the stage at work wants to have reported (see ``StageReport``)."""
+
+    n_iter: int = 0
+    residual: float = 0.0
+    converged: bool = True
+    n_segments: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,10 +134,12 @@ def uniform_mass(real: Tensor) -> Tensor:
 class Transport:
     """Cost terms and coupler of a stage: from two token groups to a coupling."""
 
-    def __init__(self, terms: list, combine: str, coupler: object) -> None:  # type: ignore[type-arg]
+    def __init__(
+        self, terms: Sequence[CostTermConfig], combine: str, coupler: StrategyConfig
+    ) -> None:
         self.terms = [(term.name, term.weight, build("cost term", term)) for term in terms]
         self.combine = combine
-        self.coupler = build("coupler", coupler)  # type: ignore[arg-type]
+        self.coupler = build("coupler", coupler)
 
     def __call__(
         self, sources: TokenGroup, anchors: TokenGroup, source_mass: Tensor, anchor_mass: Tensor

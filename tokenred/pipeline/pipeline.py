@@ -10,7 +10,7 @@ import torch
 from tokenred.errors import BudgetError, CapabilityError, ConfigError, InputError, TokenredError
 from tokenred.kernels.sparse import sparse_identity
 from tokenred.pipeline.config import PipelineConfig, load_config
-from tokenred.pipeline.flow import Flow
+from tokenred.pipeline.flow import Flow, Notes
 from tokenred.pipeline.stages.frame import FrameStage, FrameStageConfig
 from tokenred.pipeline.stages.pool import PER_TOKEN_CUES, PoolStage, PoolStageConfig
 from tokenred.pipeline.stages.segment import SegmentStage, SegmentStageConfig
@@ -110,7 +110,7 @@ class Pipeline:
                 )
 
     def _run_stage(self, flow: Flow, label: str, kind: str, stage: Any) -> StageReport:
-        flow.notes = {}
+        flow.notes = Notes()
         start = time.perf_counter()
         try:
             stage.run(flow)
@@ -120,7 +120,7 @@ class Pipeline:
             raise type(error)(f"stage '{label}': {error}") from None
         ms = (time.perf_counter() - start) * 1e3
         n_tokens = int(flow.tokens.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
-        return StageReport(label, kind, n_tokens, ms, **flow.notes)
+        return StageReport(label, kind, n_tokens, ms, **vars(flow.notes))
 
 
 def load_pipeline(
@@ -147,6 +147,7 @@ def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
         mass = torch.cat([mass, flow.twins.mass])
         origin = torch.cat([origin, flow.twins.place])
         if flow.tracing and trace is not None:
+            assert flow.twins.trace is not None
             trace = torch.cat([trace, flow.twins.trace])
     where = origin[places]
     frame_index = where // tokens.keep.shape[1]

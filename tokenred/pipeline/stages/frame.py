@@ -6,7 +6,15 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from tokenred.config import FrozenModel, StrategyConfig, build, slot
+from tokenred.config import (
+    AggregatorSlot,
+    CostTermConfig,
+    CostTermSlot,
+    CouplerSlot,
+    FrozenModel,
+    SelectorSlot,
+    build,
+)
 from tokenred.errors import ConfigError, InputError
 from tokenred.kernels.merge import apply_merge, gather_tokens, padded_index
 from tokenred.kernels.sparse import sparse_map
@@ -18,20 +26,20 @@ from tokenred.types import MergeWeights, TokenGroup
 class CouplingStageConfig(FrozenModel):
     """What every stage that couples has: cost, coupler, aggregator."""
 
-    cost: tuple[slot("cost term"), ...] = Field(  # type: ignore[valid-type]
+    cost: tuple[CostTermSlot, ...] = Field(
         ("cosine",), validate_default=True, description="cost terms of moving a source to an anchor"
     )
     combine: Literal["sum", "product"] = Field("sum", description="how cost terms are combined")
-    coupler: slot("coupler") = Field(  # type: ignore[valid-type]
+    coupler: CouplerSlot = Field(
         "none", validate_default=True, description="how much of a source goes to which anchor"
     )
-    aggregator: slot("aggregator") = Field(  # type: ignore[valid-type]
+    aggregator: AggregatorSlot = Field(
         "keep-only", validate_default=True, description="how anchors take in what they are sent"
     )
 
     @field_validator("cost")
     @classmethod
-    def _distinct(cls, terms: tuple[StrategyConfig, ...]) -> tuple[StrategyConfig, ...]:
+    def _distinct(cls, terms: tuple[CostTermConfig, ...]) -> tuple[CostTermConfig, ...]:
         names = [term.name for term in terms]
         if not names or len(set(names)) != len(names):
             raise ConfigError("a cost is one or more different terms")
@@ -47,7 +55,7 @@ class FrameStageConfig(CouplingStageConfig):
         description="anchors a frame: 'budget', a number, a share of the grid, or a table from "
         "retention ratio to share",
     )
-    selector: slot("selector") = Field(description="which tokens of a frame stay")  # type: ignore[valid-type]
+    selector: SelectorSlot = Field(description="which tokens of a frame stay")
 
 
 class FrameStage:
@@ -56,7 +64,7 @@ class FrameStage:
     def __init__(self, config: FrameStageConfig) -> None:
         self.config = config
         self.selector = build("selector", config.selector)
-        self.transport = Transport(list(config.cost), config.combine, config.coupler)
+        self.transport = Transport(config.cost, config.combine, config.coupler)
         self.aggregator = build("aggregator", config.aggregator)
 
     @property
@@ -94,7 +102,7 @@ class FrameStage:
             chosen = torch.zeros_like(tokens.keep).scatter(-1, chosen.to(tokens.keep.device), True)
         if bool((chosen & ~tokens.keep).any()) or not bool(chosen.any(-1).all()):
             raise InputError(
-                f"selector '{self.config.selector.name}' chose a dropped token or left a frame empty"
+                f"selector '{self.config.selector.name}' chose a dropped token or none in a frame"
             )
         return chosen
 
@@ -134,7 +142,7 @@ class FrameStage:
 def _stage_map(
     shape: torch.Size, anchors: Tensor, real: Tensor, sources: Tensor, weights: MergeWeights
 ) -> Tensor:
-    """Return the sparse (frames*tokens, frames*tokens) map of the merge; other rows are identity."""
+    """Return the sparse map of the merge over flat tokens; other rows are the identity."""
     frames, tokens = shape
     offset = torch.arange(frames, device=anchors.device)[:, None] * tokens
     rows = (anchors + offset)[real]

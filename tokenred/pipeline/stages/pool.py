@@ -72,7 +72,8 @@ class PoolStage:
         value = pool(tokens.keep.float()[..., None])[..., 0]
         mass = pool(flow.mass[..., None])[..., 0]
         if flow.tracing:
-            flow.extend_trace(_blocks(pooling_matrix(tokens.grid, mode, stride), flow.frames))
+            matrix = pooling_matrix(tokens.grid, mode, stride).to(flow.mass.device)
+            flow.extend_trace(_blocks(matrix, flow.frames))
         features = pool(tokens.features)
         flow.mass, flow.keep_value, flow.pooled = mass, value, True
         narrowed = not bool(tokens.keep.all())
@@ -97,7 +98,9 @@ def _best(flow: Flow, value: Tensor, keep: Tensor, count: int) -> Tensor:
     keys = [keep.float(), value, *([torch.stack(attention).sum(0)] if attention else [])]
     order = torch.arange(value.shape[1], device=value.device).expand(value.shape)
     for key in reversed(keys):
-        order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
+        order = order.gather(
+            -1, key.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
+        )
     return torch.zeros_like(keep).scatter(-1, order[:, :count], True)
 
 
@@ -108,7 +111,7 @@ def _pool_cue(cue: Tensor, pool) -> Tensor:  # type: ignore[no-untyped-def]
 def _blocks(matrix: Tensor, frames: int) -> Tensor:
     """Return the sparse block-diagonal map that applies ``matrix`` to every frame."""
     row, column = matrix.nonzero(as_tuple=True)
-    step = torch.arange(frames)[:, None]
+    step = torch.arange(frames, device=matrix.device)[:, None]
     index = torch.stack(
         [
             (row + step * matrix.shape[0]).reshape(-1),

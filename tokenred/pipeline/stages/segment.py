@@ -1,13 +1,20 @@
 """The segment stage: inside each run of frames, merge later frames into the first one's tokens."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import FrozenModel, build, nested, slot
+from tokenred.config import (
+    FrozenModel,
+    KeepDecisionSlot,
+    KeepScoreSlot,
+    SegmenterSlot,
+    build,
+    nested,
+)
 from tokenred.errors import InputError
 from tokenred.kernels.merge import apply_merge
 from tokenred.kernels.sparse import sparse_identity, sparse_map
@@ -20,10 +27,10 @@ from tokenred.types import Coupling, MergeWeights, Segments, TokenGroup
 class KeepRuleConfig(FrozenModel):
     """Which tokens of later frames stay tokens of their own."""
 
-    score: slot("keep score") = Field(  # type: ignore[valid-type]
+    score: KeepScoreSlot = Field(
         "max-probability", validate_default=True, description="how well the anchors stand for it"
     )
-    decide: slot("keep decision") = Field(  # type: ignore[valid-type]
+    decide: KeepDecisionSlot = Field(
         "count", validate_default=True, description="how many, or beyond which score"
     )
 
@@ -32,19 +39,22 @@ class SegmentStageConfig(CouplingStageConfig):
     """Settings of the segment stage."""
 
     kind: Literal["segment"] = "segment"
-    segmenter: slot("segmenter") = Field(description="which runs of frames are treated together")  # type: ignore[valid-type]
+    segmenter: SegmenterSlot = Field(description="which runs of frames are treated together")
     descriptor: Literal["mean-feature", "pooler"] = Field(
-        "mean-feature", description="what a frame is to the segmenter: its mean token, or the "
+        "mean-feature",
+        description="what a frame is to the segmenter: its mean token, or the "
         "output of the vision tower's pooling head",
     )
-    keep: nested(KeepRuleConfig) = Field(  # type: ignore[valid-type]
-        default_factory=KeepRuleConfig, description="which sources stay tokens of their own"
+    keep: Annotated[KeepRuleConfig, nested(KeepRuleConfig)] = Field(
+        default_factory=lambda: KeepRuleConfig(),
+        description="which sources stay tokens of their own",
     )
     emit: Literal["merged", "merged-and-original"] = Field(
         "merged", description="whether unmerged anchors are emitted as well, as released"
     )
     order: Literal["temporal", "segment"] = Field(
-        "temporal", description="by frame, or anchors - kept - merged anchors a segment, as released"
+        "temporal",
+        description="by frame, or anchors - kept - merged anchors a segment, as released",
     )
 
 
@@ -68,7 +78,7 @@ class SegmentStage:
     def __init__(self, config: SegmentStageConfig) -> None:
         self.config = config
         self.segmenter = build("segmenter", config.segmenter)
-        self.transport = Transport(list(config.cost), config.combine, config.coupler)
+        self.transport = Transport(config.cost, config.combine, config.coupler)
         self.score = build("keep score", config.keep.score)
         self.decision = build("keep decision", config.keep.decide)
         self.aggregator = build("aggregator", config.aggregator)
@@ -82,7 +92,7 @@ class SegmentStage:
     def run(self, flow: Flow) -> None:
         """Merge across frames, segment by segment."""
         segments = self._segment(flow)
-        flow.notes["n_segments"] = len(segments)
+        flow.notes.n_segments = len(segments)
         quotas = self._quotas(flow, segments)
         if flow.tracing and flow.trace is None:
             flow.trace = sparse_identity(flow.tokens.keep.numel(), flow.mass.device)
@@ -114,8 +124,8 @@ class SegmentStage:
         segments = self.segmenter.segment(descriptors, frame_times=flow.tokens.frame_times)
         if segments.boundaries[-1] != flow.frames:
             raise InputError(
-                f"segmenter '{self.config.segmenter.name}' ends at frame {segments.boundaries[-1]}, "
-                f"the video has {flow.frames}"
+                f"segmenter '{self.config.segmenter.name}' ends at frame "
+                f"{segments.boundaries[-1]}, the video has {flow.frames}"
             )
         return segments
 
@@ -161,9 +171,13 @@ class SegmentStage:
         keep = flow.tokens.keep.clone()
         index = keep[frames[0]].nonzero()[:, 0]
         tokens = keep.shape[1]
-        start = _Anchors(index, flow.tokens.features[frames[0], index], flow.mass[frames[0], index], None)
+        start = _Anchors(
+            index, flow.tokens.features[frames[0], index], flow.mass[frames[0], index], None
+        )
         if flow.tracing:
-            start.map = torch.zeros(len(index), len(frames) * tokens, dtype=torch.float32)
+            start.map = torch.zeros(
+                len(index), len(frames) * tokens, dtype=torch.float32, device=index.device
+            )
             start.map[torch.arange(len(index)), index] = 1.0
         kept = []
         for gap, frame in enumerate(frames[1:], start=1):
@@ -176,11 +190,17 @@ class SegmentStage:
         return start, kept
 
     def _merge_frame(
-        self, flow: Flow, anchors: _Anchors, frame: int, gap: int, sources: Tensor, quota: int | None
+        self,
+        flow: Flow,
+        anchors: _Anchors,
+        frame: int,
+        gap: int,
+        sources: Tensor,
+        quota: int | None,
     ) -> Tensor:
         """Merge one frame into the anchors in place; return which of its tokens stay."""
         features = flow.tokens.features[frame, sources]
-        if len(sources) == 0 or len(anchors.index) == 0:  # nothing to merge, or nothing to merge into
+        if len(sources) == 0 or len(anchors.index) == 0:  # without anchors nothing is merged
             order = torch.arange(len(sources), device=features.device)
             return order < (len(sources) if quota is None else quota)
         positions = grid_positions(flow.tokens.grid, features.device)
@@ -195,9 +215,7 @@ class SegmentStage:
             self._absorb(flow, anchors, weights, frame, gap, sources)
         return stays
 
-    def split(
-        self, coupling: Coupling, n_keep: int | None
-    ) -> tuple[Tensor, MergeWeights | None]:
+    def split(self, coupling: Coupling, n_keep: int | None) -> tuple[Tensor, MergeWeights | None]:
         """Return which sources stay tokens of their own, and the weights that merge the others."""
         score = self.score.score(coupling).detach()
         stays = self.decision.decide(score, keep=self.score.keep, n_keep=n_keep)
@@ -222,9 +240,7 @@ class SegmentStage:
     ) -> None:
         features = flow.tokens.features[frame, sources]
         anchors.features = apply_merge(anchors.features, features, weights)
-        mass = apply_merge(
-            anchors.mass[:, None], flow.mass[frame, sources][:, None], weights
-        )[:, 0]
+        mass = apply_merge(anchors.mass[:, None], flow.mass[frame, sources][:, None], weights)[:, 0]
         anchors.mass = (mass / weights.anchor.to(mass.dtype)).detach()
         if anchors.map is not None:
             tokens = flow.tokens.features.shape[1]
@@ -265,9 +281,9 @@ def _twins(place: Tensor, features: Tensor, mass: Tensor, trace: Tensor | None) 
 
 
 def _segment_map(keep: Tensor, maps: list) -> Tensor:  # type: ignore[type-arg]
-    """Return the sparse map of all segments over flat tokens; untouched tokens map to themselves."""
+    """Return the sparse map of all segments over flat tokens; untouched ones map to themselves."""
     tokens, size = keep.shape[1], keep.numel()
-    merged = torch.zeros(size, dtype=torch.bool)
+    merged = torch.zeros(size, dtype=torch.bool, device=keep.device)
     index, values = [], []
     for place, frames, weights in maps:
         merged[place] = True
@@ -276,5 +292,5 @@ def _segment_map(keep: Tensor, maps: list) -> Tensor:  # type: ignore[type-arg]
         values.append(weights[row, column])
     rest = (~merged).nonzero()[:, 0]
     index.append(torch.stack([rest, rest]))
-    values.append(torch.ones(len(rest)))
+    values.append(torch.ones(len(rest), device=keep.device))
     return sparse_map(torch.cat(index, 1), torch.cat(values), (size, size))

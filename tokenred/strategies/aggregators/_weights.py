@@ -6,9 +6,7 @@ from torch import Tensor
 from tokenred.types import MergeWeights
 
 
-def average(
-    share: Float[Tensor, "*batch sources anchors"], strength: float = 1.0
-) -> MergeWeights:
+def average(share: Float[Tensor, "*batch sources anchors"], strength: float = 1.0) -> MergeWeights:
     """Return ``(x_j + strength * sum_i share_ij s_i) / (1 + strength * sum_i share_ij)``.
 
     The weights of every anchor sum to one, so the result lies in the convex hull of its inputs.

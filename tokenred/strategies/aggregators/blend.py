@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tokenred.config import StrategyConfig, build, slot
+from tokenred.config import AggregatorSlot, CouplerSlot, StrategyConfig, build
 from tokenred.errors import ConfigError
 from tokenred.types import Coupling, MergeWeights
 
@@ -12,13 +12,13 @@ from tokenred.types import Coupling, MergeWeights
 class BlendConfig(StrategyConfig):
     """Settings of the blend."""
 
-    first: slot("aggregator") = Field(  # type: ignore[valid-type]
+    first: AggregatorSlot = Field(
         "mass-normalised", validate_default=True, description="aggregator of the stage's coupling"
     )
-    second: slot("aggregator") = Field(  # type: ignore[valid-type]
+    second: AggregatorSlot = Field(
         "mean", validate_default=True, description="aggregator of the second coupling"
     )
-    second_coupler: slot("coupler") = Field(  # type: ignore[valid-type]
+    second_coupler: CouplerSlot = Field(
         "nearest", validate_default=True, description="coupler of the second coupling"
     )
     second_cost: str = Field(

@@ -50,15 +50,16 @@ class ExactCoupler:
         batch = cost.shape[:-2]
         flat = cost.detach().double().cpu().reshape(-1, *cost.shape[-2:]).numpy()
         rows = source_mass.detach().double().cpu().expand(*batch, -1).reshape(len(flat), -1).numpy()
-        columns = anchor_mass.detach().double().cpu().expand(*batch, -1)
-        columns = columns.reshape(len(flat), -1).numpy()
+        columns = (
+            anchor_mass.detach().double().cpu().expand(*batch, -1).reshape(len(flat), -1).numpy()
+        )
         plans = []
-        for problem, a, b in zip(flat, rows, columns):
+        for matrix, a, b in zip(flat, rows, columns):
             if a.sum() == 0 or b.sum() == 0:  # one side is padding alone
-                plans.append(torch.zeros(problem.shape, dtype=torch.float64))
+                plans.append(torch.zeros(matrix.shape, dtype=torch.float64))
                 continue
             # emd compares the totals to 1e-7; float32 masses are rescaled to agree.
-            plans.append(torch.from_numpy(ot.emd(a, b * (a.sum() / b.sum()), problem)))
+            plans.append(torch.from_numpy(ot.emd(a, b * (a.sum() / b.sum()), matrix)))
         dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
         plan = torch.stack(plans).reshape(cost.shape).to(cost.device, dtype)
         return Coupling.direct(plan, cost, source_mass, anchor_mass)

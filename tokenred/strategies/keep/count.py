@@ -33,9 +33,7 @@ class CountDecision:
     def __init__(self, config: CountConfig) -> None:
         self.config = config
 
-    def decide(
-        self, score: Tensor, *, keep: Literal["low", "high"], n_keep: int | None
-    ) -> Tensor:
+    def decide(self, score: Tensor, *, keep: Literal["low", "high"], n_keep: int | None) -> Tensor:
         """Return True for the ``n_keep`` most distinct sources."""
         if n_keep is None:
             raise ConfigError("keep decision 'count' needs budget.mode: exact", ["keep", "decide"])

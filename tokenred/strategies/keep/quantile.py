@@ -37,9 +37,7 @@ class QuantileDecision:
     def __init__(self, config: QuantileConfig) -> None:
         self.config = config
 
-    def decide(
-        self, score: Tensor, *, keep: Literal["low", "high"], n_keep: int | None
-    ) -> Tensor:
+    def decide(self, score: Tensor, *, keep: Literal["low", "high"], n_keep: int | None) -> Tensor:
         """Return True where the score lies beyond the quantile."""
         signed = score.double() if keep == "low" else -score.double()
         level = torch.quantile(signed, self.config.keep_ratio, dim=-1, keepdim=True)

@@ -32,8 +32,6 @@ class ThresholdDecision:
     def __init__(self, config: ThresholdConfig) -> None:
         self.config = config
 
-    def decide(
-        self, score: Tensor, *, keep: Literal["low", "high"], n_keep: int | None
-    ) -> Tensor:
+    def decide(self, score: Tensor, *, keep: Literal["low", "high"], n_keep: int | None) -> Tensor:
         """Return True where the score lies on the kept side of ``tau``."""
         return score < self.config.tau if keep == "low" else score > self.config.tau

@@ -59,7 +59,7 @@ class ClusteringSegmenter:
             raise CapabilityError(
                 "segmenter 'clustering' needs scikit-learn: pip install 'tokenred[embedded]'"
             ) from None
-        chain = diags([1, 1], [-1, 1], shape=(frames, frames)).tocsr()
+        chain = diags([1.0, 1.0], [-1, 1], shape=(frames, frames)).tocsr()
         unit = descriptors.float().detach().cpu()
         unit = unit / unit.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         labels = AgglomerativeClustering(

@@ -41,9 +41,7 @@ class LocalSelector:
         """The attention of one layer."""
         return frozenset({attention_cue(self.config.layer)})
 
-    def select(
-        self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator
-    ) -> Tensor:
+    def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return a mask with ``n_anchors`` True in every frame."""
         importance = importance_of(tokens, attention_cue(self.config.layer))
         return window_mask(importance, tokens.grid, self.config.windows, n_anchors, exact=True)

@@ -45,7 +45,7 @@ class LocalGlobalSelector:
     ------
     AOT, arXiv 2603.01400, Eqs. 6-8; TyroneLi/AOT@88455ee ``encode_images_siglip_OTA``.
     Licence of source: Apache-2.0 (written from our description).
-    Differs: the release fixes the grid (27x27, 9x9 windows) and floors; that is ``rounding: floor``.
+    Differs: the release fixes the grid (27x27, 9x9 windows) and floors (``rounding: floor``).
     """
 
     def __init__(self, config: LocalGlobalConfig) -> None:
@@ -57,9 +57,7 @@ class LocalGlobalSelector:
         layers = (self.config.shallow_layer, self.config.deep_layer)
         return frozenset(attention_cue(layer) for layer in layers)
 
-    def select(
-        self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator
-    ) -> Tensor:
+    def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return a (frames, tokens) bool mask of the anchors."""
         shallow = importance_of(tokens, attention_cue(self.config.shallow_layer))
         deep = importance_of(tokens, attention_cue(self.config.deep_layer))

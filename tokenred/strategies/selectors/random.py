@@ -30,9 +30,7 @@ class RandomSelector:
     def __init__(self, config: RandomConfig) -> None:
         self.config = config
 
-    def select(
-        self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator
-    ) -> Tensor:
+    def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return (frames, n_anchors) distinct indices, reproducible from ``generator``."""
         draw = torch.rand(tokens.keep.shape, generator=generator, device=generator.device)
         return top_index(draw.to(tokens.keep.device).masked_fill(~tokens.keep, -1.0), n_anchors)

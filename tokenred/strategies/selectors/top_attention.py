@@ -42,8 +42,6 @@ class TopAttentionSelector:
         """The attention of one layer."""
         return frozenset({attention_cue(self.config.layer)})
 
-    def select(
-        self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator
-    ) -> Tensor:
+    def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return (frames, n_anchors) indices, most important first."""
         return top_index(importance_of(tokens, attention_cue(self.config.layer)), n_anchors)

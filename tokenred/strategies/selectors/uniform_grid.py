@@ -32,9 +32,7 @@ class UniformGridSelector:
     def __init__(self, config: UniformGridConfig) -> None:
         self.config = config
 
-    def select(
-        self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator
-    ) -> Tensor:
+    def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return the same ``n_anchors`` indices for every frame."""
         index = torch.tensor(spread(tokens.grid, n_anchors), device=tokens.features.device)
         if not bool(tokens.keep.all()):
@@ -59,4 +57,4 @@ def _nearest_alive(tokens: VisualTokens, index: Tensor) -> Tensor:
     # Dropped tokens are replaced by the nearest raster neighbours that are alive.
     distance = (torch.arange(tokens.keep.shape[1], device=index.device)[:, None] - index).abs()
     order = distance.min(dim=1).values.float().expand(tokens.keep.shape)
-    return order.masked_fill(~tokens.keep, torch.inf).argsort(-1, stable=True)[:, : len(index)]
+    return order.masked_fill(~tokens.keep, torch.inf).argsort(dim=-1, stable=True)[:, : len(index)]

@@ -1,0 +1,50 @@
+"""Every registered strategy, in several settings, against the public conformance suite."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from property.cases import subjects
+from tokenred.registry import ROLES
+from tokenred.testing import (
+    Check,
+    _run,
+    aggregator_checks,
+    cost_term_checks,
+    coupler_checks,
+    keep_checks,
+    segmenter_checks,
+    selector_checks,
+)
+
+CHECKS = {
+    "selector": selector_checks,
+    "coupler": coupler_checks,
+    "aggregator": aggregator_checks,
+    "segmenter": segmenter_checks,
+    "cost term": cost_term_checks,
+    "keep score": keep_checks,
+    "keep decision": keep_checks,
+}
+EXAMPLES = 12
+EXEMPT = {
+    # The stop rule of the release looks at the whole batch; test_couplers holds that it does.
+    ("coupler", "batch_equals_loop", "scaling-batch"),
+}
+
+
+def _parameters() -> Iterator[Any]:
+    for role in ROLES:
+        for parameter in subjects(role):
+            _, strategy = parameter.values
+            stop = getattr(strategy.config, "stop", None)
+            for check in CHECKS[role](strategy):
+                if (role, check.name, stop) not in EXEMPT:
+                    yield pytest.param(check, id=f"{role}-{parameter.id}-{check.name}")
+
+
+@pytest.mark.parametrize("check", list(_parameters()))
+def test_strategy_meets_its_contract(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_run, "EXAMPLES", EXAMPLES)
+    check()

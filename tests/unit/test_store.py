@@ -1,0 +1,169 @@
+"""The result store: nothing half, double or mixed, and one sentence on every fault."""
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tokenred.errors import TokenredError
+from tokenred.evaluation.store import Answer, Cost, Origin, Record, Store
+
+ORIGIN = Origin("0123456789ab", "weights-1", "task-1", "0.1.0+aaaa")
+COST = Cost((0, 4, 9), 40, 1, 0.1, 12.5, 80.0, 37, 1e-3, seed=3)
+ANSWERS = [
+    Answer("colour", "red", True, {"red": -0.1, "blue": -2.4}),
+    Answer("count", "2", False, {"1": -1.0, "2": -0.9}),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "results.sqlite"
+
+
+@pytest.fixture
+def store(path: Path):
+    with Store(path) as opened:
+        opened.add_config(ORIGIN.config_id, {"stages": []})
+        yield opened
+
+
+def test_what_is_written_is_read_back(store: Store, path: Path) -> None:
+    assert store.write(ORIGIN, "v/1", ANSWERS, COST)
+    with Store(path) as other:
+        assert other.records(ORIGIN, ["v/1", "v/2"]) == [
+            Record("v/1", number, answer, COST) for number, answer in enumerate(ANSWERS)
+        ]
+
+
+def test_a_cell_is_written_once(store: Store, path: Path) -> None:
+    assert store.write(ORIGIN, "v/1", ANSWERS, COST)
+    with Store(path) as other:
+        assert not other.write(ORIGIN, "v/1", ANSWERS, replace(COST, n_tokens=99))
+    assert {record.cost.n_tokens for record in store.records(ORIGIN, ["v/1"])} == {40}
+
+
+@pytest.mark.parametrize("field", ["model_revision", "task_fingerprint", "code_version"])
+def test_origins_do_not_mix(store: Store, field: str) -> None:
+    other = replace(ORIGIN, **{field: "other"})
+    store.write(ORIGIN, "v/1", ANSWERS, COST)
+    assert store.done("v/1", [ORIGIN, other]) == {ORIGIN}
+    assert store.done("v/2", [ORIGIN, other]) == set()
+    assert store.records(other, ["v/1"]) == []
+
+
+def test_records_are_those_of_the_samples_asked_for(store: Store) -> None:
+    for name in ("v/2", "v/1", "v/3"):
+        store.write(ORIGIN, name, ANSWERS, COST)
+    found = store.records(ORIGIN, ["v/1", "v/2"])
+    assert [(r.sample_id, r.question_no) for r in found] == [
+        ("v/1", 0), ("v/1", 1), ("v/2", 0), ("v/2", 1),
+    ]  # fmt: skip
+
+
+def test_forgetting_takes_one_origin_only(store: Store) -> None:
+    other = replace(ORIGIN, code_version="0.2.0")
+    for origin in (ORIGIN, other):
+        store.write(origin, "v/1", ANSWERS, COST)
+    store.forget(ORIGIN)
+    assert store.done("v/1", [ORIGIN, other]) == {other}
+
+
+def test_calibrations_are_remembered(store: Store) -> None:
+    assert store.calibrated(ORIGIN) is None
+    store.add_calibrated(ORIGIN, {"tau": 0.25})
+    assert store.calibrated(ORIGIN) == {"tau": 0.25}
+    assert store.calibrated(replace(ORIGIN, model_revision="other")) is None
+
+
+def test_a_result_needs_its_config(store: Store) -> None:
+    """The config of every stored number can be looked up."""
+    store.write(ORIGIN, "v/1", ANSWERS, COST)
+    known = store._db.execute("SELECT config FROM configs").fetchall()
+    assert known == [('{"stages":[]}',)]
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(store: Store, path: Path) -> None:
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages + 3}")
+    written: list[str] = []
+
+    def fill() -> None:
+        for index in range(1000):
+            store.write(ORIGIN, f"v/{index}", ANSWERS, COST)
+            written.append(f"v/{index}")
+
+    with pytest.raises(TokenredError, match=r"write to the result store .*full.*is kept"):
+        fill()
+    assert written
+    with Store(path) as other:
+        stored = {record.sample_id for record in other.records(ORIGIN, [*written, "v/999"])}
+    assert stored == set(written)
+
+
+def test_a_read_only_file_is_one_sentence(store: Store) -> None:
+    store.write(ORIGIN, "v/1", ANSWERS, COST)
+    store._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(TokenredError, match=r"cannot write to the result store .*readonly"):
+        store.write(ORIGIN, "v/2", ANSWERS, COST)
+    assert store.done("v/1", [ORIGIN]) == {ORIGIN}
+
+
+def test_a_read_only_folder_is_one_sentence() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        with without_privileges(), pytest.raises(TokenredError) as caught:
+            Store(Path(folder) / "results.sqlite")
+    assert str(caught.value).startswith(f"cannot open the result store {folder}/results.sqlite: ")
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Be nobody for a while, as root may write anywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if user == 0:
+            os.seteuid(0)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TokenredError, match="cannot open the result store"):
+        Store(tmp_path / "file" / "run" / "results.sqlite")
+
+
+def test_another_kind_of_file_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    path.write_text("row,accuracy\n" * 1000)
+    with pytest.raises(TokenredError, match="not a database"):
+        Store(path)
+
+
+def test_another_layout_is_refused(path: Path) -> None:
+    Store(path).__exit__(None, None, None)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE meta SET value = '99'")
+    database.close()
+    with pytest.raises(TokenredError, match=r"has layout 99 .* reads layout 1.*--out"):
+        Store(path)
+
+
+def test_an_interrupt_leaves_no_half_cell(store: Store) -> None:
+    def interrupted() -> None:
+        with store._transaction():
+            store._db.execute("INSERT INTO calibrations VALUES ('half', 'm', 't', 'c', '{}')")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert store._db.execute("SELECT count(*) FROM calibrations").fetchone() == (0,)
+    assert store.write(ORIGIN, "v/1", ANSWERS, COST)

@@ -1,0 +1,201 @@
+"""Summaries against figures worked out by hand, and the four forms of a table."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.evaluation_toys import ToyModel, ToyTask
+from tokenred.accounting.flops import prefill_flops
+from tokenred.errors import TokenredError
+from tokenred.evaluation.ablation import Ablation, load_ablation
+from tokenred.evaluation.runner import PlannedRow, plan
+from tokenred.evaluation.store import Answer, Cost, Store
+from tokenred.evaluation.summary import RowSummary, Summary, summarise
+from tokenred.report.table import to_csv, to_json, to_markdown, to_rich, write_tables
+
+N_VIDEOS = 4
+WRONG = {
+    "vanilla": set(),
+    "AOT": {(0, 0)},
+    "no [merging] | none": {(0, 0), (1, 0), (2, 1), (3, 1)},
+    "random": {(video, 0) for video in range(N_VIDEOS)},
+    "downsample": {(0, 1)},
+}
+TOKENS = {"vanilla": 72, "downsample": 26}
+ABLATION = {
+    "title": "A table",
+    "question": "What is it worth?",
+    "rows": {"AOT": {}, "no [merging] | none": {"pipeline": "no-merge"}},
+    "published": {"source": "a paper", "scores": {"vanilla": 58.4, "AOT": {0.3: 57, 0.2: 56}}},
+}
+
+
+def fill(store: Store, planned: list[PlannedRow], n_videos: int = N_VIDEOS) -> None:
+    """Store answers to two questions a video, wrong where ``WRONG`` says so."""
+    for cell in planned:
+        n_tokens = TOKENS.get(cell.row.label, 24)
+        for video in range(n_videos):
+            answers = [
+                Answer(kind, "x", (video, number) not in WRONG[cell.row.label], {"x": 0.0})
+                for number, kind in enumerate(("colour", "red"))
+            ]
+            cost = Cost((0, 1), n_tokens, 1, n_tokens / 72, 10.0 * video, 5.0, 50, 1e-3, 0)
+            store.write(cell.origin, ToyTask().sample_id(video), answers, cost)
+
+
+@pytest.fixture(scope="module")
+def ablation() -> Ablation:
+    return load_ablation(ABLATION)
+
+
+def make_summary(ablation: Ablation, retentions: list[float]) -> Summary:
+    task, model = ToyTask(), ToyModel()
+    with Store(":memory:") as store:
+        planned = plan(ablation.expand(retentions), task, model, store)
+        fill(store, planned)
+        return summarise(ablation, planned, task, model, store, N_VIDEOS)
+
+
+@pytest.fixture(scope="module")
+def summary(ablation: Ablation) -> Summary:
+    return make_summary(ablation, [0.3])
+
+
+@pytest.fixture(scope="module")
+def rows(summary: Summary) -> dict[str, RowSummary]:
+    return {row.label: row for row in summary.rows}
+
+
+def test_accuracies_and_differences_by_hand(rows: dict[str, RowSummary]) -> None:
+    assert rows["vanilla"].accuracy.value == 1
+    assert rows["AOT"].accuracy.value == 7 / 8
+    merging = rows["no [merging] | none"]
+    assert merging.accuracy.value == 4 / 8
+    assert merging.difference is not None
+    assert merging.difference.estimate.value == pytest.approx(-3 / 8)
+    assert (merging.difference.n_better, merging.difference.n_worse) == (0, 3)
+    assert merging.difference.p_value == pytest.approx(2 / 2**3)
+    assert merging.p_adjusted == pytest.approx(4 * 2 / 2**3)  # the smallest of four
+    downsample = rows["downsample"].difference
+    assert downsample is not None
+    assert (downsample.estimate.value, downsample.n_better, downsample.n_worse) == (0, 1, 1)
+
+
+def test_the_reference_is_compared_with_nothing(rows: dict[str, RowSummary]) -> None:
+    assert rows["AOT"].is_reference
+    assert rows["AOT"].difference is None
+    assert [row.label for row in rows.values() if row.is_reference] == ["AOT"]
+
+
+def test_costs_are_means_and_medians_over_videos(rows: dict[str, RowSummary]) -> None:
+    row, shape = rows["AOT"], ToyModel.shape
+    sizes = (shape.hidden_size, shape.ffn_size, shape.n_layers)
+    assert (row.n_tokens, row.newline_tokens, row.retention_ratio) == (24, 1, pytest.approx(1 / 3))
+    assert row.reducer_ms == 15  # 0, 10, 20, 30
+    assert row.prefill_flops == prefill_flops(24, *sizes)
+    assert row.flops_share == pytest.approx(prefill_flops(24, *sizes) / prefill_flops(72, *sizes))
+    assert rows["vanilla"].flops_share == 1
+
+
+def test_kinds_are_apart(rows: dict[str, RowSummary]) -> None:
+    kinds = rows["random"].kinds
+    assert (kinds["colour"].value, kinds["red"].value) == (0, 1)
+
+
+def test_unequal_budgets_are_marked(summary: Summary, rows: dict[str, RowSummary]) -> None:
+    marked = {label for label, row in rows.items() if row.unequal_budget}
+    assert marked == {"vanilla", "downsample"}
+    text = to_markdown(summary)
+    assert "| downsample † |" in text
+    assert "| AOT †" not in text
+    assert "† keeps a different number of tokens than 'AOT'" in text
+
+
+def test_published_figures_are_labelled_as_somebody_elses(rows, summary) -> None:
+    assert {label: row.published for label, row in rows.items()} == {
+        "vanilla": 58.4,
+        "AOT": 57,
+        "no [merging] | none": None,
+        "random": None,
+        "downsample": None,
+    }
+    assert "'printed' is not measured here but copied from a paper" in to_markdown(summary)
+
+
+def test_groups_are_compared_inside(ablation: Ablation) -> None:
+    rows = make_summary(ablation, [0.3, 0.2]).rows
+    assert [row.retention for row in rows if row.is_reference] == [0.3, 0.2]
+    assert [row.published for row in rows if row.is_reference] == [57, 56]
+    (vanilla,) = (row for row in rows if row.label == "vanilla")
+    assert vanilla.difference is None  # there are two references
+
+
+def test_missing_results_are_named(ablation: Ablation) -> None:
+    task, model = ToyTask(), ToyModel()
+    with Store(":memory:") as store:
+        planned = plan(ablation.expand([0.3]), task, model, store)
+        fill(store, planned[:1])
+        fill(store, planned[1:], n_videos=3)
+        with pytest.raises(TokenredError, match="row 'AOT' lacks 1 of 4 videos; run again"):
+            summarise(ablation, planned, task, model, store, N_VIDEOS)
+
+
+def test_the_terminal_shows_what_brackets_would_hide(summary: Summary) -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(to_rich(summary))
+    text = console.export_text()
+    assert "no [merging] | none" in text
+    assert "87.5 [" in text
+    assert "(chance)" in text
+    assert "33.3" in text
+    assert "A table" in text
+    assert "What is it worth?" in text
+    assert f"toy model (toy-weights-1) on toy (toy-1): {N_VIDEOS} videos, 8 questions" in text
+
+
+def test_bold_means_that_the_interval_excludes_zero(summary: Summary) -> None:
+    lines = to_markdown(summary).replace("\\|", "").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| :--"))
+    shown = [line.split("|")[3].strip() for line in lines[start + 1 :][: len(summary.rows)]]
+    bold = [text.startswith("**") for text in shown]
+    excludes = [
+        row.difference is not None and row.difference.estimate.excludes_zero for row in summary.rows
+    ]
+    assert bold == excludes
+    assert set(bold) == {True, False}
+
+
+def test_markdown_tables_are_rectangular(summary: Summary) -> None:
+    text = to_markdown(summary).replace("\\|", "")
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 2
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_csv_and_json_hold_the_plain_figures(summary: Summary) -> None:
+    table = {line["label"]: line for line in csv.DictReader(io.StringIO(to_csv(summary)))}
+    data = {row["label"]: row for row in json.loads(to_json(summary))["rows"]}
+    for row in summary.rows:
+        assert float(table[row.label]["accuracy"]) == row.accuracy.value
+        assert float(table[row.label]["accuracy_red"]) == row.kinds["red"].value
+        assert float(table[row.label]["n_tokens"]) == row.n_tokens
+        assert data[row.label]["accuracy"]["low"] == row.accuracy.low
+        assert data[row.label]["config_id"] == row.config_id
+    assert table["AOT"]["difference"] == ""
+    assert float(table["random"]["p_adjusted"]) == data["random"]["p_adjusted"]
+
+
+def test_tables_are_written_whole_and_replace_old_ones(summary: Summary, tmp_path: Path) -> None:
+    (tmp_path / "table.md").write_text("old")
+    write_tables(summary, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "table.csv", "table.json", "table.md",
+    ]  # fmt: skip
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == to_markdown(summary)
+    with pytest.raises(TokenredError, match=r"cannot write .*table\.md: No such file"):
+        write_tables(summary, tmp_path / "absent")
