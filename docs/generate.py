@@ -9,7 +9,9 @@ import inspect
 import io
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -97,6 +99,22 @@ def command(arguments: str) -> str:
     return f"```console\n$ tokenred {arguments}\n{out.getvalue().rstrip()}\n```"
 
 
+def table(arguments: str) -> str:
+    """Run an ablation now, on a few videos: ``table NAME LIMIT``; return its table."""
+    name, limit = arguments.split()
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["ablate", name, "--limit", limit, "--out", folder]
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.suppress(SystemExit),
+        ):
+            main(words)
+        lines = (Path(folder) / "table.md").read_text(encoding="utf-8").splitlines()
+    shown = "\n".join(line for line in lines if not line.startswith("# "))
+    return f"```console\n$ tokenred ablate {name} --limit {limit}\n```\n{shown}"
+
+
 GENERATORS: dict[str, Callable[[str], str]] = {
     "strategies": strategies,
     "presets": presets,
@@ -104,6 +122,7 @@ GENERATORS: dict[str, Callable[[str], str]] = {
     "settings": settings,
     "verbs": verbs,
     "command": command,
+    "table": table,
 }
 CONFIGS: dict[str, type[BaseModel]] = {
     "pipeline": PipelineConfig,

@@ -1,7 +1,8 @@
 """A task and a model that answer in microseconds, for tests of the runner and the store.
 
-``python -m tests.evaluation_toys STORE N_SAMPLES SECONDS`` runs the toy ablation in a process of
-its own, taking at least SECONDS a sample, so that a test can kill it.
+``python -m tests.evaluation_toys STORE N_SAMPLES SECONDS VERSION`` runs the toy ablation in its own
+process, taking at least SECONDS a sample, so that a test can kill it. Results are stored under
+VERSION of the code, so that saving a source file while the tests run does not set them apart.
 """
 
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 import torch
 
 from tokenred.accounting.flops import LlmShape
+from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import Ablation, load_ablation
 from tokenred.evaluation.runner import PlannedRow, Progress, plan, run
 from tokenred.evaluation.store import Store
@@ -123,5 +125,7 @@ def run_toy(
 
 
 if __name__ == "__main__":
-    with Store(sys.argv[1]) as shared:
-        run_toy(shared, int(sys.argv[2]), float(sys.argv[3]))
+    path, n_samples, seconds, version = sys.argv[1:]
+    runner.code_version = lambda config: version  # type: ignore[assignment]
+    with Store(path) as shared:
+        run_toy(shared, int(n_samples), float(seconds))

@@ -19,6 +19,7 @@ from tokenred.embedded.scenes import DIRECTIONS, NUM_FRAMES
 POOLED_SIDE = math.ceil(GRID_SIZE / 2)
 FRAME_TOKENS = POOLED_SIDE**2
 WORD_IDS = {word: number for number, word in enumerate(VOCABULARY)}
+NAMES = {*COLORS, *map(str, range(10))}
 IGNORE = -100
 _COVERED = 0.3  # share of a pooled token that must come from one object to count as that object
 
@@ -154,10 +155,9 @@ class Packed:
     ----------
     ids, labels : torch.Tensor of int64, shape (B, T)
         Words after the visual tokens, and the word to predict at each place or IGNORE.
-    early : torch.Tensor of int64, shape (B, T)
-        The answer at the places from the key word (see :func:`key_place`) up to the last but
-        one word, else IGNORE. Asking for the answer there, where one step of attention finds
-        the object, teaches the link between words and objects quickly.
+    keys : torch.Tensor of int64, shape (B, T)
+        The colour or digit word that ends a question about a named object, at its place;
+        IGNORE elsewhere.
     positions : torch.Tensor of int64, shape (B, visual + T)
         Every question starts right after the visual tokens.
     mask : torch.Tensor of bool, shape (B, 1, visual + T, visual + T)
@@ -170,17 +170,11 @@ class Packed:
 
     ids: torch.Tensor
     labels: torch.Tensor
-    early: torch.Tensor
+    keys: torch.Tensor
     positions: torch.Tensor
     mask: torch.Tensor
     kinds: list[list[str]]
     answer_at: list[list[int]]
-
-
-def key_place(question: Question) -> int:
-    """Place of the word that settles what is asked for, as "red" in "what digit is red ?"."""
-    keys = {*COLORS, *map(str, range(10)), "many", "first"}
-    return next(place for place, word in enumerate(question.words) if word in keys)
 
 
 def pack_questions(questions: list[list[Question]], visual: int) -> Packed:
@@ -189,7 +183,7 @@ def pack_questions(questions: list[list[Question]], visual: int) -> Packed:
     longest = max(sum(map(len, row)) for row in rows)
     shape = (len(rows), longest)
     ids = torch.full(shape, WORD_IDS["<pad>"])
-    labels, early = torch.full(shape, IGNORE), torch.full(shape, IGNORE)
+    labels, keys = (torch.full(shape, IGNORE) for _ in range(2))
     offsets, segments = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
     answer_at: list[list[int]] = []
     for row, words_of_row in enumerate(rows):
@@ -197,8 +191,8 @@ def pack_questions(questions: list[list[Question]], visual: int) -> Packed:
         for number, words in enumerate(words_of_row):
             stop = start + len(words)
             ids[row, start:stop] = torch.tensor([WORD_IDS[word] for word in words])
-            key = key_place(questions[row][number])
-            early[row, start + key : stop - 2] = WORD_IDS[words[-1]]
+            if words[-2] in NAMES:
+                keys[row, stop - 2] = WORD_IDS[words[-2]]
             labels[row, stop - 2] = WORD_IDS[words[-1]]
             labels[row, stop - 1] = WORD_IDS["<eos>"]
             offsets[row, start:stop] = torch.arange(len(words))
@@ -214,4 +208,4 @@ def pack_questions(questions: list[list[Question]], visual: int) -> Packed:
     mask = (same & torch.ones(total, total, dtype=torch.bool).tril())[:, None]
     kinds = [[q.kind for q in group] for group in questions]
     positions = torch.cat([before, visual + offsets], 1)
-    return Packed(ids, labels, early, positions, mask, kinds, answer_at)
+    return Packed(ids, labels, keys, positions, mask, kinds, answer_at)

@@ -25,6 +25,12 @@ VISION_LAYERS = 4
 VISION_HEADS = 4
 LANGUAGE_WIDTH = 128
 LANGUAGE_LAYERS = 4
+WORD_SCALE = 10.0
+"""Factor on the initial word embeddings, undone in the last norm.
+
+At their usual size they vanish next to the first layer's attention output, and the model does
+not learn to tell question words apart.
+"""
 
 
 def build_model() -> LlavaOnevisionForConditionalGeneration:
@@ -65,6 +71,8 @@ def build_model() -> LlavaOnevisionForConditionalGeneration:
     with torch.no_grad():
         table = model.model.vision_tower.embeddings.position_embedding.weight
         table.copy_(sinusoidal_grid(table.shape[1]))
+        model.get_input_embeddings().weight.mul_(WORD_SCALE)
+        model.model.language_model.norm.weight.div_(WORD_SCALE)
     return model
 
 

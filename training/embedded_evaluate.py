@@ -105,7 +105,7 @@ def majority_levels(items: list[VideoItem]) -> dict[str, float]:
 def evaluate(arguments: Namespace, out: Path, log: JsonLog) -> None:
     """Export the model, measure it and write ``out / "evaluation.json"``."""
     folder = export_model(out)
-    model = load_model(folder)
+    model = load_model(folder, attn_implementation="eager")  # exposes attention weights
     videos, seed = range(arguments.videos), arguments.seed
     items: list[VideoItem] = []
     tower = model.model.vision_tower
@@ -123,12 +123,12 @@ def evaluate(arguments: Namespace, out: Path, log: JsonLog) -> None:
     for keep in (5, 12):
         for name, scores in reduced_accuracy(model, items, keep).items():
             report[f"{name}, {keep} of {FRAME_TOKENS} tokens per frame"] = scores
-    plain = plain_accuracy(model.eval(), load_tokenizer(folder), videos[: arguments.plain_videos],
-                           seed)  # fmt: skip
-    report["plain path videos"] = min(arguments.plain_videos, len(items))
+    some = videos[: arguments.plain_videos]
+    plain = plain_accuracy(load_model(folder), load_tokenizer(folder), some, seed)
+    report["plain path videos"] = len(some)
     report["plain path"] = accuracy(plain)
     report["packed path on the same videos"] = accuracy(
-        evaluate_language(model, items[: arguments.plain_videos], everything)
+        evaluate_language(model, items[: len(some)], everything)
     )
     (out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
     log.write(phase="evaluate", report=report)

@@ -11,6 +11,7 @@ from embedded_batches import (
     FRAME_TOKENS,
     IGNORE,
     POOLED_SIDE,
+    WORD_IDS,
     Packed,
     VideoItem,
     draw_subset,
@@ -44,6 +45,9 @@ EMBEDDING_HEADS = {"digit": 10, "color": len(COLORS), "row": POOLED_SIDE, "colum
                    "photo": 2}  # fmt: skip
 MIDDLE_HEADS = {"direction": len(DIRECTIONS), "cut": 2, "digit": 10, "color": len(COLORS)}
 MIDDLE_LAYER = 2
+KIND_WEIGHTS = {"order": 3.0, "count": 2.0}  # asked once a video, the others once a digit
+POINTING_LAYER = 2  # language layer whose first heads are taught to look at the named object
+POINTING_HEADS = 2
 
 
 class TokenHeads(nn.Module):
@@ -65,7 +69,7 @@ class TokenHeads(nn.Module):
 
 def run_language(
     model: nn.Module, visual: torch.Tensor, packed: Packed
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run the language model on visual tokens and packed questions.
 
     Parameters
@@ -79,6 +83,8 @@ def run_language(
         At the question words.
     middle : torch.Tensor, shape (B, K, width)
         Hidden states of the visual tokens after MIDDLE_LAYER layers.
+    pointing : torch.Tensor, shape (B, T, K)
+        Attention from question words to visual tokens, mean over the pointing heads.
     """
     inner = model.model
     newline = inner.image_newline.expand(len(visual), 1, -1)
@@ -91,10 +97,30 @@ def run_language(
         position_ids=packed.positions,
         use_cache=False,
         output_hidden_states=True,
+        output_attentions=True,
     )
     count = visual.shape[1]
     logits = model.lm_head(outputs.last_hidden_state[:, count + 1 :])
-    return logits.float(), outputs.hidden_states[MIDDLE_LAYER][:, :count]
+    attention = outputs.attentions[POINTING_LAYER][:, :POINTING_HEADS, count + 1 :, :count]
+    return logits.float(), outputs.hidden_states[MIDDLE_LAYER][:, :count], attention.mean(1)
+
+
+def pointing_loss(
+    pointing: torch.Tensor, packed: Packed, labels: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Negative log of the attention that question words pay to the object they name.
+
+    Objects none of whose tokens are kept do not count.
+    """
+    digit_words = torch.tensor([WORD_IDS[str(number)] for number in range(10)])
+    color_words = torch.tensor([WORD_IDS[color] for color in COLORS])
+    shown = labels["object"] >= 0
+    target = torch.zeros(pointing.shape, dtype=torch.bool)
+    for name, words in (("digit", digit_words), ("color", color_words)):
+        word = torch.where(shown, words[labels[name].clamp_min(0)], -1)  # (B, K)
+        target |= packed.keys[:, :, None] == word[:, None, :]
+    mass = (pointing.float() * target).sum(-1)[target.any(-1)]
+    return -(mass + 1e-3).log().mean() if len(mass) else pointing.sum() * 0.0
 
 
 def token_losses(
@@ -126,12 +152,20 @@ def choose_tokens(
     rng: np.random.Generator, items: list[VideoItem], progress: float
 ) -> torch.Tensor | None:
     """Token subset of a training step, None for all tokens; longer towards the end."""
-    if rng.random() < (0.04 if progress < 0.35 else 0.12 if progress < 0.8 else 0.25):
+    if rng.random() < (0.04 if progress < 0.35 else 0.12 if progress < 0.75 else 0.35):
         return None
-    largest = 8 if progress < 0.35 else 18 if progress < 0.8 else 29
+    largest = 8 if progress < 0.35 else 18 if progress < 0.75 else 29
     keep = int(rng.integers(4, largest + 1))
     objects = rng.random() < (0.85 if progress < 0.5 else 0.65)
     return draw_subset(rng, items, keep, objects=objects)
+
+
+def kind_weights(packed: Packed) -> torch.Tensor:
+    """Weight of every answer by its kind, zero at other places, shape (B, T)."""
+    weights = torch.zeros(packed.labels.shape)
+    for row, (kinds, places) in enumerate(zip(packed.kinds, packed.answer_at, strict=True)):
+        weights[row, places] = torch.tensor([KIND_WEIGHTS.get(kind, 1.0) for kind in kinds])
+    return weights
 
 
 def training_loss(
@@ -144,19 +178,20 @@ def training_loss(
     packed = pack_questions(questions, kept.shape[1] + 1)
     visual = pooled_embeddings(model, items)
     visual = visual.gather(1, kept[..., None].expand(-1, -1, visual.shape[-1]))
-    logits, middle = run_language(model, visual, packed)
+    logits, middle, pointing = run_language(model, visual, packed)
     eos = VOCABULARY.index("<eos>")
     loss_all = cross_entropy(logits.flatten(0, 1), packed.labels.flatten(), reduction="none",
                              ignore_index=IGNORE).view_as(packed.labels)  # fmt: skip
     is_end, is_any = packed.labels == eos, packed.labels != IGNORE
-    parts = token_losses(heads, visual, middle, kept_labels(items, kept))
+    labels = kept_labels(items, kept)
+    parts = token_losses(heads, visual, middle, labels)
     total = 0.2 * sum(value for name, value in parts.items() if name.startswith("in_"))
     total = total + 0.4 * sum(value for name, value in parts.items() if name.startswith("mid_"))
-    parts["answer"] = loss_all[is_any & ~is_end].mean()
-    parts["early"] = cross_entropy(
-        logits.flatten(0, 1), packed.early.flatten(), ignore_index=IGNORE
-    )
-    total = total + parts["answer"] + 0.5 * parts["early"] + 0.1 * loss_all[is_end].mean()
+    weights = kind_weights(packed)
+    parts["answer"] = (loss_all * weights)[is_any & ~is_end].sum() / weights.sum()
+    parts["pointing"] = pointing_loss(pointing, packed, labels)
+    total = total + 0.5 * parts["pointing"]
+    total = total + parts["answer"] + 0.1 * loss_all[is_end].mean()
     return total, parts
 
 
@@ -258,7 +293,7 @@ def train_language(arguments: Namespace, out: Path, log: JsonLog) -> None:
             running[name] = 0.95 * running.get(name, value.item()) + 0.05 * value.item()
         if step % 50 == 0:
             log.write(phase="language", step=step, **running)
-        if (step + 1) % 300 == 0 or step + 1 == arguments.language_steps:
+        if (step + 1) % 200 == 0 or step + 1 == arguments.language_steps:
             log_scores(model, test_items, log, step + 1)
             save_state(path, model=model.state_dict(), heads=heads.state_dict(),
                        optimizer=optimizer.state_dict(), step=step + 1)  # fmt: skip

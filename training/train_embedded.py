@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--encoder-steps", type=int, default=1450)
     parser.add_argument("--encoder-batch", type=int, default=32)
     parser.add_argument("--encoder-rate", type=float, default=1.5e-3)
-    parser.add_argument("--language-steps", type=int, default=1800)
+    parser.add_argument("--language-steps", type=int, default=2300)
     parser.add_argument("--language-batch", type=int, default=16)
     parser.add_argument("--language-rate", type=float, default=1.5e-3)
     parser.add_argument("--videos", type=int, default=300, help="test videos to evaluate on")

@@ -19,6 +19,7 @@ from tokenred.cli import main
 from tokenred.errors import BudgetError, CapabilityError, ConfigError, InputError
 from tokenred.evaluation.ablation import ablation_files, load_ablation
 from tokenred.evaluation.model import EmbeddedModel
+from tokenred.evaluation.provenance import package_version
 from tokenred.evaluation.runner import frame_subset, plan, run, sample_generator
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.task import EmbeddedTask
@@ -113,11 +114,24 @@ class TestRunner:
     def test_the_model_learns_the_toy(self) -> None:
         """Otherwise the tests above would compare noise."""
         with Store(":memory:") as store:
-            planned, _ = run_toy(store, N_SAMPLES)
+            planned, _ = run_toy(store, N_SAMPLES, ablation=load_ablation("vanilla"))
             ids = [f"toy/{index:03d}" for index in range(N_SAMPLES)]
             (vanilla,) = (c for c in planned if c.row.label == "vanilla")
             answers = [r.answer for r in store.records(vanilla.origin, ids) if r.question_no == 0]
         assert sum(answer.correct for answer in answers) / len(answers) > 0.8
+
+    def test_an_interrupt_keeps_what_was_computed(self, path: Path) -> None:
+        class Interrupted(ToyModel):
+            def encode(self, sample, needs):
+                if sample.id == "toy/002":
+                    raise KeyboardInterrupt
+                return super().encode(sample, needs)
+
+        with Store(path) as store, pytest.raises(KeyboardInterrupt):
+            run_toy(store, 4, model=Interrupted())
+        with Store(path) as store:
+            _, progress = run_toy(store, 4)
+        assert (progress.cells_computed, progress.cells_reused) == (2 * N_ROWS, 2 * N_ROWS)
 
     def test_a_failing_row_and_sample_are_named(self) -> None:
         class Broken(ToyModel):
@@ -220,7 +234,7 @@ class TestProcesses:
         def start(path: Path, seconds: float) -> subprocess.Popen[str]:
             command = [sys.executable, "-m", "tests.evaluation_toys"]
             process = subprocess.Popen(
-                [*command, str(path), str(N_SAMPLES), str(seconds)],
+                [*command, str(path), str(N_SAMPLES), str(seconds), package_version()],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
                 stderr=subprocess.PIPE,
@@ -278,11 +292,12 @@ class TestProcesses:
             database.close()
 
 
-class TestEmbedded:
-    @pytest.fixture(scope="class")
-    def model(self) -> EmbeddedModel:
-        return EmbeddedModel()
+@pytest.fixture(scope="module")
+def model() -> EmbeddedModel:
+    return EmbeddedModel()
 
+
+class TestEmbedded:
     def test_samples_are_fixed_and_apart_from_calibration(self) -> None:
         task = EmbeddedTask()
         sample, again = task.sample(3), EmbeddedTask().sample(3)

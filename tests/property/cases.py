@@ -1,6 +1,8 @@
 """What the property tests run over: every registered strategy, in several settings, and videos."""
 
+import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from tokenred import Pipeline, VisualTokens, load_pipeline, registry
 from tokenred.config import build, strategy_config
-from tokenred.registry import Entry
+from tokenred.registry import ROLES, Entry
 
 VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("coupler", "sinkhorn"): [
@@ -81,14 +83,15 @@ def video(
     tokens = grid[0] * grid[1]
     scene = torch.randn(tokens, dim, generator=generator)
     noise = torch.randn(frames, tokens, dim, generator=generator)
-    cues = {name: cue(name, frames, tokens, generator) for name in sorted(needs)}
+    cues = {name: cue(name, frames, tokens, seed) for name in sorted(needs)}
     return VisualTokens.of(
         similar * scene + (1 - similar) * noise, grid, cues=cues, native_pool=native_pool
     )
 
 
-def cue(name: str, frames: int, tokens: int, generator: torch.Generator) -> Tensor:
-    """Return a cue as a vision tower would give it."""
+def cue(name: str, frames: int, tokens: int, seed: int) -> Tensor:
+    """Return a cue as a vision tower would give it; cues of different names are different."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
     if name == "pooler":
         return torch.randn(frames, 4, generator=generator)
     if name.startswith("keys@"):
@@ -103,6 +106,11 @@ def pipeline_video(pipeline: Pipeline, **settings: Any) -> VisualTokens:
 
 
 PRESETS = sorted(registry().presets())
+UNREDUCED = {
+    name
+    for name in PRESETS
+    if all(stage.kind == "pool" for stage in load_pipeline(name).config.stages.values())
+}
 NATIVE_POOLS = ("bilinear", "average", "none")
 GRIDS = ((1, 4), (2, 2), (3, 3), (5, 7), (6, 6), (9, 4))
 RATIOS = st.one_of(
@@ -111,35 +119,52 @@ RATIOS = st.one_of(
 )
 
 
+@dataclass(frozen=True)
+class Case:
+    """A pipeline and a video for it, as plain data: what builds them may use ``random`` inside."""
+
+    source: str | dict[str, Any]
+    overrides: dict[str, Any]
+    video: dict[str, Any]
+
+    def build(self) -> tuple[Pipeline, VisualTokens]:
+        """Return the pipeline and the tokens."""
+        pipeline = load_pipeline(self.source, self.overrides)
+        return pipeline, pipeline_video(pipeline, **self.video)
+
+
 @st.composite
-def preset_cases(draw: st.DrawFn, name: str) -> tuple[Pipeline, VisualTokens]:
+def preset_cases(draw: st.DrawFn, name: str) -> Case:
     """Draw a retention ratio and a video for a preset."""
-    fixed = load_pipeline(name).config
-    pipeline = load_pipeline(name)
-    if any(stage.kind != "pool" for stage in fixed.stages.values()):
-        pipeline = load_pipeline(name, {"budget.retention_ratio": draw(RATIOS)})
-    return pipeline, draw(videos_for(pipeline))
+    overrides = {} if name in UNREDUCED else {"budget.retention_ratio": draw(RATIOS)}
+    return Case(name, overrides, draw(video_settings()))
 
 
 @st.composite
-def videos_for(draw: st.DrawFn, pipeline: Pipeline) -> VisualTokens:
-    """Draw a video of 1 to 12 frames on a small grid with the cues that a pipeline asks for."""
+def video_settings(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a video of 1 to 12 frames on a small grid."""
     grid = draw(st.sampled_from(GRIDS))
     pools = NATIVE_POOLS if min(grid) > 1 else ("bilinear", "none")
-    if not any(stage.kind == "pool" for stage in pipeline.config.stages.values()):
-        pools = ("none",)
-    return pipeline_video(
-        pipeline,
-        frames=draw(st.integers(1, 12)),
-        grid=grid,
-        seed=draw(st.integers(0, 1000)),
-        native_pool=draw(st.sampled_from(pools)),
-        similar=draw(st.sampled_from((0.0, 0.5, 0.95))),
-    )
+    return {
+        "frames": draw(st.integers(1, 12)),
+        "grid": grid,
+        "seed": draw(st.integers(0, 1000)),
+        "native_pool": draw(st.sampled_from(pools)),
+        "similar": draw(st.sampled_from((0.0, 0.5, 0.95))),
+    }
+
+
+NAMES = {role: registry().names(role) for role in ROLES}
+EXACT = {
+    exact: [
+        entry.name for entry in registry().entries("keep decision") if entry.factory.exact == exact
+    ]
+    for exact in (True, False)
+}
 
 
 def _names(role: str) -> st.SearchStrategy[str]:
-    return st.sampled_from(registry().names(role))
+    return st.sampled_from(NAMES[role])
 
 
 @st.composite
@@ -169,10 +194,7 @@ def frame_stages(draw: st.DrawFn, n_anchors: Any = None) -> dict[str, Any]:
 @st.composite
 def segment_stages(draw: st.DrawFn, exact: bool = True) -> dict[str, Any]:
     """Draw a segment stage; under an exact budget its decision is an exact one."""
-    decisions = [
-        entry.name for entry in registry().entries("keep decision") if entry.factory.exact == exact
-    ]
-    keep = {"score": draw(_names("keep score")), "decide": draw(st.sampled_from(decisions))}
+    keep = {"score": draw(_names("keep score")), "decide": draw(st.sampled_from(EXACT[exact]))}
     stage = {
         "kind": "segment",
         "segmenter": draw(_names("segmenter")),
@@ -214,9 +236,6 @@ def compositions(draw: st.DrawFn, mode: str = "exact") -> dict[str, Any]:
 
 
 @st.composite
-def composition_cases(
-    draw: st.DrawFn, mode: str = "exact"
-) -> tuple[Pipeline, VisualTokens]:
+def composition_cases(draw: st.DrawFn, mode: str = "exact") -> Case:
     """Draw any pipeline and a video for it."""
-    pipeline = load_pipeline(draw(compositions(mode)))
-    return pipeline, draw(videos_for(pipeline))
+    return Case(draw(compositions(mode)), {}, draw(video_settings()))

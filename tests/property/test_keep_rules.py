@@ -46,7 +46,7 @@ def test_count_without_a_quota_is_refused() -> None:
         make("keep decision", "count").decide(torch.ones(3), keep="low", n_keep=None)
 
 
-@given(distinct_scores(), ENDS, st.floats(0, 1))
+@given(distinct_scores(), ENDS, st.floats(0, 1, width=32))
 @settings(max_examples=30)
 def test_threshold_is_strict(score: Tensor, keep: str, tau: float) -> None:
     decision = make("keep decision", "threshold", tau=tau)

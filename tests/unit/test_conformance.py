@@ -20,10 +20,12 @@ from tokenred.testing import (
 from tokenred.types import Coupling, MergeWeights, Segments
 
 
-def broken(checks):
-    """Return the names of the checks that do not hold."""
+def broken(checks, like=""):
+    """Return the names of the checks that do not hold, among those whose name contains ``like``."""
     names = set()
     for check in checks:
+        if like not in check.name:
+            continue
         try:
             check()
         except AssertionError:
@@ -48,6 +50,13 @@ class Nearest:
 
 def coupler(change, **facts):
     return type("Broken", (Nearest,), {"change": change, **facts})()
+
+
+def test_the_unbroken_ones_are_accepted():
+    assert broken(coupler_checks(Nearest())) == set()
+    assert broken(selector_checks(First())) == set()
+    assert broken(aggregator_checks(Average())) == set()
+    assert broken(segmenter_checks(Halves())) == set()
 
 
 def first_row_only(self, plan, mass):
@@ -87,8 +96,7 @@ def fill_padding(self, plan, mass):
     ],
 )
 def test_a_broken_coupler_is_refused(subject, fault):
-    assert broken(coupler_checks(Nearest())) == set()
-    assert fault in broken(coupler_checks(subject))
+    assert fault in broken(coupler_checks(subject), fault)
 
 
 def test_an_overstated_residual_is_refused():
@@ -97,8 +105,7 @@ def test_an_overstated_residual_is_refused():
             found = super().couple(cost, source_mass, anchor_mass)
             return type(found)(**{**vars(found), "residual": found.residual + 0.5})
 
-    faults = broken(coupler_checks(Modest(SinkhornConfig())))
-    assert "declared_marginals_hold_within_the_residual" in faults
+    assert broken(coupler_checks(Modest(SinkhornConfig())), "marginals")
 
 
 class First:
@@ -131,13 +138,12 @@ def first(self, tokens, n_anchors, *, generator):
     ],
 )
 def test_a_broken_selector_is_refused(choose, fault):
-    assert broken(selector_checks(First())) == set()
-    assert any(fault in name for name in broken(selector_checks(selector(choose))))
+    assert broken(selector_checks(selector(choose)), fault)
 
 
 def test_fewer_anchors_are_fine_for_a_selector_that_says_so():
     half = selector(lambda s, t, n, generator: first(s, t, n, generator=generator)[:, : n // 2])
-    assert broken(selector_checks(half)) != set()
+    assert broken(selector_checks(half), "number")
     assert broken(selector_checks(half, exact=False)) == set()
 
 
@@ -174,14 +180,13 @@ class Average:
     ],
 )
 def test_a_broken_aggregator_is_refused(change, merges, fault):
-    assert broken(aggregator_checks(Average())) == set()
     subject = type("Broken", (Average,), {"change": change, "merges": merges})()
-    assert fault in broken(aggregator_checks(subject))
+    assert fault in broken(aggregator_checks(subject), fault)
 
 
 def test_sums_are_fine_for_an_aggregator_that_says_so():
     subject = type("Sum", (Average,), {"change": lambda s, a, w: (a * 0 + 1, w)})()
-    assert "averages_stay_in_the_convex_hull" in broken(aggregator_checks(subject))
+    assert broken(aggregator_checks(subject), "convex_hull")
     assert broken(aggregator_checks(subject, averages=False)) == set()
 
 
@@ -205,8 +210,7 @@ def test_a_broken_segmenter_is_refused():
                 (0, len(descriptors)) if len(descriptors) == 1 else (0, cut, len(descriptors))
             )
 
-    assert broken(segmenter_checks(Halves())) == set()
-    assert "partitions_every_length" in broken(segmenter_checks(ShortByOne()))
+    assert broken(segmenter_checks(ShortByOne()), "every_length")
     assert broken(segmenter_checks(SaysStatic())) == {"static_ignores_content"}
 
 
@@ -222,8 +226,8 @@ def test_a_broken_cost_term_is_refused():
                 left @ right.mT / (left.norm(dim=-1)[..., None] * right.norm(dim=-1)[..., None, :])
             )
 
-    assert "half_precision_gives_no_nan" in broken(cost_term_checks(Dot()))
-    assert "empty_features_give_no_nan" in broken(cost_term_checks(Cosine()))
+    assert broken(cost_term_checks(Dot()), "half_precision")
+    assert broken(cost_term_checks(Cosine()), "empty_features")
 
 
 def test_a_broken_keep_rule_is_refused():

@@ -89,7 +89,7 @@ def test_under_the_null_intervals_cover_and_tests_hold_their_level() -> None:
 
     The share of intervals that exclude zero must be 5 % within Monte-Carlo error (sd 1 point),
     a little more for the percentile bootstrap with 100 videos. Treating the questions as
-    independent would exclude zero in about 20 %.
+    independent would exclude zero in about 14 %.
     """
     generator = np.random.default_rng(7)
     n_videos, per_video, n_experiments = 100, 6, 500

@@ -75,6 +75,7 @@ def ablate(
     task: Task = EmbeddedTask()
     logging.disable_progress_bar()
     model: EvaluatedModel = EmbeddedModel()
+    limit = min(limit, task.n_samples)
     path = folder / "results.sqlite"
     if dry_run:
         _show_plan(preview(rows, task, model, path, limit), limit, json)

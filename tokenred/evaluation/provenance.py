@@ -19,13 +19,17 @@ PRINTS_ONLY = ("cli", "report")
 @cache
 def package_version() -> str:
     """Return tokenred's version with a hash of its sources, so that edited code is told apart."""
-    root = Path(tokenred.__file__).parent
+    return f"{tokenred.__version__}+{hash_sources(Path(tokenred.__file__).parent)}"
+
+
+def hash_sources(root: Path) -> str:
+    """Return 8 hex digits over the Python files of a package that can change a result."""
     digest = hashlib.sha256()
     for source in sorted(root.rglob("*.py")):
         place = source.relative_to(root)
         if place.parts[0] not in PRINTS_ONLY:
             digest.update(f"{place.as_posix()}\n".encode() + source.read_bytes())
-    return f"{tokenred.__version__}+{digest.hexdigest()[:8]}"
+    return digest.hexdigest()[:8]
 
 
 def code_version(config: BaseModel) -> str:

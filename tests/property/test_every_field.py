@@ -1,0 +1,304 @@
+"""Every config field changes some output: a setting that does nothing is a lie."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+
+from property.cases import pipeline_video
+from tokenred import PipelineConfig, TokenredError, calibrate, load_pipeline, registry
+from tokenred.pipeline import load_config
+from tokenred.pipeline.budget import BudgetConfig
+from tokenred.pipeline.config import STAGE_CONFIGS, About
+
+SELF = {"name", "kind", "about"}
+"""Fields that say what a config is, not what it does."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two values of one setting between which the output of ``base`` differs."""
+
+    base: str | Mapping[str, Any]
+    path: str
+    first: Any
+    second: Any
+    others: Mapping[str, Any] = field(default_factory=dict)
+    video: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self, value: Any) -> PipelineConfig:
+        return load_config(self.base, {**self.others, self.path: value})
+
+
+def frame(**settings: Any) -> dict[str, Any]:
+    """Return a pipeline of one frame stage that merges."""
+    stage = {
+        "kind": "frame",
+        "selector": "uniform-grid",
+        "cost": ["cosine"],
+        "coupler": "sinkhorn",
+        "aggregator": {"name": "mass-normalised", "mass": "unit"},
+        **settings,
+    }
+    return {"budget": {"retention_ratio": 0.2}, "stages": {"frame": stage}}
+
+
+def segment(**settings: Any) -> dict[str, Any]:
+    """Return a pipeline of one segment stage that merges."""
+    stage = {
+        "kind": "segment",
+        "segmenter": {"name": "fixed-length", "segment_frames": 4},
+        "coupler": "sinkhorn",
+        "aggregator": "row-normalised",
+        **settings,
+    }
+    return {"budget": {"retention_ratio": 0.5}, "stages": {"segment": stage}}
+
+
+def decide(**settings: Any) -> dict[str, Any]:
+    """Return a segment stage without a quota."""
+    keep = {"score": "max-probability", "decide": settings}
+    return {**segment(keep=keep), "budget": {"mode": "as-released"}}
+
+
+CALIBRATED = {
+    "budget": {
+        "mode": "calibrated",
+        "retention_ratio": 0.5,
+        "knob": "stages.segment.keep.decide.keep_ratio",
+        "knob_range": [0.0, 1.0],
+    },
+    "stages": decide(name="quantile")["stages"],
+}
+COUPLER, AGGREGATOR, SELECTOR = (f"stages.frame.{slot}" for slot in ("coupler", "aggregator", "selector"))
+SEGMENTER, KEEP = "stages.segment.segmenter", "stages.segment.keep"
+SMALL = {"frames": 4, "grid": (3, 3)}
+BLEND = frame(aggregator="blend")
+LOCAL_GLOBAL = frame(selector="local-global")
+
+CHANGES = {
+    # the pipeline
+    "seed": Change("random", "seed", 0, 1),
+    "stages": Change("top-attention", "stages.frame", {"kind": "frame", "selector": "random"}, None,
+                     {"budget.mode": "as-released"}),
+    "budget": Change("random", "budget", {"retention_ratio": 0.5}, {"retention_ratio": 0.1}),
+    "budget.retention_ratio": Change("random", "budget.retention_ratio", 0.5, 0.1),
+    "budget.mode": Change("vanilla", "budget.mode", "exact", "as-released",
+                          {"stages.pool.mode": "none"}),
+    "budget.knob": Change(CALIBRATED, "budget.knob", CALIBRATED["budget"]["knob"],
+                          "stages.segment.aggregator.strength", video=SMALL),
+    "budget.knob_range": Change(CALIBRATED, "budget.knob_range", [0.0, 1.0], [0.9, 1.0],
+                                video=SMALL),
+    # the stages
+    "frame.n_anchors": Change("aot-paper", "stages.intra_frame.n_anchors", 0.1, 0.3),
+    "frame.selector": Change(frame(), SELECTOR, "uniform-grid", "random"),
+    "frame.cost": Change(frame(), "stages.frame.cost", ["cosine"], ["cosine", "spatial"]),
+    "frame.combine": Change(frame(cost=["cosine", "spatial"]), "stages.frame.combine", "sum", "product"),
+    "frame.coupler": Change(frame(), COUPLER, "sinkhorn", "nearest"),
+    "frame.aggregator": Change(frame(), AGGREGATOR, "keep-only", "mean"),
+    "pool.mode": Change("vanilla", "stages.pool.mode", "bilinear", "average",
+                        {"budget.mode": "as-released"}, {"grid": (5, 7)}),
+    "pool.stride": Change("vanilla", "stages.pool.stride", 2, 3, {"budget.mode": "as-released"}),
+    "pool.keep": Change("aot-released", "stages.pool.keep", 0.2, 0.9),
+    "segment.segmenter": Change(segment(), SEGMENTER, "single", "fixed-length"),
+    "segment.descriptor": Change(
+        segment(segmenter={"name": "dynamic", "min_segments": 4, "tau": -1}),
+        "stages.segment.descriptor", "mean-feature", "pooler",
+    ),
+    "segment.cost": Change(segment(), "stages.segment.cost", ["cosine"], ["cosine", "spatial"]),
+    "segment.combine": Change(segment(cost=["cosine", "temporal"]), "stages.segment.combine", "sum",
+                              "product", {f"{KEEP}.score": "expected-cost"}),
+    "segment.coupler": Change(segment(), "stages.segment.coupler", "sinkhorn", "exact"),
+    "segment.aggregator": Change(segment(), "stages.segment.aggregator", "row-normalised", "mean"),
+    "segment.keep": Change(segment(), KEEP, {"score": "max-probability"}, {"score": "expected-cost"}),
+    "segment.keep.score": Change(segment(), f"{KEEP}.score", "max-probability", "expected-cost"),
+    "segment.keep.decide": Change(decide(name="threshold"), f"{KEEP}.decide",
+                                  {"name": "threshold"}, {"name": "quantile"}),
+    "segment.emit": Change(segment(), "stages.segment.emit", "merged", "merged-and-original"),
+    "segment.order": Change("aot-released", "stages.inter_frame.order", "temporal", "segment",
+                            {"stages.pool.keep": 0.1}),
+    # selectors
+    "selector local.windows": Change(frame(selector="local"), f"{SELECTOR}.windows", [3, 3], [2, 2]),
+    "selector local.layer": Change(frame(selector="local"), f"{SELECTOR}.layer", 0.2, -2),
+    "selector local-global.windows": Change(LOCAL_GLOBAL, f"{SELECTOR}.windows", [3, 3], [2, 1]),
+    "selector local-global.shallow_layer": Change(LOCAL_GLOBAL, f"{SELECTOR}.shallow_layer", 0.2, 1),
+    "selector local-global.deep_layer": Change(LOCAL_GLOBAL, f"{SELECTOR}.deep_layer", -2, -1),
+    "selector local-global.global_ratio": Change(LOCAL_GLOBAL, f"{SELECTOR}.global_ratio", 0.2, 0.8),
+    "selector local-global.rounding": Change(
+        LOCAL_GLOBAL, f"{SELECTOR}.rounding", "exact", "floor", {"budget.mode": "as-released"}
+    ),
+    "selector top-attention.layer": Change("top-attention", f"{SELECTOR}.layer", -2, 0.5),
+    # cost terms
+    "cost term cosine.weight": Change(frame(), "stages.frame.cost.0.weight", 1.0, 3.0),
+    "cost term cosine.clip": Change(frame(), "stages.frame.cost.0.clip", 0.0, 0.7),
+    "cost term cosine.shift": Change(
+        frame(cost=["cosine", "spatial"], combine="product"), "stages.frame.cost.0.shift", "none",
+        "minimum",
+    ),
+    "cost term spatial.weight": Change(
+        frame(cost=["cosine", "spatial"]), "stages.frame.cost.1.weight", 1.0, 0.2
+    ),
+    "cost term temporal.weight": Change(
+        segment(cost=["cosine", "temporal"], combine="product"), "stages.segment.cost.1.weight", 1.0,
+        4.0,
+    ),
+    "cost term temporal.sigma_frames": Change(
+        segment(cost=["cosine", "temporal"], combine="product"),
+        "stages.segment.cost.1.sigma_frames", 1.5, 0.3,
+    ),
+    "cost term temporal.max_gap_frames": Change(
+        segment(cost=["cosine", "temporal"], combine="product"),
+        "stages.segment.cost.1.max_gap_frames", None, 1,
+    ),
+    # couplers
+    "coupler sinkhorn.epsilon": Change(frame(), f"{COUPLER}.epsilon", 0.1, 1.0),
+    "coupler sinkhorn.max_iter": Change(frame(), f"{COUPLER}.max_iter", 1, 50),
+    "coupler sinkhorn.stop": Change(frame(), f"{COUPLER}.stop", "none", "residual",
+                                    {f"{COUPLER}.tolerance": 0.1}),
+    "coupler sinkhorn.tolerance": Change(frame(), f"{COUPLER}.tolerance", 0.5, 1e-5),
+    "coupler sinkhorn.last": Change(frame(), f"{COUPLER}.last", "source", "anchor",
+                                    {f"{COUPLER}.max_iter": 1}),
+    "coupler sinkhorn.domain": Change(frame(), f"{COUPLER}.domain", "kernel", "log",
+                                      {f"{COUPLER}.epsilon": 0.005}),
+    "coupler cosine.temperature": Change(frame(coupler="cosine"), f"{COUPLER}.temperature", 0.1, 1.0),
+    # aggregators
+    "aggregator mass-normalised.strength": Change(frame(), f"{AGGREGATOR}.strength", 1.0, 0.1),
+    "aggregator mass-normalised.mass": Change(frame(), f"{AGGREGATOR}.mass", "plan", "unit"),
+    "aggregator row-normalised.strength": Change(
+        frame(aggregator="row-normalised"), f"{AGGREGATOR}.strength", 1.0, 0.1
+    ),
+    "aggregator blend.first": Change(BLEND, f"{AGGREGATOR}.first", "mass-normalised", "row-normalised"),
+    "aggregator blend.second": Change(BLEND, f"{AGGREGATOR}.second", "mean", "mass-normalised"),
+    "aggregator blend.second_coupler": Change(BLEND, f"{AGGREGATOR}.second_coupler", "nearest",
+                                              {"name": "cosine", "temperature": 10.0},
+                                              {f"{AGGREGATOR}.second": "row-normalised"}),
+    "aggregator blend.second_cost": Change(
+        frame(aggregator="blend", cost=["cosine", "spatial"]), f"{AGGREGATOR}.second_cost", "cosine",
+        "spatial",
+    ),
+    "aggregator blend.share": Change(BLEND, f"{AGGREGATOR}.share", 0.1, 0.9),
+    # segmenters
+    "segmenter fixed-length.segment_frames": Change(segment(), f"{SEGMENTER}.segment_frames", 4, 2),
+    "segmenter fixed-count.n_segments": Change(
+        segment(segmenter="fixed-count"), f"{SEGMENTER}.n_segments", 2, 3
+    ),
+    "segmenter fixed-count.only_frames": Change(
+        segment(segmenter={"name": "fixed-count", "n_segments": 2}), f"{SEGMENTER}.only_frames",
+        [], [32, 64],
+    ),
+    "segmenter dynamic.min_segments": Change(
+        segment(segmenter={"name": "dynamic", "tau": -1}), f"{SEGMENTER}.min_segments", 2, 4
+    ),
+    "segmenter dynamic.tau": Change(
+        segment(segmenter={"name": "dynamic", "min_segments": 1}), f"{SEGMENTER}.tau", -1, 0.95
+    ),
+    "segmenter dynamic.short_video": Change(
+        segment(segmenter="dynamic"), f"{SEGMENTER}.short_video", "clamp", "error",
+        {f"{SEGMENTER}.min_segments": 99, "budget.retention_ratio": 1.0},
+    ),
+    "segmenter clustering.n_segments": Change(
+        segment(segmenter="clustering"), f"{SEGMENTER}.n_segments", 2, 3
+    ),
+    "segmenter clustering.linkage": Change(
+        segment(segmenter="clustering"), f"{SEGMENTER}.linkage", "ward", "average",
+        {f"{SEGMENTER}.n_segments": 4}, {"frames": 12, "similar": 0.0, "seed": 3},
+    ),
+    # keep decisions
+    "keep decision threshold.tau": Change(decide(name="threshold"), f"{KEEP}.decide.tau", 0.3, 0.9),
+    "keep decision quantile.keep_ratio": Change(
+        decide(name="quantile"), f"{KEEP}.decide.keep_ratio", 0.2, 0.8
+    ),
+}
+
+
+def fields_of(cls: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Yield the names of a config's fields, with those of plain configs inside it."""
+    for name, info in cls.model_fields.items():
+        if name in SELF:
+            continue
+        yield prefix + name
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner is not About:
+            if inner is BudgetConfig or prefix:  # strategies in slots have rows of their own
+                if not getattr(inner, "model_fields", {}).keys() == {"name"}:
+                    yield from fields_of(inner, f"{prefix}{name}.")
+
+
+def every_field() -> list[str]:
+    """Return every setting that a pipeline file can hold."""
+    found = list(fields_of(PipelineConfig, ""))
+    for kind, cls in STAGE_CONFIGS.items():
+        found += fields_of(cls, f"{kind}.")
+    for entry in registry().entries():
+        found += fields_of(entry.config_class, f"{entry.role} {entry.name}.")
+    return found
+
+
+def outcome(config: PipelineConfig, video: Mapping[str, Any]) -> Any:
+    """Return everything that a user sees of a run: the tokens in order, or the error."""
+    pipeline = load_pipeline(config)
+    settings = {"frames": 8, "grid": (6, 6), "native_pool": "none", **video}
+    if any(stage.kind == "pool" for stage in config.stages.values()):
+        settings["native_pool"] = "bilinear"
+    tokens = pipeline_video(pipeline, **settings)
+    try:
+        if config.budget.mode == "calibrated":
+            pipeline = load_pipeline(calibrate(config, [tokens], n_steps=6))
+        reduced = pipeline.run(tokens)
+    except TokenredError as error:
+        return type(error), str(error)
+    return reduced.features, reduced.frame_index, reduced.token_index, reduced.mass
+
+
+def differ(first: Any, second: Any) -> bool:
+    """Return whether two outcomes differ by more than rounding."""
+    if isinstance(first[0], type) or isinstance(second[0], type):
+        return bool(first[0] is not second[0] or first[1] != second[1])
+    return any(
+        a.shape != b.shape or not torch.allclose(a.float(), b.float(), atol=1e-4, equal_nan=True)
+        for a, b in zip(first, second)
+    )
+
+
+def test_every_field_is_in_the_table() -> None:
+    assert sorted(every_field()) == sorted(CHANGES)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_field_changes_the_output(name: str) -> None:
+    change = CHANGES[name]
+    first, second = change.config(change.first), change.config(change.second)
+    assert differ(outcome(first, change.video), outcome(second, change.video))
+    # ... and nothing else does.
+    assert not differ(outcome(first, change.video), outcome(first, change.video))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_field_is_part_of_the_identity(name: str) -> None:
+    change = CHANGES[name]
+    first, second = change.config(change.first), change.config(change.second)
+    assert first.config_id == change.config(change.first).config_id
+    assert first.config_id != second.config_id
+
+
+@pytest.mark.parametrize("path", ["name", *(f"about.{name}" for name in About.model_fields)])
+def test_what_is_for_readers_is_not_part_of_the_identity(path: str) -> None:
+    plain = load_config("aot-paper")
+    told = load_config("aot-paper", {path: ["x"] if path == "about.assumed" else "x"})
+    assert told != plain
+    assert told.config_id == plain.config_id
+    assert not differ(outcome(told, {}), outcome(plain, {}))
+
+
+def test_a_setting_without_effect_would_be_noticed() -> None:
+    """The comparison itself: equal runs are equal, and neither order nor mass is overlooked."""
+    config = load_config("random")
+    first = outcome(config, {})
+    assert not differ(first, outcome(config, {}))
+    for part in range(4):
+        moved = list(first)
+        moved[part] = moved[part].flip(0) if part < 3 else moved[part] + 1
+        assert differ(first, tuple(moved))

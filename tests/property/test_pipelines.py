@@ -1,0 +1,420 @@
+"""Every preset, and random compositions of everything registered, as pipelines."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from property.cases import (
+    PRESETS,
+    Case,
+    composition_cases,
+    pipeline_video,
+    preset_cases,
+)
+from tokenred import BudgetError, InputError, Pipeline, ReducedTokens, VisualTokens, load_pipeline
+from tokenred.kernels.pooling import pooled_grid
+from tokenred.pipeline.budget import frame_quota
+
+every_preset = pytest.mark.parametrize("name", PRESETS)
+
+
+def vanilla_cells(tokens: VisualTokens) -> int:
+    rows, columns = pooled_grid(tokens.grid, tokens.native_pool, 2)  # type: ignore[arg-type]
+    return rows * columns
+
+
+def check_sound(pipeline: Pipeline, tokens: VisualTokens, reduced: ReducedTokens) -> None:
+    """What holds for the output of any pipeline, whatever it does."""
+    config, realised = pipeline.config, reduced.realised
+    frames, cells = tokens.keep.shape[0], reduced.grid[0] * reduced.grid[1]
+    kept = len(reduced.features)
+    assert realised.n_tokens == kept
+    assert realised.vanilla_tokens == frames * vanilla_cells(tokens)
+    assert sum(realised.tokens_per_frame) == kept
+    assert realised.tokens_per_frame == tuple(
+        int((reduced.frame_index == frame).sum()) for frame in range(frames)
+    )
+    assert realised.stages[-1].n_tokens == kept
+    assert [report.name for report in realised.stages] == list(config.stages)
+    if config.budget.mode == "exact":
+        quota = frame_quota(vanilla_cells(tokens), config.budget.retention_ratio)
+        assert kept == frames * quota
+    assert bool(torch.isfinite(reduced.features).all())
+    assert reduced.features.dtype == tokens.features.dtype
+    assert bool((reduced.mass > 0).all())
+    assert bool(((reduced.frame_index >= 0) & (reduced.frame_index < frames)).all())
+    assert bool(((reduced.token_index >= 0) & (reduced.token_index < cells)).all())
+    check_order(pipeline, reduced)
+    check_trace(tokens, reduced)
+
+
+def check_order(pipeline: Pipeline, reduced: ReducedTokens) -> None:
+    """Places are unique and in the order of the raster, unless the segment stage says otherwise."""
+    place = reduced.frame_index * reduced.grid[0] * reduced.grid[1] + reduced.token_index
+    last = list(pipeline.config.stages.values())[-1]
+    twice, order = getattr(last, "emit", "merged") != "merged", getattr(last, "order", "temporal")
+    unique, counts = place.unique(return_counts=True)
+    assert max(counts.tolist(), default=0) <= (2 if twice else 1)
+    if order == "temporal" and not twice:
+        assert torch.equal(place, unique)
+    if order == "temporal":
+        assert bool((reduced.frame_index.diff() >= 0).all())
+        assert torch.equal(place, place.sort(stable=True).values)
+
+
+def check_trace(tokens: VisualTokens, reduced: ReducedTokens) -> None:
+    """The trace is the linear map that was applied, and it averages."""
+    if reduced.trace is None:
+        return
+    trace = reduced.trace.to_dense().double()
+    encoder = tokens.features.flatten(0, 1).double()
+    assert trace.shape == (len(reduced.features), len(encoder))
+    torch.testing.assert_close(trace @ encoder, reduced.features.double(), atol=1e-4, rtol=1e-4)
+    assert bool((trace >= 0).all())
+    ones = torch.ones(len(trace), dtype=torch.float64)
+    torch.testing.assert_close(trace.sum(-1), ones, atol=1e-4, rtol=0)
+
+
+def same(first: ReducedTokens, second: ReducedTokens, exact: bool = True) -> bool:
+    """Return whether two results are equal, to the last bit or to rounding."""
+    places = torch.equal(first.frame_index, second.frame_index) and torch.equal(
+        first.token_index, second.token_index
+    )
+    if not places or first.features.shape != second.features.shape:
+        return False
+    if exact:
+        return torch.equal(first.features, second.features) and torch.equal(first.mass, second.mass)
+    return torch.allclose(first.features, second.features, atol=1e-5)
+
+
+@every_preset
+@given(data=st.data())
+@settings(max_examples=14)
+def test_preset_is_sound_at_every_ratio(name: str, data: st.DataObject) -> None:
+    pipeline, tokens = data.draw(preset_cases(name)).build()
+    reduced = pipeline.run(tokens, trace=True)
+    check_sound(pipeline, tokens, reduced)
+    assert same(reduced, pipeline.run(tokens))
+
+
+@given(case=composition_cases("exact"))
+@settings(max_examples=120)
+def test_composition_meets_an_exact_budget_or_names_the_nearest(
+    case: Case,
+) -> None:
+    pipeline, tokens = case.build()
+    try:
+        reduced = pipeline.run(tokens, trace=True)
+    except InputError as error:
+        assert "anchors asked for" in str(error)
+        return
+    except BudgetError as error:
+        check_the_way_out(pipeline, tokens, str(error))
+        return
+    check_sound(pipeline, tokens, reduced)
+    assert same(reduced, pipeline.run(tokens))
+
+
+def check_the_way_out(pipeline: Pipeline, tokens: VisualTokens, message: str) -> None:
+    """The ratio that a budget error names can be had."""
+    nearest = re.search(r"nearest retention_ratio ([\d.]+)", message)
+    assert nearest, message
+    ratio = float(nearest[1])
+    assume(ratio > 0)  # fewer tokens than frames: no ratio can be met
+    config = pipeline.config.model_copy(
+        update={"budget": pipeline.config.budget.model_copy(update={"retention_ratio": ratio})}
+    )
+    # The number of anchors may follow the ratio, so the way out is held to be one where it is fixed.
+    fixed = all(
+        isinstance(getattr(stage, "n_anchors", 1), int) for stage in config.stages.values()
+    )
+    if fixed:
+        check_sound(pipeline=Pipeline(config), tokens=tokens, reduced=Pipeline(config).run(tokens))
+
+
+@given(case=composition_cases("as-released"))
+@settings(max_examples=60)
+def test_composition_without_a_quota_is_sound(case: Case) -> None:
+    pipeline, tokens = case.build()
+    try:
+        reduced = pipeline.run(tokens, trace=True)
+    except InputError as error:
+        assert "anchors asked for" in str(error)
+        return
+    check_sound(pipeline, tokens, reduced)
+
+
+@pytest.mark.parametrize("native_pool", ["bilinear", "average", "none"])
+@pytest.mark.parametrize("grid", [(27, 27), (13, 13)])
+@pytest.mark.parametrize("ratio", [0.1, 0.25])
+def test_exact_budget_on_real_grids(native_pool: str, grid: tuple[int, int], ratio: float) -> None:
+    pipeline = load_pipeline("aot-paper", {"budget.retention_ratio": ratio})
+    tokens = pipeline_video(pipeline, frames=5, grid=grid, native_pool=native_pool)
+    reduced = pipeline.run(tokens)
+    assert reduced.realised.n_tokens == 5 * frame_quota(vanilla_cells(tokens), ratio)
+    if grid == (27, 27) and native_pool == "bilinear":
+        assert reduced.realised.n_tokens == 5 * {0.1: 20, 0.25: 49}[ratio]
+
+
+@every_preset
+@pytest.mark.parametrize("grid", [(1, 1), (4, 4)])
+def test_one_frame_or_one_token_is_enough(name: str, grid: tuple[int, int]) -> None:
+    pipeline = load_pipeline(name)
+    native_pool = "none" if grid == (1, 1) else "bilinear"
+    for frames in (1, 3) if grid == (1, 1) else (1,):
+        tokens = pipeline_video(pipeline, frames=frames, grid=grid, native_pool=native_pool)
+        check_sound(pipeline, tokens, pipeline.run(tokens, trace=True))
+
+
+@every_preset
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_features_keep_their_dtype(name: str, dtype: torch.dtype) -> None:
+    pipeline = load_pipeline(name)
+    tokens = pipeline_video(pipeline, frames=5, native_pool="bilinear")
+    cast = replace(tokens, features=tokens.features.to(dtype))
+    reduced = pipeline.run(cast, trace=True)
+    assert reduced.features.dtype == dtype
+    assert bool(torch.isfinite(reduced.features).all())
+    trace = reduced.trace
+    assert trace is not None
+    wanted = trace.to_dense().double() @ cast.features.flatten(0, 1).double()
+    slack = {torch.float16: 1e-2, torch.bfloat16: 6e-2}.get(dtype, 1e-5)
+    torch.testing.assert_close(reduced.features.double(), wanted, atol=slack, rtol=slack)
+
+
+@every_preset
+def test_constant_features_stay_constant(name: str) -> None:
+    pipeline = load_pipeline(name)
+    tokens = pipeline_video(pipeline, frames=6, native_pool="bilinear")
+    constant = torch.tensor([1.0, -2.0, 0.0, 30.0, 0.5])
+    tokens = replace(tokens, features=constant.expand_as(tokens.features).clone())
+    features = pipeline.run(tokens).features
+    torch.testing.assert_close(features, constant.expand_as(features), atol=1e-4, rtol=1e-5)
+
+
+@every_preset
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(name: str, bad: float) -> None:
+    pipeline = load_pipeline(name)
+    tokens = pipeline_video(pipeline, native_pool="bilinear")
+    features = tokens.features.clone()
+    features[1, 2, 3] = bad
+    with pytest.raises(InputError, match="features hold NaN or infinity"):
+        pipeline.run(replace(tokens, features=features))
+    for cue in tokens.cues:
+        broken = tokens.cues[cue].clone()
+        broken[0, 0] = bad
+        with pytest.raises(InputError, match=f"{cue} hold NaN or infinity"):
+            pipeline.run(replace(tokens, cues={**tokens.cues, cue: broken}))
+
+
+@every_preset
+def test_a_video_does_not_depend_on_the_one_before(name: str) -> None:
+    pipeline = load_pipeline(name)
+    first = pipeline_video(pipeline, frames=5, native_pool="bilinear", seed=1)
+    second = pipeline_video(pipeline, frames=7, native_pool="bilinear", seed=2)
+    before = pipeline.run(first)
+    features = first.features.clone()
+    pipeline.run(second)
+    assert same(before, pipeline.run(first))
+    assert torch.equal(features, first.features)
+    assert same(before, load_pipeline(name).run(first, generator=torch.Generator().manual_seed(0)))
+
+
+@every_preset
+def test_the_seed_decides_everything_random(name: str) -> None:
+    runs = []
+    for seed in (0, 0, 1):
+        pipeline = load_pipeline(name, {"seed": seed})
+        torch.manual_seed(len(runs))  # the global state has no say
+        runs.append(pipeline.run(pipeline_video(pipeline, native_pool="bilinear")))
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2]) == (name != "random")
+
+
+def frame_by_frame(preset: str, changes: dict[str, Any]) -> list[bool]:
+    """Return, for each frame, whether it is treated alone as it is in the video."""
+    segment = {"stages.inter_frame": None} if "aot" in preset or "merge" in preset else {}
+    pipeline = load_pipeline(preset, {"budget.mode": "as-released", **segment, **changes})
+    tokens = pipeline_video(pipeline, frames=4, grid=(9, 9), native_pool="bilinear")
+    features = tokens.features.clone()
+    features[:3] = 1 + 0.01 * features[:3]  # three frames are solved at once, the last is not
+    tokens = replace(tokens, features=features)
+    whole = pipeline.run(tokens)
+    equal = []
+    for frame in range(4):
+        one = slice(frame, frame + 1)
+        alone = pipeline.run(
+            replace(
+                tokens,
+                features=tokens.features[one],
+                keep=tokens.keep[one],
+                frame_times=tokens.frame_times[one],
+                cues={name: cue[one] for name, cue in tokens.cues.items()},
+            )
+        )
+        mine = whole.frame_index == frame
+        equal.append(
+            torch.equal(whole.token_index[mine], alone.token_index)
+            and torch.allclose(whole.features[mine], alone.features, atol=1e-6)
+        )
+    return equal
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("random", "aot-released")])
+def test_a_frame_does_not_depend_on_other_frames(name: str) -> None:
+    assert all(frame_by_frame(name, {}))
+
+
+def test_the_released_stop_rule_lets_frames_depend_on_each_other() -> None:
+    """So it is in the release; the stop rule is the only thing that does it."""
+    assert not all(frame_by_frame("aot-released", {}))
+    assert all(frame_by_frame("aot-released", {"stages.intra_frame.coupler.stop": "scaling"}))
+
+
+def test_ragged_frames_do_not_depend_on_each_other() -> None:
+    """Frames of different size are padded inside a stage; padding must not show."""
+    stage = {
+        "kind": "frame",
+        "n_anchors": 3,
+        "selector": "uniform-grid",
+        "cost": [{"name": "cosine", "shift": "minimum"}, "spatial"],
+        "combine": "product",
+        "coupler": {"name": "sinkhorn", "stop": "scaling", "tolerance": 0.01},
+        "aggregator": {"name": "mass-normalised", "mass": "unit"},
+    }
+    pipeline = load_pipeline({"budget": {"mode": "as-released"}, "stages": {"frame": stage}})
+    tokens = pipeline_video(pipeline, frames=4)
+    keep = torch.rand(4, 36, generator=torch.Generator().manual_seed(0)) < 0.6
+    keep[1] = torch.arange(36) < 3  # nothing but anchors: no sources at all
+    keep[2] = torch.arange(36) < 30
+    whole = pipeline.run(replace(tokens, keep=keep), trace=True)
+    check_sound(pipeline, tokens, whole)
+    for frame in range(4):
+        one = slice(frame, frame + 1)
+        alone = pipeline.run(
+            replace(
+                tokens,
+                features=tokens.features[one],
+                keep=keep[one],
+                frame_times=tokens.frame_times[one],
+            )
+        )
+        mine = whole.frame_index == frame
+        assert torch.equal(whole.token_index[mine], alone.token_index)
+        torch.testing.assert_close(whole.features[mine], alone.features, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["aot-paper", "aot-released", "aot-dynamic", "cosine-merge"])
+def test_gradients_reach_kept_and_merged_tokens(name: str) -> None:
+    pipeline = load_pipeline(name)
+    tokens = pipeline_video(pipeline, frames=5, native_pool="bilinear")
+    features = tokens.features.clone().requires_grad_()
+    reduced = pipeline.run(replace(tokens, features=features), trace=True)
+    reduced.features.square().sum().backward()
+    assert features.grad is not None
+    assert bool(torch.isfinite(features.grad).all())
+    assert reduced.trace is not None
+    assert not reduced.trace.requires_grad
+    reached = (features.grad.abs().sum(-1) > 0).flatten()
+    used = reduced.trace.to_dense().sum(0) > 1e-6
+    assert int(used.sum()) > reduced.realised.n_tokens
+    assert bool((reached | ~used).all())
+
+
+def test_pipeline_gradient_is_right() -> None:
+    """Anchors are chosen by attention, so the map is smooth in the features."""
+    pipeline = load_pipeline(
+        "aot-paper",
+        {
+            "budget.mode": "as-released",
+            "stages.inter_frame.keep.decide": {"name": "threshold", "tau": 0},
+            "stages.intra_frame.coupler.epsilon": 0.5,
+            "stages.inter_frame.coupler.epsilon": 0.5,
+        },
+    )
+    tokens = pipeline_video(pipeline, frames=3, grid=(3, 3), dim=2)
+    start = tokens.features.double().requires_grad_()
+
+    def run(features: torch.Tensor) -> torch.Tensor:
+        return pipeline.run(replace(tokens, features=features)).features
+
+    assert torch.autograd.gradcheck(run, (start,))
+
+
+@pytest.mark.parametrize("order", ["temporal", "segment"])
+def test_twins_stand_where_they_are_declared(order: str) -> None:
+    """Merged and original anchors: beside each other, or around the rest of their segment."""
+    changes = {
+        "stages.inter_frame.order": order,
+        "stages.inter_frame.segmenter": {"name": "fixed-length", "segment_frames": 3},
+    }
+    pipeline = load_pipeline("aot-released", changes)
+    tokens = pipeline_video(pipeline, frames=7, grid=(9, 9), native_pool="bilinear")
+    reduced = pipeline.run(tokens, trace=True)
+    unmerged = load_pipeline("aot-released", {"stages.inter_frame": None}).run(tokens)
+    original = {
+        (int(f), int(t)): x
+        for f, t, x in zip(unmerged.frame_index, unmerged.token_index, unmerged.features)
+    }
+    places = [(int(f), int(t)) for f, t in zip(reduced.frame_index, reduced.token_index)]
+    start = 0
+    for frames in ((0, 1, 2), (3, 4, 5), (6,)):
+        anchors = [place for place in sorted(original) if place[0] == frames[0]]
+        n = sum(place[0] in frames for place in places)
+        mine, feats = places[start : start + n], reduced.features[start : start + n]
+        mass = reduced.mass[start : start + n]
+        kept = [place for place in mine if place[0] != frames[0]]
+        assert kept == sorted(kept)
+        assert set(kept) <= set(original)
+        a = len(anchors)
+        if len(frames) == 1:
+            assert mine == anchors
+            first, second = torch.arange(a), torch.arange(a)
+        elif order == "segment":
+            assert mine == anchors + kept + anchors
+            first, second = torch.arange(a), torch.arange(n - a, n)
+        else:
+            assert mine == [place for anchor in anchors for place in (anchor, anchor)] + kept
+            first, second = torch.arange(0, 2 * a, 2), torch.arange(1, 2 * a, 2)
+        for i, anchor in zip(first.tolist(), anchors):
+            torch.testing.assert_close(feats[i], original[anchor])
+        assert bool((mass[second] >= mass[first]).all())
+        if len(frames) > 1:
+            assert not torch.equal(feats[first], feats[second])
+        start += n
+    assert start == len(places)
+
+
+def test_mass_counts_the_tokens_that_were_averaged() -> None:
+    """Nothing is dropped by a down-sampling that merges everything, so mass is conserved."""
+    pipeline = load_pipeline("downsample", {"budget.retention_ratio": 0.2})
+    tokens = pipeline_video(pipeline, frames=3, grid=(6, 6))
+    mass = pipeline.run(tokens).mass
+    torch.testing.assert_close(mass.view(3, -1).sum(-1), torch.full((3,), 36.0))
+    plain = load_pipeline("random").run(pipeline_video(load_pipeline("random"), frames=3))
+    assert bool((plain.mass == 1).all())
+
+
+def test_downsample_averages_the_nearest_tokens() -> None:
+    pipeline = load_pipeline("downsample", {"budget.retention_ratio": 4 / 36})
+    tokens = pipeline_video(pipeline, frames=2, grid=(6, 6))
+    reduced = pipeline.run(tokens)
+    blocks = tokens.features.view(2, 2, 3, 2, 3, 5).mean((2, 4)).flatten(1, 2)
+    torch.testing.assert_close(reduced.features.view(2, 4, 5), blocks)
+
+
+def test_vanilla_is_the_models_own_pooling() -> None:
+    tokens = pipeline_video(load_pipeline("vanilla"), frames=2, grid=(5, 7), native_pool="bilinear")
+    image = tokens.features.view(2, 5, 7, 5).permute(0, 3, 1, 2).contiguous()
+    wanted = torch.nn.functional.interpolate(image, size=(3, 4), mode="bilinear")
+    reduced = load_pipeline("vanilla").run(tokens)
+    assert reduced.grid == (3, 4)
+    assert torch.equal(reduced.features, wanted.permute(0, 2, 3, 1).reshape(-1, 5))
+    none = replace(tokens, native_pool="none")
+    assert torch.equal(load_pipeline("vanilla").run(none).features, tokens.features.flatten(0, 1))

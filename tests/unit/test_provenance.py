@@ -1,0 +1,59 @@
+"""Versions of code: what changes them, and what must not."""
+
+from pathlib import Path
+
+import pytest
+
+import tokenred
+from tokenred.config import StrategyConfig
+from tokenred.evaluation.provenance import code_version, hash_sources, package_version
+from tokenred.pipeline import load_config
+from tokenred.registry import Entry, registry
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    for name in ("types.py", "kernels/merge.py", "cli/run.py", "report/table.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x = 1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["types.py", "kernels/merge.py", "kernels/new.py"])
+def test_code_that_can_change_a_result_changes_the_version(package: Path, name: str) -> None:
+    before = hash_sources(package)
+    (package / name).write_text("x = 2\n")
+    assert hash_sources(package) != before
+
+
+@pytest.mark.parametrize("name", ["cli/run.py", "report/table.py", "notes.txt"])
+def test_code_that_prints_does_not(package: Path, name: str) -> None:
+    before = hash_sources(package)
+    (package / name).write_text("x = 2\n")
+    assert hash_sources(package) == before
+
+
+def test_a_file_that_moves_changes_the_version(package: Path) -> None:
+    before = hash_sources(package)
+    (package / "types.py").rename(package / "other.py")
+    assert hash_sources(package) != before
+
+
+def test_built_in_strategies_have_the_packages_version() -> None:
+    assert code_version(load_config("aot-paper")) == package_version()
+    assert package_version().startswith(f"{tokenred.__version__}+")
+
+
+def test_a_plugins_version_joins_that_of_the_rows_that_use_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OwnConfig(StrategyConfig):
+        """No settings."""
+
+    entry = registry().get("selector", "random")
+    own = Entry("selector", "own", entry.factory, OwnConfig, "pytest")
+    monkeypatch.setitem(registry()._entries, ("selector", "own"), own)
+    with_plugin = load_config("aot-paper", {"stages.intra_frame.selector": "own"})
+    assert code_version(with_plugin) == f"{package_version()} pytest={pytest.__version__}"
+    assert code_version(load_config("aot-paper")) == package_version()
