@@ -186,30 +186,29 @@ def short_hash(data: object) -> str:
 def set_path(data: Mapping[str, Any], path: str, value: object) -> dict[str, Any]:
     """Return a copy of ``data`` with the dotted ``path`` set; a scalar on the way is an error."""
     head, _, rest = path.partition(".")
-    if not head:
-        raise ConfigError("an empty part in a dotted path", [path])
-    copy = dict(data)
-    if not rest:
-        copy[head] = value
-        return copy
-    below = copy.get(head, {})
-    if isinstance(below, list):
-        copy[head] = _set_item(below, rest, value, head)
-    elif isinstance(below, str):  # a strategy written in its short form
-        copy[head] = set_path({"name": below}, rest, value)
-    elif isinstance(below, Mapping):
-        copy[head] = set_path(below, rest, value)
-    else:
-        raise ConfigError(f"cannot set '{rest}' inside {below!r}", [head])
-    return copy
+    if not head or path.endswith("."):
+        raise ConfigError(f"an empty part in the dotted path '{path}'")
+    try:
+        return {**data, head: _set_inside(data.get(head, {}), rest, value)}
+    except ConfigError as error:
+        raise error.below([head]) from None
 
 
-def _set_item(items: list[Any], rest: str, value: object, head: str) -> list[Any]:
-    index, _, tail = rest.partition(".")
-    if not index.isdigit() or int(index) >= len(items):
-        raise ConfigError(f"a list of {len(items)} has no item '{index}'", [head])
-    copy = list(items)
-    item = copy[int(index)]
-    item = {"name": item} if isinstance(item, str) else item
-    copy[int(index)] = set_path(item, tail, value) if tail else value
+def _set_inside(node: object, path: str, value: object) -> object:
+    if not path:
+        return value
+    if isinstance(node, str):  # a strategy written in its short form
+        node = {"name": node}
+    if isinstance(node, Mapping):
+        return set_path(node, path, value)
+    if not isinstance(node, list):
+        raise ConfigError(f"cannot set '{path}' inside {node!r}")
+    index, _, rest = path.partition(".")
+    if not index.isdigit() or int(index) >= len(node):
+        raise ConfigError(f"a list of {len(node)} has no item '{index}'")
+    copy = list(node)
+    try:
+        copy[int(index)] = _set_inside(copy[int(index)], rest, value)
+    except ConfigError as error:
+        raise error.below([index]) from None
     return copy

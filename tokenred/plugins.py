@@ -76,7 +76,7 @@ def register_plugin(registry: Registry, plugin: object, owner: str) -> None:
         manager.register(plugin, owner)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"plugin {owner}: {_first_line(error)}") from None
+        raise PluginError(f"plugin {owner}: {_one_line(error)}") from None
     before = dict(registry._entries), dict(registry._presets)
     try:
         for role, hook in ROLES.items():
@@ -103,5 +103,5 @@ def _adder(registry: Registry, role: str, owner: str) -> Callable[[str, Any, Any
     return register
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -128,7 +128,7 @@ def evaluate(arguments: Namespace, out: Path, log: JsonLog) -> None:
     report["plain path videos"] = len(some)
     report["plain path"] = accuracy(plain)
     report["packed path on the same videos"] = accuracy(
-        evaluate_language(model, items[: len(some)], everything)
+        evaluate_language(model, items[: len(some)], everything[: len(some)])
     )
     (out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
     log.write(phase="evaluate", report=report)

@@ -119,7 +119,8 @@ CHANGES = {
                                   {"name": "threshold"}, {"name": "quantile"}),
     "segment.emit": Change(segment(), "stages.segment.emit", "merged", "merged-and-original"),
     "segment.order": Change("aot-released", "stages.inter_frame.order", "temporal", "segment",
-                            {"stages.pool.keep": 0.1}),
+                            {"stages.pool.keep": 0.1,
+                             "stages.inter_frame.segmenter.n_segments": 2}),
     # selectors
     "selector local.windows": Change(frame(selector="local"), f"{SELECTOR}.windows", [3, 3], [2, 2]),
     "selector local.layer": Change(frame(selector="local"), f"{SELECTOR}.layer", 0.2, -2),

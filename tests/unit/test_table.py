@@ -132,6 +132,7 @@ def test_groups_are_compared_inside(ablation: Ablation) -> None:
     assert [row.published for row in rows if row.is_reference] == [57, 56]
     (vanilla,) = (row for row in rows if row.label == "vanilla")
     assert vanilla.difference is None  # there are two references
+    assert vanilla.unequal_budget
 
 
 def test_missing_results_are_named(ablation: Ablation) -> None:
@@ -144,10 +145,14 @@ def test_missing_results_are_named(ablation: Ablation) -> None:
             summarise(ablation, planned, task, model, store, N_VIDEOS)
 
 
+def shown(summary: Summary, width: int) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(to_rich(summary, width))
+    return console.export_text()
+
+
 def test_the_terminal_shows_what_brackets_would_hide(summary: Summary) -> None:
-    console = Console(width=160, record=True, file=io.StringIO())
-    console.print(to_rich(summary))
-    text = console.export_text()
+    text = shown(summary, 160)
     assert "no [merging] | none" in text
     assert "87.5 [" in text
     assert "(chance)" in text
@@ -155,6 +160,23 @@ def test_the_terminal_shows_what_brackets_would_hide(summary: Summary) -> None:
     assert "A table" in text
     assert "What is it worth?" in text
     assert f"toy model (toy-weights-1) on toy (toy-1): {N_VIDEOS} videos, 8 questions" in text
+
+
+def test_a_narrow_terminal_gets_every_figure_in_two_tables(summary: Summary) -> None:
+    wide, narrow = shown(summary, 160), shown(summary, 80)
+    assert "Cost" not in wide
+    assert "Cost" in narrow
+    assert "…" not in narrow
+    for figure in ("-37.5 [-50.0, -12.5]", "24.0 (33.3 %)", "58.4", "vanilla †"):
+        assert figure in wide
+        assert figure in narrow
+
+
+def test_both_parts_name_the_budget_when_there_are_several(ablation: Ablation) -> None:
+    scores, costs = shown(make_summary(ablation, [0.3, 0.2]), 84).split("Cost")
+    for part in (scores, costs):
+        head = next(line for line in part.splitlines() if line.startswith("  row"))
+        assert head.split()[1] == "budget"
 
 
 def test_bold_means_that_the_interval_excludes_zero(summary: Summary) -> None:

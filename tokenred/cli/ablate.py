@@ -13,7 +13,7 @@ from tokenred.errors import ConfigError, TokenredError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Console
 
     from tokenred.evaluation.ablation import Row
     from tokenred.evaluation.model import EvaluatedModel
@@ -172,7 +172,7 @@ def _show_plan(previews: Sequence[Preview], limit: int, as_json: bool) -> None:
         table.add_column(name, justify="left" if name == "row" else "right")
     for line in lines:
         table.add_row(*(_plain(value) for value in line.values()))
-    _print(table)
+    _console().print(table)
 
 
 def _plain(value: object) -> str:
@@ -189,13 +189,12 @@ def _print_summary(summary: Summary, as_json: bool) -> None:
     if as_json:
         print(to_json(summary), end="")
     else:
-        _print(to_rich(summary))
+        console = _console()
+        console.print(to_rich(summary, console.width))
 
 
-def _print(what: RenderableType) -> None:
+def _console() -> Console:
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
-    console.print(what)
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)

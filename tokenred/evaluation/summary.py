@@ -1,6 +1,6 @@
 """From stored answers to the figures of a table: one summary a row, compared fairly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
@@ -197,11 +197,18 @@ def _compare(
 ) -> list[RowSummary]:
     found = {row.retention: i for i, row in enumerate(rows) if row.label == reference}
     only = next(iter(found.values())) if len(found) == 1 else None
-    compared = [
-        _against(row, mine, *((rows[i], records[i]) if i is not None else (None, ())))
-        for row, mine in zip(rows, records)
-        for i in [found.get(row.retention, only)]
-    ]
+    references = [rows[i] for i in found.values()]
+    compared = []
+    for row, mine in zip(rows, records):
+        i = found.get(row.retention, only)
+        if i is None:
+            compared.append(replace(row, unequal_budget=_unequal(row, references)))
+        elif row is rows[i]:
+            compared.append(replace(row, is_reference=True))
+        else:
+            difference = paired_difference(*_paired(mine, records[i]))
+            unequal = _unequal(row, [rows[i]])
+            compared.append(replace(row, difference=difference, unequal_budget=unequal))
     differences = [row.difference for row in compared]
     adjusted = iter(holm([other.p_value for other in differences if other is not None]))
     return [
@@ -210,37 +217,19 @@ def _compare(
     ]
 
 
-def _against(
-    row: RowSummary,
-    mine: Sequence[Record],
-    reference: RowSummary | None,
-    theirs: Sequence[Record],
-) -> RowSummary:
-    if reference is None:
-        return row
-    if row is reference:
-        return replace(row, is_reference=True)
-    paired = _pairs(mine, theirs)
-    ratio = row.n_tokens / reference.n_tokens
-    return replace(
-        row,
-        difference=paired_difference(
-            [left for left, _, _ in paired],
-            [right for _, right, _ in paired],
-            [video for _, _, video in paired],
-        ),
-        unequal_budget=abs(ratio - 1) > BUDGET_TOLERANCE,
+def _unequal(row: RowSummary, references: Sequence[RowSummary]) -> bool:
+    """Whether a row keeps another number of tokens than all of these."""
+    return all(abs(row.n_tokens / other.n_tokens - 1) > BUDGET_TOLERANCE for other in references)
+
+
+def _paired(
+    mine: Sequence[Record], theirs: Sequence[Record]
+) -> tuple[list[bool], list[bool], list[str]]:
+    """Return both verdicts on every question that both answered, and its video."""
+    other = {(r.sample_id, r.question_no): r.answer.correct for r in theirs}
+    shared = [r for r in mine if (r.sample_id, r.question_no) in other]
+    return (
+        [r.answer.correct for r in shared],
+        [other[r.sample_id, r.question_no] for r in shared],
+        [r.sample_id for r in shared],
     )
-
-
-def _pairs(mine: Sequence[Record], theirs: Sequence[Record]) -> list[tuple[bool, bool, str]]:
-    """Return both verdicts on every question that both answered, with its video."""
-    other: Mapping[tuple[str, int], bool] = {
-        (record.sample_id, record.question_no): record.answer.correct for record in theirs
-    }
-    return [
-        (record.answer.correct, other[key], record.sample_id)
-        for record in mine
-        for key in [(record.sample_id, record.question_no)]
-        if key in other
-    ]

@@ -89,22 +89,23 @@ class EmbeddedTask:
 
     Notes
     -----
-    Evaluation counts the test split up from 0. Calibration takes the same split from
-    ``CALIBRATION_START``, which no evaluation reaches.
+    Evaluation counts the test split up from ``FIRST``; the videos before it were looked at while
+    the model was made. Calibration starts at ``CALIBRATION_START``, which no evaluation reaches.
     """
 
+    FIRST = 1000
     CALIBRATION_START = 1_000_000
     N_CALIBRATION = 32
 
     name = "embedded"
-    n_samples = CALIBRATION_START
+    n_samples = CALIBRATION_START - FIRST
 
     def __init__(self, seed: int = 0) -> None:
         from tokenred.embedded import KINDS
 
         self.seed = seed
         self.kinds: Mapping[str, float] = dict(KINDS)
-        start = self.CALIBRATION_START
+        start = self.n_samples
         self.calibration: Sequence[int] = range(start, start + self.N_CALIBRATION)
 
     @cached_property
@@ -124,8 +125,8 @@ class EmbeddedTask:
         return digest.hexdigest()[:12]
 
     def sample_id(self, index: int) -> str:
-        """Return ``test/INDEX``."""
-        return f"test/{index:07d}"
+        """Return ``test/NUMBER``, the number of the video in the test split."""
+        return f"test/{self.FIRST + index:07d}"
 
     def sample(self, index: int) -> Sample:
         """Generate a sample."""
@@ -133,7 +134,7 @@ class EmbeddedTask:
 
         from tokenred.embedded import generate_sample, to_pixel_values
 
-        video = generate_sample(index, split="test", seed=self.seed)
+        video = generate_sample(self.FIRST + index, split="test", seed=self.seed)
         n_frames = len(video.frames)
         return Sample(
             id=self.sample_id(index),

@@ -5,11 +5,12 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rich.console import Group
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,8 @@ from tokenred.evaluation.summary import BUDGET_TOLERANCE, RowSummary, Summary
 
 UNEQUAL = "†"
 NOT_APPLICABLE = "-"
+LABEL_WIDTH = 12
+"""Columns of a terminal that a row's label gets at least; longer labels are folded."""
 
 
 def header(summary: Summary) -> str:
@@ -59,24 +62,22 @@ def caption(summary: Summary) -> list[str]:
     return lines
 
 
-def to_rich(summary: Summary) -> Group:
-    """Return the table for a terminal."""
-    main = Table(title=summary.title, title_justify="left", title_style="bold")
+def to_rich(summary: Summary, width: int) -> Group:
+    """Return the table for a terminal of ``width`` columns; a narrow one gets it in two parts."""
     columns = _columns(summary)
-    for name, _ in columns:
-        main.add_column(name, justify="left" if name == "row" else "right", no_wrap=name != "row")
-    for position, row in enumerate(summary.rows):
-        if position and row.retention != summary.rows[position - 1].retention:
-            main.add_section()
-        main.add_row(*(_rich_cell(cell(row)) for _, cell in columns))
-    kinds = Table(title="Accuracy by kind of question, %", title_justify="left")
-    for name in _kind_columns(summary):
-        kinds.add_column(name, justify="left" if name == "row" else "right")
+    tables = [_rich_table(summary, summary.title, columns)]
+    if _narrowest(tables[0]) > width:
+        parts = {"score": summary.title, "cost": "Cost"}
+        tables = [
+            _rich_table(summary, title, [c for c in columns if c.part in ("both", part)])
+            for part, title in parts.items()
+        ]
+    kinds = _empty_table("Accuracy by kind of question, %", _kind_columns(summary))
     for line in _kind_lines(summary):
         kinds.add_row(*map(escape, line))
     question = [Text(summary.question)] if summary.question else []
-    about = [Text(""), *(Text(line, style="dim") for line in caption(summary))]
-    return Group(*question, Text(header(summary), style="dim"), main, kinds, *about)
+    about = [Text(line, style="dim") for line in caption(summary)]
+    return Group(*question, Text(header(summary), style="dim"), *tables, kinds, *about)
 
 
 def to_markdown(summary: Summary) -> str:
@@ -86,8 +87,8 @@ def to_markdown(summary: Summary) -> str:
     lines += [summary.question, ""] if summary.question else []
     lines += [header(summary), ""]
     lines += _markdown_table(
-        [name for name, _ in columns],
-        [[_markdown_cell(cell(row)) for _, cell in columns] for row in summary.rows],
+        [column.name for column in columns],
+        [[_markdown_cell(column.cell(row)) for column in columns] for row in summary.rows],
     )
     lines += ["", "Accuracy by kind of question, %:", ""]
     lines += _markdown_table(_kind_columns(summary), _kind_lines(summary))
@@ -134,29 +135,64 @@ Cell = tuple[str, bool]
 """Text, and whether it is bold."""
 
 
-def _columns(summary: Summary) -> list[tuple[str, Callable[[RowSummary], Cell]]]:
-    several = len({row.retention for row in summary.rows if row.retention is not None}) > 1
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    cell: Callable[[RowSummary], Cell]
+    part: Literal["both", "score", "cost"] = "score"
+
+
+def _columns(summary: Summary) -> list[_Column]:
+    def plain(text: Callable[[RowSummary], str]) -> Callable[[RowSummary], Cell]:
+        return lambda row: (text(row), False)
+
     unit, name = _flops_unit(summary)
-    columns: list[tuple[str, Callable[[RowSummary], Cell]]] = [("row", _label)]
-    if several:
-        columns.append(("budget", lambda row: (_percent(row.retention), False)))
+    columns = [_Column("row", _label, part="both")]
+    if len({row.retention for row in summary.rows if row.retention is not None}) > 1:
+        budget = plain(lambda row: _percent(row.retention))
+        columns.append(_Column("budget", budget, part="both"))
     columns += [
-        ("accuracy %", lambda row: (_interval(row.accuracy), False)),
-        (f"vs {summary.reference}", _difference),
-        ("p", lambda row: (_p_value(row.p_adjusted), False)),
-        ("tokens", lambda row: (f"{row.n_tokens:.1f} ({100 * row.retention_ratio:.1f} %)", False)),
-        (
-            f"{name}FLOPs",
-            lambda row: (
-                f"{_digits(row.prefill_flops / unit)} ({100 * row.flops_share:.1f} %)",
-                False,
-            ),
+        _Column("accuracy %", plain(lambda row: _interval(row.accuracy))),
+        _Column(f"vs {summary.reference}", _difference),
+        _Column("p", plain(lambda row: _p_value(row.p_adjusted))),
+        _Column(
+            "tokens",
+            plain(lambda row: _with_share(f"{row.n_tokens:.1f}", row.retention_ratio)),
+            part="cost",
         ),
-        ("ms", lambda row: (f"{row.reducer_ms:.1f}", False)),
+        _Column(
+            f"{name}FLOPs",
+            plain(lambda row: _with_share(_digits(row.prefill_flops / unit), row.flops_share)),
+            part="cost",
+        ),
+        _Column("ms", plain(lambda row: f"{row.reducer_ms:.1f}"), part="cost"),
     ]
     if any(row.published is not None for row in summary.rows):
-        columns.append(("printed", lambda row: (_number(row.published), False)))
+        columns.append(_Column("printed", plain(lambda row: _number(row.published))))
     return columns
+
+
+def _rich_table(summary: Summary, title: str, columns: Sequence[_Column]) -> Table:
+    table = _empty_table(title, [column.name for column in columns])
+    for position, row in enumerate(summary.rows):
+        if position and row.retention != summary.rows[position - 1].retention:
+            table.add_section()
+        table.add_row(*(_rich_cell(column.cell(row)) for column in columns))
+    return table
+
+
+def _empty_table(title: str, names: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column(names[0], overflow="fold", min_width=LABEL_WIDTH)
+    for name in names[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _narrowest(table: Table) -> int:
+    """Return the columns that a table needs to show every figure whole."""
+    console = Console(width=1000)
+    return table.__rich_measure__(console, console.options).minimum
 
 
 def _label(row: RowSummary) -> Cell:
@@ -189,6 +225,10 @@ def _percent(share: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return NOT_APPLICABLE if value is None else f"{value:.1f}"
+
+
+def _with_share(text: str, share: float) -> str:
+    return f"{text} ({100 * share:.1f} %)"
 
 
 def _digits(value: float) -> str:

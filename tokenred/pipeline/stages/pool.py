@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from torch import Tensor
 
 from tokenred.config import FrozenModel
@@ -21,6 +21,11 @@ def _keep(value: object) -> object:
     raise ConfigError(f"expected 'count' or a threshold in (0, 1], got {value!r}")
 
 
+_KEEP_SCHEMA = {
+    "anyOf": [{"const": "count"}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}]
+}
+
+
 class PoolStageConfig(FrozenModel):
     """Settings of the pool stage."""
 
@@ -29,7 +34,9 @@ class PoolStageConfig(FrozenModel):
         "model", description="'model' pools as the model at hand does"
     )
     stride: int = Field(2, ge=1, description="tokens per cell and side")
-    keep: Annotated[Literal["count"] | float, BeforeValidator(_keep)] = Field(
+    keep: Annotated[
+        Literal["count"] | float, BeforeValidator(_keep), WithJsonSchema(_KEEP_SCHEMA)
+    ] = Field(
         0.5, description="keep a cell whose pooled mask reaches this, or the budget's best cells"
     )
 

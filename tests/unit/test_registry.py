@@ -1,0 +1,88 @@
+"""The registry: one owner a name, near names, fixed order."""
+
+from pathlib import Path
+
+import pytest
+
+from tokenred import ConfigError, PluginError, StrategyConfig, registry
+from tokenred.registry import ROLES, Entry, Registry
+
+
+class Settings(StrategyConfig):
+    """No settings."""
+
+
+def entry(role: str = "coupler", name: str = "mine", owner: str = "me") -> Entry:
+    return Entry(role, name, object, Settings, owner)
+
+
+def test_builtins_of_every_role_are_there_and_owned() -> None:
+    for role in ROLES:
+        entries = registry().entries(role)
+        assert entries
+        assert all(found.owner == "tokenred" for found in entries)
+        assert registry().names(role) == sorted(found.name for found in entries)
+    assert len(registry().entries()) == sum(len(registry().entries(role)) for role in ROLES)
+    assert {"aot-paper", "aot-released", "vanilla", "random"} <= set(registry().presets())
+
+
+def test_entries_come_by_role_and_name_however_they_were_added() -> None:
+    found = Registry()
+    for role, name in [("keep score", "b"), ("selector", "z"), ("keep score", "a"), ("coupler", "m")]:
+        found.add(entry(role, name))
+    assert [(e.role, e.name) for e in found.entries()] == [
+        ("selector", "z"),
+        ("coupler", "m"),
+        ("keep score", "a"),
+        ("keep score", "b"),
+    ]
+
+
+def test_a_taken_name_is_refused_with_both_owners() -> None:
+    found = Registry()
+    found.add(entry(owner="first"))
+    with pytest.raises(PluginError, match="coupler 'mine' of second is already taken by first"):
+        found.add(entry(owner="second"))
+    found.add(entry("selector", owner="second"))  # another role is another name
+    assert found.get("coupler", "mine").owner == "first"
+
+
+@pytest.mark.parametrize("name", ["", "Mine", " mine", "my coupler"])
+def test_names_are_lower_kebab_case(name: str) -> None:
+    with pytest.raises(PluginError, match="is not lower kebab case"):
+        Registry().add(entry(name=name))
+
+
+def test_a_taken_preset_is_refused_with_both_owners() -> None:
+    found = Registry()
+    found.add_preset("p", Path("a.yaml"), "first")
+    with pytest.raises(PluginError, match="preset 'p' of second is already taken by first"):
+        found.add_preset("p", Path("b.yaml"), "second")
+    assert found.preset("p") == Path("a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "message"),
+    [
+        ("coupler", "sinkhron", "unknown coupler 'sinkhron'; did you mean 'sinkhorn'?"),
+        ("selector", "topattention", "unknown selector 'topattention'; did you mean 'top-attention'?"),
+        ("coupler", "qqq", "unknown coupler 'qqq'; valid: cosine, exact, nearest, none, sinkhorn"),
+        ("aggregator", "sinkhorn", "unknown aggregator 'sinkhorn'"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest(role: str, name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry().get(role, name)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_preset_gets_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown pipeline 'aot-papers'; did you mean 'aot-paper'"):
+        registry().preset("aot-papers")
+
+
+def test_the_registry_of_a_process_is_one() -> None:
+    assert registry() is registry()
+    copy = registry().presets()
+    copy.clear()
+    assert registry().presets()
