@@ -41,7 +41,7 @@ def test_answers_come_with_token_counts(capsys, video):
     report = json.loads(out)
     assert code == 0, err
     (answer,) = report["answers"]
-    assert answer["question"] == "how many digits ?"
+    assert answer["question"] == "how many digits"
     assert answer["answer"] in OPTIONS["count"]
     assert 0 < answer["probability"] <= 1
     assert report["vanilla_tokens"] == 8 * 49
@@ -54,7 +54,7 @@ def test_answers_come_with_token_counts(capsys, video):
 
 
 def test_without_reduction_the_answer_is_the_unreduced_one(capsys, video):
-    questions = ["--ask", QUESTION, "--ask", "which color appears first ?"]
+    questions = ["--ask", QUESTION, "--ask", "Which color appears first?"]
     _, out, _ = run(capsys, video, *questions, "--pipeline", "vanilla", "--json")
     report = json.loads(out)
     assert report["n_tokens"] == report["vanilla_tokens"]
@@ -66,7 +66,7 @@ def test_without_reduction_the_answer_is_the_unreduced_one(capsys, video):
 def test_text_says_the_same(capsys, video):
     code, out, _ = run(capsys, video, "--ask", QUESTION)
     assert code == 0
-    assert out.startswith("how many digits ?")
+    assert out.startswith("how many digits")
     assert "40 of 392 (10.2%), and 1 newline" in out
 
 
@@ -78,10 +78,10 @@ def test_more_frames_than_the_file_has_are_remarked_on_stderr(capsys, video):
 
 
 def test_unknown_words_say_what_can_be_asked(capsys, video):
-    code, out, err = run(capsys, video, "--ask", "is there a dog ?")
+    code, out, err = run(capsys, video, "--ask", "is there a dog?")
     assert (code, out) == (2, "")
     assert "ask: the model does not know 'a', 'dog', 'there'" in err
-    assert "how many digits ?" in err
+    assert "how many digits" in err
     assert len(err.strip().splitlines()) == 1
 
 

@@ -47,12 +47,15 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
 
 
 def subjects(role: str) -> list[Any]:
-    """Return pytest parameters ``(entry, strategy)`` for every strategy of a role and its variants."""
+    """Return a pytest parameter ``(entry, strategy)`` for every strategy and variant of a role."""
     import pytest
 
     return [
-        pytest.param(entry, build(role, strategy_config(role, {"name": entry.name, **settings})),
-                     id=label(entry, settings))
+        pytest.param(
+            entry,
+            build(role, strategy_config(role, {"name": entry.name, **settings})),
+            id=label(entry, settings),
+        )
         for entry in registry().entries(role)
         for settings in ({}, *VARIANTS.get((role, entry.name), ()))
     ]

@@ -1,4 +1,4 @@
-"""What aggregators promise beyond their contract: how far an anchor moves, and in which direction."""
+"""What aggregators promise beyond their contract: how far an anchor moves, and whereto."""
 
 from dataclasses import replace
 

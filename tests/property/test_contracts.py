@@ -27,7 +27,7 @@ CHECKS = {
     "keep score": keep_checks,
     "keep decision": keep_checks,
 }
-EXAMPLES = 12
+EXAMPLES = 8
 EXEMPT = {
     # The stop rule of the release looks at the whole batch; test_couplers holds that it does.
     ("coupler", "batch_equals_loop", "scaling-batch"),

@@ -269,7 +269,13 @@ def test_plan_has_the_right_gradient(stop: str, domain: str, padded: bool) -> No
 
     def value(cost: Tensor) -> Tensor:
         found = sinkhorn(
-            cost, source, anchor, epsilon=0.3, max_iter=15, stop=stop, domain=domain  # type: ignore[arg-type]
+            cost,
+            source,
+            anchor,
+            epsilon=0.3,
+            max_iter=15,
+            stop=stop,
+            domain=domain,  # type: ignore[arg-type]
         )
         return (found.plan * direction).sum((-2, -1))
 
@@ -281,7 +287,7 @@ def algorithm_1(cost: Tensor, epsilon: float, sweeps: int, threshold: float) -> 
     n, m = cost.shape
     kernel = torch.exp(-cost / epsilon)
     rows, columns = torch.ones(n, dtype=cost.dtype), torch.ones(m, dtype=cost.dtype)
-    for sweep in range(1, sweeps + 1):
+    for sweep in range(1, sweeps + 1):  # noqa: B007 - the count is returned
         before = rows
         columns = (1 / m) / (kernel.T @ rows)
         rows = (1 / n) / (kernel @ columns)

@@ -9,9 +9,15 @@ import torch
 from pydantic import BaseModel
 
 from property.cases import pipeline_video
-from tokenred import PipelineConfig, TokenredError, calibrate, load_pipeline, registry
+from tokenred import (
+    PipelineConfig,
+    StrategyConfig,
+    TokenredError,
+    calibrate,
+    load_pipeline,
+    registry,
+)
 from tokenred.pipeline import load_config
-from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.config import STAGE_CONFIGS, About
 
 SELF = {"name", "kind", "about"}
@@ -73,7 +79,9 @@ CALIBRATED = {
     },
     "stages": decide(name="quantile")["stages"],
 }
-COUPLER, AGGREGATOR, SELECTOR = (f"stages.frame.{slot}" for slot in ("coupler", "aggregator", "selector"))
+COUPLER, AGGREGATOR, SELECTOR = (
+    f"stages.frame.{slot}" for slot in ("coupler", "aggregator", "selector")
+)
 SEGMENTER, KEEP = "stages.segment.segmenter", "stages.segment.keep"
 SMALL = {"frames": 4, "grid": (3, 3)}
 BLEND = frame(aggregator="blend")
@@ -82,52 +90,92 @@ LOCAL_GLOBAL = frame(selector="local-global")
 CHANGES = {
     # the pipeline
     "seed": Change("random", "seed", 0, 1),
-    "stages": Change("top-attention", "stages.frame", {"kind": "frame", "selector": "random"}, None,
-                     {"budget.mode": "as-released"}),
+    "stages": Change(
+        "top-attention",
+        "stages.frame",
+        {"kind": "frame", "selector": "random"},
+        None,
+        {"budget.mode": "as-released"},
+    ),
     "budget": Change("random", "budget", {"retention_ratio": 0.5}, {"retention_ratio": 0.1}),
     "budget.retention_ratio": Change("random", "budget.retention_ratio", 0.5, 0.1),
-    "budget.mode": Change("vanilla", "budget.mode", "exact", "as-released",
-                          {"stages.pool.mode": "none"}),
-    "budget.knob": Change(CALIBRATED, "budget.knob", CALIBRATED["budget"]["knob"],
-                          "stages.segment.aggregator.strength", video=SMALL),
-    "budget.knob_range": Change(CALIBRATED, "budget.knob_range", [0.0, 1.0], [0.9, 1.0],
-                                video=SMALL),
+    "budget.mode": Change(
+        "vanilla", "budget.mode", "exact", "as-released", {"stages.pool.mode": "none"}
+    ),
+    "budget.knob": Change(
+        CALIBRATED,
+        "budget.knob",
+        CALIBRATED["budget"]["knob"],
+        "stages.segment.aggregator.strength",
+        video=SMALL,
+    ),
+    "budget.knob_range": Change(
+        CALIBRATED, "budget.knob_range", [0.0, 1.0], [0.9, 1.0], video=SMALL
+    ),
     # the stages
     "frame.n_anchors": Change("aot-paper", "stages.intra_frame.n_anchors", 0.1, 0.3),
     "frame.selector": Change(frame(), SELECTOR, "uniform-grid", "random"),
     "frame.cost": Change(frame(), "stages.frame.cost", ["cosine"], ["cosine", "spatial"]),
-    "frame.combine": Change(frame(cost=["cosine", "spatial"]), "stages.frame.combine", "sum", "product"),
+    "frame.combine": Change(
+        frame(cost=["cosine", "spatial"]), "stages.frame.combine", "sum", "product"
+    ),
     "frame.coupler": Change(frame(), COUPLER, "sinkhorn", "nearest"),
     "frame.aggregator": Change(frame(), AGGREGATOR, "keep-only", "mean"),
-    "pool.mode": Change("vanilla", "stages.pool.mode", "bilinear", "average",
-                        {"budget.mode": "as-released"}, {"grid": (5, 7)}),
+    "pool.mode": Change(
+        "vanilla",
+        "stages.pool.mode",
+        "bilinear",
+        "average",
+        {"budget.mode": "as-released"},
+        {"grid": (5, 7)},
+    ),
     "pool.stride": Change("vanilla", "stages.pool.stride", 2, 3, {"budget.mode": "as-released"}),
     "pool.keep": Change("aot-released", "stages.pool.keep", 0.2, 0.9),
     "segment.segmenter": Change(segment(), SEGMENTER, "single", "fixed-length"),
     "segment.descriptor": Change(
         segment(segmenter={"name": "dynamic", "min_segments": 4, "tau": -1}),
-        "stages.segment.descriptor", "mean-feature", "pooler",
+        "stages.segment.descriptor",
+        "mean-feature",
+        "pooler",
     ),
     "segment.cost": Change(segment(), "stages.segment.cost", ["cosine"], ["cosine", "spatial"]),
-    "segment.combine": Change(segment(cost=["cosine", "temporal"]), "stages.segment.combine", "sum",
-                              "product", {f"{KEEP}.score": "expected-cost"}),
+    "segment.combine": Change(
+        segment(cost=["cosine", "temporal"]),
+        "stages.segment.combine",
+        "sum",
+        "product",
+        {f"{KEEP}.score": "expected-cost"},
+    ),
     "segment.coupler": Change(segment(), "stages.segment.coupler", "sinkhorn", "exact"),
     "segment.aggregator": Change(segment(), "stages.segment.aggregator", "row-normalised", "mean"),
-    "segment.keep": Change(segment(), KEEP, {"score": "max-probability"}, {"score": "expected-cost"}),
+    "segment.keep": Change(
+        segment(), KEEP, {"score": "max-probability"}, {"score": "expected-cost"}
+    ),
     "segment.keep.score": Change(segment(), f"{KEEP}.score", "max-probability", "expected-cost"),
-    "segment.keep.decide": Change(decide(name="threshold"), f"{KEEP}.decide",
-                                  {"name": "threshold"}, {"name": "quantile"}),
+    "segment.keep.decide": Change(
+        decide(name="threshold"), f"{KEEP}.decide", {"name": "threshold"}, {"name": "quantile"}
+    ),
     "segment.emit": Change(segment(), "stages.segment.emit", "merged", "merged-and-original"),
-    "segment.order": Change("aot-released", "stages.inter_frame.order", "temporal", "segment",
-                            {"stages.pool.keep": 0.1,
-                             "stages.inter_frame.segmenter.n_segments": 2}),
+    "segment.order": Change(
+        "aot-released",
+        "stages.inter_frame.order",
+        "temporal",
+        "segment",
+        {"stages.pool.keep": 0.1, "stages.inter_frame.segmenter.n_segments": 2},
+    ),
     # selectors
-    "selector local.windows": Change(frame(selector="local"), f"{SELECTOR}.windows", [3, 3], [2, 2]),
+    "selector local.windows": Change(
+        frame(selector="local"), f"{SELECTOR}.windows", [3, 3], [2, 2]
+    ),
     "selector local.layer": Change(frame(selector="local"), f"{SELECTOR}.layer", 0.2, -2),
     "selector local-global.windows": Change(LOCAL_GLOBAL, f"{SELECTOR}.windows", [3, 3], [2, 1]),
-    "selector local-global.shallow_layer": Change(LOCAL_GLOBAL, f"{SELECTOR}.shallow_layer", 0.2, 1),
+    "selector local-global.shallow_layer": Change(
+        LOCAL_GLOBAL, f"{SELECTOR}.shallow_layer", 0.2, 1
+    ),
     "selector local-global.deep_layer": Change(LOCAL_GLOBAL, f"{SELECTOR}.deep_layer", -2, -1),
-    "selector local-global.global_ratio": Change(LOCAL_GLOBAL, f"{SELECTOR}.global_ratio", 0.2, 0.8),
+    "selector local-global.global_ratio": Change(
+        LOCAL_GLOBAL, f"{SELECTOR}.global_ratio", 0.2, 0.8
+    ),
     "selector local-global.rounding": Change(
         LOCAL_GLOBAL, f"{SELECTOR}.rounding", "exact", "floor", {"budget.mode": "as-released"}
     ),
@@ -136,48 +184,69 @@ CHANGES = {
     "cost term cosine.weight": Change(frame(), "stages.frame.cost.0.weight", 1.0, 3.0),
     "cost term cosine.clip": Change(frame(), "stages.frame.cost.0.clip", 0.0, 0.7),
     "cost term cosine.shift": Change(
-        frame(cost=["cosine", "spatial"], combine="product"), "stages.frame.cost.0.shift", "none",
+        frame(cost=["cosine", "spatial"], combine="product"),
+        "stages.frame.cost.0.shift",
+        "none",
         "minimum",
     ),
     "cost term spatial.weight": Change(
         frame(cost=["cosine", "spatial"]), "stages.frame.cost.1.weight", 1.0, 0.2
     ),
     "cost term temporal.weight": Change(
-        segment(cost=["cosine", "temporal"], combine="product"), "stages.segment.cost.1.weight", 1.0,
+        segment(cost=["cosine", "temporal"], combine="product"),
+        "stages.segment.cost.1.weight",
+        1.0,
         4.0,
     ),
     "cost term temporal.sigma_frames": Change(
         segment(cost=["cosine", "temporal"], combine="product"),
-        "stages.segment.cost.1.sigma_frames", 1.5, 0.3,
+        "stages.segment.cost.1.sigma_frames",
+        1.5,
+        0.3,
     ),
     "cost term temporal.max_gap_frames": Change(
         segment(cost=["cosine", "temporal"], combine="product"),
-        "stages.segment.cost.1.max_gap_frames", None, 1,
+        "stages.segment.cost.1.max_gap_frames",
+        None,
+        1,
     ),
     # couplers
     "coupler sinkhorn.epsilon": Change(frame(), f"{COUPLER}.epsilon", 0.1, 1.0),
     "coupler sinkhorn.max_iter": Change(frame(), f"{COUPLER}.max_iter", 1, 50),
-    "coupler sinkhorn.stop": Change(frame(), f"{COUPLER}.stop", "none", "residual",
-                                    {f"{COUPLER}.tolerance": 0.1}),
+    "coupler sinkhorn.stop": Change(
+        frame(), f"{COUPLER}.stop", "none", "residual", {f"{COUPLER}.tolerance": 0.1}
+    ),
     "coupler sinkhorn.tolerance": Change(frame(), f"{COUPLER}.tolerance", 0.5, 1e-5),
-    "coupler sinkhorn.last": Change(frame(), f"{COUPLER}.last", "source", "anchor",
-                                    {f"{COUPLER}.max_iter": 1}),
-    "coupler sinkhorn.domain": Change(frame(), f"{COUPLER}.domain", "kernel", "log",
-                                      {f"{COUPLER}.epsilon": 0.005}),
-    "coupler cosine.temperature": Change(frame(coupler="cosine"), f"{COUPLER}.temperature", 0.1, 1.0),
+    "coupler sinkhorn.last": Change(
+        frame(), f"{COUPLER}.last", "source", "anchor", {f"{COUPLER}.max_iter": 1}
+    ),
+    "coupler sinkhorn.domain": Change(
+        frame(), f"{COUPLER}.domain", "kernel", "log", {f"{COUPLER}.epsilon": 0.005}
+    ),
+    "coupler cosine.temperature": Change(
+        frame(coupler="cosine"), f"{COUPLER}.temperature", 0.1, 1.0
+    ),
     # aggregators
     "aggregator mass-normalised.strength": Change(frame(), f"{AGGREGATOR}.strength", 1.0, 0.1),
     "aggregator mass-normalised.mass": Change(frame(), f"{AGGREGATOR}.mass", "plan", "unit"),
     "aggregator row-normalised.strength": Change(
         frame(aggregator="row-normalised"), f"{AGGREGATOR}.strength", 1.0, 0.1
     ),
-    "aggregator blend.first": Change(BLEND, f"{AGGREGATOR}.first", "mass-normalised", "row-normalised"),
+    "aggregator blend.first": Change(
+        BLEND, f"{AGGREGATOR}.first", "mass-normalised", "row-normalised"
+    ),
     "aggregator blend.second": Change(BLEND, f"{AGGREGATOR}.second", "mean", "mass-normalised"),
-    "aggregator blend.second_coupler": Change(BLEND, f"{AGGREGATOR}.second_coupler", "nearest",
-                                              {"name": "cosine", "temperature": 10.0},
-                                              {f"{AGGREGATOR}.second": "row-normalised"}),
+    "aggregator blend.second_coupler": Change(
+        BLEND,
+        f"{AGGREGATOR}.second_coupler",
+        "nearest",
+        {"name": "cosine", "temperature": 10.0},
+        {f"{AGGREGATOR}.second": "row-normalised"},
+    ),
     "aggregator blend.second_cost": Change(
-        frame(aggregator="blend", cost=["cosine", "spatial"]), f"{AGGREGATOR}.second_cost", "cosine",
+        frame(aggregator="blend", cost=["cosine", "spatial"]),
+        f"{AGGREGATOR}.second_cost",
+        "cosine",
         "spatial",
     ),
     "aggregator blend.share": Change(BLEND, f"{AGGREGATOR}.share", 0.1, 0.9),
@@ -187,8 +256,10 @@ CHANGES = {
         segment(segmenter="fixed-count"), f"{SEGMENTER}.n_segments", 2, 3
     ),
     "segmenter fixed-count.only_frames": Change(
-        segment(segmenter={"name": "fixed-count", "n_segments": 2}), f"{SEGMENTER}.only_frames",
-        [], [32, 64],
+        segment(segmenter={"name": "fixed-count", "n_segments": 2}),
+        f"{SEGMENTER}.only_frames",
+        [],
+        [32, 64],
     ),
     "segmenter dynamic.min_segments": Change(
         segment(segmenter={"name": "dynamic", "tau": -1}), f"{SEGMENTER}.min_segments", 2, 4
@@ -197,15 +268,22 @@ CHANGES = {
         segment(segmenter={"name": "dynamic", "min_segments": 1}), f"{SEGMENTER}.tau", -1, 0.95
     ),
     "segmenter dynamic.short_video": Change(
-        segment(segmenter="dynamic"), f"{SEGMENTER}.short_video", "clamp", "error",
+        segment(segmenter="dynamic"),
+        f"{SEGMENTER}.short_video",
+        "clamp",
+        "error",
         {f"{SEGMENTER}.min_segments": 99, "budget.retention_ratio": 1.0},
     ),
     "segmenter clustering.n_segments": Change(
         segment(segmenter="clustering"), f"{SEGMENTER}.n_segments", 2, 3
     ),
     "segmenter clustering.linkage": Change(
-        segment(segmenter="clustering"), f"{SEGMENTER}.linkage", "ward", "average",
-        {f"{SEGMENTER}.n_segments": 4}, {"frames": 12, "similar": 0.0, "seed": 3},
+        segment(segmenter="clustering"),
+        f"{SEGMENTER}.linkage",
+        "ward",
+        "average",
+        {f"{SEGMENTER}.n_segments": 4},
+        {"frames": 12, "similar": 0.0, "seed": 3},
     ),
     # keep decisions
     "keep decision threshold.tau": Change(decide(name="threshold"), f"{KEEP}.decide.tau", 0.3, 0.9),
@@ -222,10 +300,9 @@ def fields_of(cls: type[BaseModel], prefix: str) -> Iterator[str]:
             continue
         yield prefix + name
         inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner is not About:
-            if inner is BudgetConfig or prefix:  # strategies in slots have rows of their own
-                if not getattr(inner, "model_fields", {}).keys() == {"name"}:
-                    yield from fields_of(inner, f"{prefix}{name}.")
+        plain = isinstance(inner, type) and issubclass(inner, BaseModel)
+        if plain and not issubclass(inner, StrategyConfig):  # slots have rows of their own
+            yield from fields_of(inner, f"{prefix}{name}.")
 
 
 def every_field() -> list[str]:
@@ -247,7 +324,7 @@ def outcome(config: PipelineConfig, video: Mapping[str, Any]) -> Any:
     tokens = pipeline_video(pipeline, **settings)
     try:
         if config.budget.mode == "calibrated":
-            pipeline = load_pipeline(calibrate(config, [tokens], n_steps=6))
+            pipeline = load_pipeline(calibrate(config, [tokens], n_steps=3))
         reduced = pipeline.run(tokens)
     except TokenredError as error:
         return type(error), str(error)

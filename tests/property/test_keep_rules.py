@@ -42,7 +42,7 @@ def test_count_decides_ties_in_raster_order(n: int, keep: str, data: st.DataObje
 
 
 def test_count_without_a_quota_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs budget.mode: exact"):
+    with pytest.raises(ConfigError, match=r"needs budget\.mode: exact"):
         make("keep decision", "count").decide(torch.ones(3), keep="low", n_keep=None)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from property.cases import (
@@ -16,7 +16,15 @@ from property.cases import (
     pipeline_video,
     preset_cases,
 )
-from tokenred import BudgetError, InputError, Pipeline, ReducedTokens, VisualTokens, load_pipeline
+from tokenred import (
+    BudgetError,
+    InputError,
+    Pipeline,
+    ReducedTokens,
+    TokenredError,
+    VisualTokens,
+    load_pipeline,
+)
 from tokenred.kernels.pooling import pooled_grid
 from tokenred.pipeline.budget import frame_quota
 
@@ -94,7 +102,7 @@ def same(first: ReducedTokens, second: ReducedTokens, exact: bool = True) -> boo
 
 @every_preset
 @given(data=st.data())
-@settings(max_examples=14)
+@settings(max_examples=8)
 def test_preset_is_sound_at_every_ratio(name: str, data: st.DataObject) -> None:
     pipeline, tokens = data.draw(preset_cases(name)).build()
     reduced = pipeline.run(tokens, trace=True)
@@ -102,51 +110,49 @@ def test_preset_is_sound_at_every_ratio(name: str, data: st.DataObject) -> None:
     assert same(reduced, pipeline.run(tokens))
 
 
-@given(case=composition_cases("exact"))
-@settings(max_examples=120)
-def test_composition_meets_an_exact_budget_or_names_the_nearest(
-    case: Case,
-) -> None:
-    pipeline, tokens = case.build()
+def attempt(pipeline: Pipeline, tokens: VisualTokens) -> ReducedTokens | TokenredError:
+    """Return what a run gives: tokens, or the error that says why there are none."""
     try:
-        reduced = pipeline.run(tokens, trace=True)
-    except InputError as error:
-        assert "anchors asked for" in str(error)
-        return
-    except BudgetError as error:
-        check_the_way_out(pipeline, tokens, str(error))
-        return
-    check_sound(pipeline, tokens, reduced)
-    assert same(reduced, pipeline.run(tokens))
+        return pipeline.run(tokens, trace=True)
+    except TokenredError as error:
+        return error
+
+
+@given(case=composition_cases("exact"))
+@settings(max_examples=70)
+def test_composition_meets_an_exact_budget_or_names_the_nearest(case: Case) -> None:
+    pipeline, tokens = case.build()
+    outcome = attempt(pipeline, tokens)
+    event(type(outcome).__name__)
+    if isinstance(outcome, ReducedTokens):
+        check_sound(pipeline, tokens, outcome)
+        assert same(outcome, pipeline.run(tokens))
+    elif isinstance(outcome, BudgetError):
+        check_the_way_out(pipeline, tokens, str(outcome))
+    else:
+        assert "anchors asked for" in str(outcome)
 
 
 def check_the_way_out(pipeline: Pipeline, tokens: VisualTokens, message: str) -> None:
-    """The ratio that a budget error names can be had."""
+    """The ratio that a budget error names can be had, where it does not move the anchors as well."""
     nearest = re.search(r"nearest retention_ratio ([\d.]+)", message)
     assert nearest, message
-    ratio = float(nearest[1])
-    assume(ratio > 0)  # fewer tokens than frames: no ratio can be met
-    config = pipeline.config.model_copy(
-        update={"budget": pipeline.config.budget.model_copy(update={"retention_ratio": ratio})}
-    )
-    # The number of anchors may follow the ratio, so the way out is held to be one where it is fixed.
-    fixed = all(
-        isinstance(getattr(stage, "n_anchors", 1), int) for stage in config.stages.values()
-    )
-    if fixed:
-        check_sound(pipeline=Pipeline(config), tokens=tokens, reduced=Pipeline(config).run(tokens))
+    stages = pipeline.config.stages.values()
+    if float(nearest[1]) > 0 and all(isinstance(getattr(s, "n_anchors", 1), int) for s in stages):
+        changed = load_pipeline(pipeline.config, {"budget.retention_ratio": float(nearest[1])})
+        check_sound(changed, tokens, changed.run(tokens))
 
 
 @given(case=composition_cases("as-released"))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_composition_without_a_quota_is_sound(case: Case) -> None:
     pipeline, tokens = case.build()
-    try:
-        reduced = pipeline.run(tokens, trace=True)
-    except InputError as error:
-        assert "anchors asked for" in str(error)
-        return
-    check_sound(pipeline, tokens, reduced)
+    outcome = attempt(pipeline, tokens)
+    event(type(outcome).__name__)
+    if isinstance(outcome, ReducedTokens):
+        check_sound(pipeline, tokens, outcome)
+    else:
+        assert "anchors asked for" in str(outcome)
 
 
 @pytest.mark.parametrize("native_pool", ["bilinear", "average", "none"])
@@ -266,7 +272,9 @@ def frame_by_frame(preset: str, changes: dict[str, Any]) -> list[bool]:
     return equal
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("random", "aot-released")])
+@pytest.mark.parametrize(
+    "name", [name for name in PRESETS if name not in ("random", "aot-released")]
+)
 def test_a_frame_does_not_depend_on_other_frames(name: str) -> None:
     assert all(frame_by_frame(name, {}))
 
@@ -338,7 +346,7 @@ def test_pipeline_gradient_is_right() -> None:
             "stages.inter_frame.coupler.epsilon": 0.5,
         },
     )
-    tokens = pipeline_video(pipeline, frames=3, grid=(3, 3), dim=2)
+    tokens = pipeline_video(pipeline, frames=2, grid=(3, 3), dim=2)
     start = tokens.features.double().requires_grad_()
 
     def run(features: torch.Tensor) -> torch.Tensor:
@@ -351,13 +359,16 @@ def test_pipeline_gradient_is_right() -> None:
 def test_twins_stand_where_they_are_declared(order: str) -> None:
     """Merged and original anchors: beside each other, or around the rest of their segment."""
     changes = {
+        "stages.pool.keep": 0.2,
         "stages.inter_frame.order": order,
         "stages.inter_frame.segmenter": {"name": "fixed-length", "segment_frames": 3},
     }
     pipeline = load_pipeline("aot-released", changes)
     tokens = pipeline_video(pipeline, frames=7, grid=(9, 9), native_pool="bilinear")
     reduced = pipeline.run(tokens, trace=True)
-    unmerged = load_pipeline("aot-released", {"stages.inter_frame": None}).run(tokens)
+    unmerged = load_pipeline(
+        "aot-released", {"stages.pool.keep": 0.2, "stages.inter_frame": None}
+    ).run(tokens)
     original = {
         (int(f), int(t)): x
         for f, t, x in zip(unmerged.frame_index, unmerged.token_index, unmerged.features)

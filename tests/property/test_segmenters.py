@@ -39,11 +39,14 @@ def test_dynamic_cuts_the_lowest_and_all_below_tau(
 @settings(max_examples=40)
 def test_fixed_segments_are_even(frames: int, n: int) -> None:
     video = torch.zeros(frames, 2)
-    lengths = [len(segment) for segment in make("segmenter", "fixed-count", n_segments=n).segment(video)]
+    lengths = [
+        len(segment) for segment in make("segmenter", "fixed-count", n_segments=n).segment(video)
+    ]
     assert len(lengths) == min(n, frames)
     assert max(lengths) - min(lengths) <= 1
     lengths = [
-        len(segment) for segment in make("segmenter", "fixed-length", segment_frames=n).segment(video)
+        len(segment)
+        for segment in make("segmenter", "fixed-length", segment_frames=n).segment(video)
     ]
     assert all(length == n for length in lengths[:-1])
     assert 1 <= lengths[-1] <= n

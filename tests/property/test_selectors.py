@@ -132,9 +132,7 @@ def test_floor_rounding_keeps_whole_windows_only(
     windows = (min(3, grid[0]), min(3, grid[1]))
     n_windows = windows[0] * windows[1]
     smallest = int(window_ids(grid, windows).bincount().min())
-    selector = make(
-        "selector", "local-global", windows=windows, rounding="floor", global_ratio=0.5
-    )
+    selector = make("selector", "local-global", windows=windows, rounding="floor", global_ratio=0.5)
     tokens = attended(2, grid, selector.needs, seed)
     n_anchors = data.draw(st.integers(1, min(grid[0] * grid[1], 2 * n_windows * smallest)))
     n_local = n_anchors // 2

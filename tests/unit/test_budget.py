@@ -153,10 +153,12 @@ def test_stages_that_count_differently_cannot_claim_an_exact_budget() -> None:
     with pytest.raises(BudgetError, match=r"these stages keep 144 \(retention_ratio 4.0000\)"):
         load_pipeline("vanilla", {"stages.pool.mode": "none"}).run(tokens)
     floor = {"name": "local-global", "rounding": "floor", "shallow_layer": 0, "deep_layer": 0}
-    pipeline = load_pipeline("random", {"stages.frame.selector": floor, "stages.pool": None,
-                                        "budget.retention_ratio": 0.4})
+    pipeline = load_pipeline(
+        "random",
+        {"stages.frame.selector": floor, "stages.pool": None, "budget.retention_ratio": 0.4},
+    )
     cues = {"attention@0": torch.rand(4, 36)}
-    with pytest.raises(BudgetError, match="which budget.mode: as-released accepts"):
+    with pytest.raises(BudgetError, match=r"which budget\.mode: as-released accepts"):
         pipeline.run(VisualTokens.of(video().features, (6, 6), cues=cues))
 
 
@@ -193,8 +195,11 @@ def test_trimming_drops_the_weakest_cells_first() -> None:
 def test_a_thin_mask_is_topped_up_with_a_remark() -> None:
     pipeline = load_pipeline(
         "aot-paper",
-        {"stages.intra_frame.selector": "uniform-grid", "stages.intra_frame.n_anchors": 2,
-         "budget.retention_ratio": 0.5},
+        {
+            "stages.intra_frame.selector": "uniform-grid",
+            "stages.intra_frame.n_anchors": 2,
+            "budget.retention_ratio": 0.5,
+        },
     )
     reduced = pipeline.run(video(3, 6, "bilinear"))
     assert reduced.realised.n_tokens == 3 * 5
@@ -211,5 +216,7 @@ def test_more_anchors_than_tokens_left_is_an_error() -> None:
             "stages": {"a": {**stage, "n_anchors": 3}, "b": {**stage, "n_anchors": 5}},
         }
     )
-    with pytest.raises(InputError, match="stage 'b': 5 anchors asked for, a frame has 3 tokens left"):
+    with pytest.raises(
+        InputError, match="stage 'b': 5 anchors asked for, a frame has 3 tokens left"
+    ):
         pipeline.run(video())

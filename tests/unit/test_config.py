@@ -21,7 +21,11 @@ def stages(**stage: Any) -> dict[str, Any]:
 
 FAULTS: list[tuple[Mapping[str, Any], str, str]] = [
     ({"stages": {}, "sed": 1}, "sed", "unknown key 'sed'; did you mean 'seed'?"),
-    ({"stages": {}, "budget": {"retention": 1}}, "budget.retention", "did you mean 'retention_ratio'?"),
+    (
+        {"stages": {}, "budget": {"retention": 1}},
+        "budget.retention",
+        "did you mean 'retention_ratio'?",
+    ),
     ({"stages": {}, "budget": {"retention_ratio": 0}}, "budget.retention_ratio", "greater than 0"),
     ({"stages": {}, "budget": {"mode": "exakt"}}, "budget.mode", "'exact'"),
     ({"stages": {}, "budget": 3}, "budget", "expected a mapping of settings, got 3"),
@@ -42,7 +46,11 @@ FAULTS: list[tuple[Mapping[str, Any], str, str]] = [
         "stages.first.selector.name",
         "unknown selector 'rndom'; did you mean 'random'?",
     ),
-    (stages(selector=7), "stages.first.selector", "a selector is a name or a mapping with a 'name'"),
+    (
+        stages(selector=7),
+        "stages.first.selector",
+        "a selector is a name or a mapping with a 'name'",
+    ),
     (stages(selector={"layer": 1}), "stages.first.selector", "a name or a mapping with a 'name'"),
     (
         stages(selector={"name": "local", "window": [3, 3]}),
@@ -133,7 +141,9 @@ def test_a_configured_strategy_is_taken_as_it_is() -> None:
     config = strategy_config("coupler", {"name": "sinkhorn", "epsilon": 2})
     assert strategy_config("coupler", config) is config
     assert isinstance(config, StrategyConfig)
-    assert load_config(stages(coupler=config)).to_dict()["stages"]["first"]["coupler"]["epsilon"] == 2
+    assert (
+        load_config(stages(coupler=config)).to_dict()["stages"]["first"]["coupler"]["epsilon"] == 2
+    )
 
 
 def test_configs_are_frozen() -> None:
@@ -251,7 +261,9 @@ def test_config_id_ignores_the_order_of_keys_but_not_of_stages() -> None:
     config = load_config("aot-paper")
     data = config.to_dict()
     assert flipped(data) == data
-    again = load_config({**flipped(data), "stages": {k: flipped(v) for k, v in data["stages"].items()}})
+    again = load_config(
+        {**flipped(data), "stages": {k: flipped(v) for k, v in data["stages"].items()}}
+    )
     assert again.config_id == config.config_id
     twice = {"a": {**FRAME, "n_anchors": 9}, "b": {**FRAME, "n_anchors": 5}}
     mode = {"budget": {"mode": "as-released"}}
@@ -268,7 +280,10 @@ def test_round_trip_through_plain_data(name: str) -> None:
     config = load_config(name)
     data = json.loads(json.dumps(config.to_dict()))
     assert load_config(data) == config
-    assert load_config(yaml.safe_load(yaml.safe_dump(data, sort_keys=False))).config_id == config.config_id
+    assert (
+        load_config(yaml.safe_load(yaml.safe_dump(data, sort_keys=False))).config_id
+        == config.config_id
+    )
 
 
 def test_extends_changes_dotted_paths(tmp_path: Path) -> None:
@@ -387,7 +402,9 @@ def test_a_knob_is_for_calibration_only() -> None:
     ],
 )
 def test_a_budget_that_a_stage_counts_is_accepted(stages_: dict[str, Any]) -> None:
-    assert isinstance(load_config({"budget": {"retention_ratio": 0.5}, "stages": stages_}), PipelineConfig)
+    assert isinstance(
+        load_config({"budget": {"retention_ratio": 0.5}, "stages": stages_}), PipelineConfig
+    )
 
 
 @pytest.fixture(scope="module")

@@ -43,10 +43,15 @@ def test_exact_is_sparse_and_cheapest() -> None:
 
 
 def test_sinkhorn_lies_between_nearest_and_independent() -> None:
-    value = {eps: float((couple("sinkhorn", epsilon=eps, tolerance=1e-6) * COST).sum()) for eps in (0.02, 0.2, 50)}
+    value = {
+        eps: float((couple("sinkhorn", epsilon=eps, tolerance=1e-6) * COST).sum())
+        for eps in (0.02, 0.2, 50)
+    }
     assert float((couple("exact") * COST).sum()) <= value[0.02] + 1e-6
     assert value[0.02] < value[0.2] < value[50]
-    torch.testing.assert_close(couple("sinkhorn", epsilon=50.0), torch.full((3, 2), 1 / 6), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        couple("sinkhorn", epsilon=50.0), torch.full((3, 2), 1 / 6), atol=2e-3, rtol=0
+    )
 
 
 def test_coupling_remembers_what_it_was_given() -> None:

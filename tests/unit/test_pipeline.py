@@ -16,7 +16,7 @@ def tokens(frames: int = 3, native_pool: str = "none", **cues: torch.Tensor) -> 
 def test_missing_cues_are_named_with_the_pipeline() -> None:
     with pytest.raises(
         CapabilityError,
-        match="pipeline 'aot-paper' needs cues that are missing: attention@-2, attention@0.2",
+        match=r"pipeline 'aot-paper' needs cues that are missing: attention@-2, attention@0\.2",
     ):
         load_pipeline("aot-paper").run(tokens())
 
@@ -42,7 +42,9 @@ def test_a_frame_without_tokens_is_refused() -> None:
 
 
 def test_realised_says_what_happened() -> None:
-    reduced = load_pipeline("random", {"budget.retention_ratio": 0.3}).run(tokens(native_pool="bilinear"))
+    reduced = load_pipeline("random", {"budget.retention_ratio": 0.3}).run(
+        tokens(native_pool="bilinear")
+    )
     realised = reduced.realised
     assert realised.n_tokens == 9
     assert realised.vanilla_tokens == 27

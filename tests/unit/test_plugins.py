@@ -150,7 +150,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         FakePoint("b-mistyped", Mistyped()),
         FakePoint("c-raising", Raising()),
     ]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "tokenred" else [])
+    monkeypatch.setattr(
+        plugins, "entry_points", lambda group: points if group == "tokenred" else []
+    )
 
 
 @pytest.mark.usefixtures("installed")

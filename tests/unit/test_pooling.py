@@ -20,7 +20,9 @@ from tokenred.kernels.pooling import pool_tokens, pooled_grid, pooling_matrix
         ("bilinear", (1, 3), 2, (1, 2)),
     ],
 )
-def test_pooled_grid(mode: str, grid: tuple[int, int], stride: int, wanted: tuple[int, int]) -> None:
+def test_pooled_grid(
+    mode: str, grid: tuple[int, int], stride: int, wanted: tuple[int, int]
+) -> None:
     assert pooled_grid(grid, mode, stride) == wanted  # type: ignore[arg-type]
     tokens = torch.randn(2, grid[0] * grid[1], 3)
     assert pool_tokens(tokens, grid, mode, stride).shape == (2, wanted[0] * wanted[1], 3)  # type: ignore[arg-type]

@@ -8,8 +8,15 @@ from tokenred.pipeline import load_config
 
 NAMES = sorted(registry().presets())
 EXPECTED = {
-    "aot-dynamic", "aot-paper", "aot-released", "cosine-merge", "downsample", "no-merge", "random",
-    "top-attention", "vanilla",
+    "aot-dynamic",
+    "aot-paper",
+    "aot-released",
+    "cosine-merge",
+    "downsample",
+    "no-merge",
+    "random",
+    "top-attention",
+    "vanilla",
 }
 
 
@@ -36,7 +43,9 @@ def test_every_preset_but_vanilla_states_ten_per_cent(name: str) -> None:
     assert load_config(name).budget.retention_ratio == (1.0 if name == "vanilla" else 0.1)
 
 
-@pytest.mark.parametrize("name", ["aot-paper", "aot-dynamic", "no-merge", "cosine-merge", "aot-released"])
+@pytest.mark.parametrize(
+    "name", ["aot-paper", "aot-dynamic", "no-merge", "cosine-merge", "aot-released"]
+)
 def test_what_the_paper_leaves_open_is_listed(name: str) -> None:
     assert load_config(name).about.assumed
 
@@ -50,7 +59,9 @@ def test_aot_paper_is_algorithm_1_and_2() -> None:
         assert (coupler["stop"], coupler["tolerance"]) == ("scaling", 0.01)
         assert [term["name"] for term in stages[stage]["cost"]] == ["cosine"]
     assert stages["intra_frame"]["aggregator"] == {
-        "name": "mass-normalised", "strength": 1.0, "mass": "plan",
+        "name": "mass-normalised",
+        "strength": 1.0,
+        "mass": "plan",
     }
     assert stages["inter_frame"]["aggregator"] == {"name": "row-normalised", "strength": 1.0}
     assert stages["inter_frame"]["keep"]["score"] == {"name": "max-probability"}
@@ -72,7 +83,9 @@ def test_aot_variants_differ_where_they_say() -> None:
     assert changed("aot-dynamic") == {"inter_frame.segmenter"}
     assert changed("no-merge") == {"intra_frame.aggregator", "inter_frame.aggregator"}
     assert changed("cosine-merge") == {
-        "intra_frame.coupler", "intra_frame.aggregator", "inter_frame.coupler",
+        "intra_frame.coupler",
+        "intra_frame.aggregator",
+        "inter_frame.coupler",
     }
 
 

@@ -28,7 +28,12 @@ def test_builtins_of_every_role_are_there_and_owned() -> None:
 
 def test_entries_come_by_role_and_name_however_they_were_added() -> None:
     found = Registry()
-    for role, name in [("keep score", "b"), ("selector", "z"), ("keep score", "a"), ("coupler", "m")]:
+    for role, name in [
+        ("keep score", "b"),
+        ("selector", "z"),
+        ("keep score", "a"),
+        ("coupler", "m"),
+    ]:
         found.add(entry(role, name))
     assert [(e.role, e.name) for e in found.entries()] == [
         ("selector", "z"),
@@ -65,7 +70,11 @@ def test_a_taken_preset_is_refused_with_both_owners() -> None:
     ("role", "name", "message"),
     [
         ("coupler", "sinkhron", "unknown coupler 'sinkhron'; did you mean 'sinkhorn'?"),
-        ("selector", "topattention", "unknown selector 'topattention'; did you mean 'top-attention'?"),
+        (
+            "selector",
+            "topattention",
+            "unknown selector 'topattention'; did you mean 'top-attention'?",
+        ),
         ("coupler", "qqq", "unknown coupler 'qqq'; valid: cosine, exact, nearest, none, sinkhorn"),
         ("aggregator", "sinkhorn", "unknown aggregator 'sinkhorn'"),
     ],
@@ -77,7 +86,9 @@ def test_an_unknown_name_gets_the_nearest(role: str, name: str, message: str) ->
 
 
 def test_an_unknown_preset_gets_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="unknown pipeline 'aot-papers'; did you mean 'aot-paper'"):
+    with pytest.raises(
+        ConfigError, match="unknown pipeline 'aot-papers'; did you mean 'aot-paper'"
+    ):
         registry().preset("aot-papers")
 
 

@@ -1,4 +1,4 @@
-"""The Sinkhorn kernel: what it is called with, reports, and refuses to do. Properties: tests/property."""
+"""The Sinkhorn kernel by example: sweeps, stop rules, reports. Properties: tests/property."""
 
 import pytest
 import torch

@@ -16,18 +16,29 @@ from tokenred.types import ReducedTokens
 def video(values: torch.Tensor, grid: tuple[int, int], **cues: torch.Tensor) -> VisualTokens:
     """Return tokens whose features are given as (frames, tokens) or (frames, tokens, dim)."""
     features = values if values.ndim == 3 else values[..., None]
-    return VisualTokens.of(features.float(), grid, cues={k.replace("_", "@"): v for k, v in cues.items()})
+    return VisualTokens.of(
+        features.float(), grid, cues={k.replace("_", "@"): v for k, v in cues.items()}
+    )
 
 
-def run(stages: dict[str, Any], tokens: VisualTokens, mode: str = "as-released", ratio: float = 1.0,
-        trace: bool = False) -> ReducedTokens:
+def run(
+    stages: dict[str, Any],
+    tokens: VisualTokens,
+    mode: str = "as-released",
+    ratio: float = 1.0,
+    trace: bool = False,
+) -> ReducedTokens:
     config = {"budget": {"mode": mode, "retention_ratio": ratio}, "stages": stages}
     return load_pipeline(config).run(tokens, trace=trace)
 
 
 def frame(n_anchors: Any, **settings: Any) -> dict[str, Any]:
-    return {"kind": "frame", "n_anchors": n_anchors, "selector": {"name": "top-attention", "layer": 0},
-            **settings}
+    return {
+        "kind": "frame",
+        "n_anchors": n_anchors,
+        "selector": {"name": "top-attention", "layer": 0},
+        **settings,
+    }
 
 
 SPATIAL = {"cost": ["spatial"], "coupler": "nearest", "aggregator": "mean"}
@@ -105,8 +116,10 @@ def test_pool_stage_orders_equal_cells_by_raster() -> None:
 
 def test_pool_stage_follows_the_model_unless_told_otherwise() -> None:
     tokens = VisualTokens.of(torch.randn(1, 35, 2), (5, 7), native_pool="bilinear")
-    grids = {mode: run({"p": {"kind": "pool", "mode": mode}}, tokens).grid
-             for mode in ("model", "bilinear", "average", "none")}
+    grids = {
+        mode: run({"p": {"kind": "pool", "mode": mode}}, tokens).grid
+        for mode in ("model", "bilinear", "average", "none")
+    }
     assert grids == {"model": (3, 4), "bilinear": (3, 4), "average": (2, 3), "none": (5, 7)}
     assert run({"p": {"kind": "pool"}}, replace(tokens, native_pool="none")).grid == (5, 7)
     assert run({"p": {"kind": "pool", "stride": 3}}, tokens).grid == (2, 3)
@@ -128,8 +141,13 @@ def test_the_maximum_has_no_trace() -> None:
 def segment(**settings: Any) -> dict[str, Any]:
     keep = {"score": "expected-cost", "decide": {"name": "threshold", "tau": 0.5}}
     return {
-        "kind": "segment", "segmenter": "single", "cost": ["cosine"], "coupler": "nearest",
-        "aggregator": "mean", "keep": keep, **settings,
+        "kind": "segment",
+        "segmenter": "single",
+        "cost": ["cosine"],
+        "coupler": "nearest",
+        "aggregator": "mean",
+        "keep": keep,
+        **settings,
     }
 
 
@@ -141,7 +159,9 @@ def test_segment_stage_merges_what_resembles_the_first_frame() -> None:
     reduced = run({"s": segment()}, video(SCENE, (1, 2)), trace=True)
     # frame 1: EAST merges, WEST stays; frame 2: both merge
     assert list(zip(reduced.frame_index.tolist(), reduced.token_index.tolist())) == [
-        (0, 0), (0, 1), (1, 1),
+        (0, 0),
+        (0, 1),
+        (1, 1),
     ]
     # one frame after the other: ((1 + 1) / 2 + 3) / 2, and NORTH with itself
     assert reduced.features.tolist() == [[2.0, 0.0], NORTH, WEST]
@@ -152,8 +172,10 @@ def test_segment_stage_merges_what_resembles_the_first_frame() -> None:
 
 
 def test_segments_start_anew() -> None:
-    reduced = run({"s": segment(segmenter={"name": "fixed-length", "segment_frames": 2})},
-                  video(SCENE, (1, 2)))
+    reduced = run(
+        {"s": segment(segmenter={"name": "fixed-length", "segment_frames": 2})},
+        video(SCENE, (1, 2)),
+    )
     assert reduced.frame_index.tolist() == [0, 0, 1, 2, 2]
     assert reduced.realised.stages[0].n_segments == 2
 
@@ -182,10 +204,18 @@ def test_exact_quotas_follow_what_a_frame_has_left() -> None:
 
 
 def test_frame_descriptors() -> None:
-    tokens = video(torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(0)), (2, 2),
-                   pooler=torch.eye(2)[torch.tensor([0, 0, 0, 0, 1, 1])])
-    stages = {"s": segment(segmenter={"name": "dynamic", "min_segments": 2, "tau": -1},
-                           descriptor="pooler", keep={"decide": {"name": "quantile", "keep_ratio": 0}})}
+    tokens = video(
+        torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(0)),
+        (2, 2),
+        pooler=torch.eye(2)[torch.tensor([0, 0, 0, 0, 1, 1])],
+    )
+    stages = {
+        "s": segment(
+            segmenter={"name": "dynamic", "min_segments": 2, "tau": -1},
+            descriptor="pooler",
+            keep={"decide": {"name": "quantile", "keep_ratio": 0}},
+        )
+    }
     assert run(stages, tokens).frame_index.unique().tolist() == [0, 4]
     with pytest.raises(CapabilityError, match="needs cues that are missing: pooler"):
         run(stages, replace(tokens, cues={}))
@@ -193,7 +223,9 @@ def test_frame_descriptors() -> None:
 
 def test_a_segmenter_that_forgets_frames_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = load_pipeline({"budget": {"mode": "as-released"}, "stages": {"s": segment()}})
-    monkeypatch.setattr(pipeline._stages[0][2].segmenter, "segment", lambda *_, **__: Segments((0, 2)))
+    monkeypatch.setattr(
+        pipeline._stages[0][2].segmenter, "segment", lambda *_, **__: Segments((0, 2))
+    )
     with pytest.raises(InputError, match="segmenter 'single' ends at frame 2, the video has 3"):
         pipeline.run(video(SCENE, (1, 2)))
 
@@ -212,11 +244,16 @@ def test_a_segment_without_anchors_keeps_what_follows(decide: str) -> None:
 
 
 def test_solver_state_is_reported() -> None:
-    tokens = video(torch.randn(3, 16, 4, generator=torch.Generator().manual_seed(0)), (4, 4),
-                   attention_0=torch.rand(3, 16))
+    tokens = video(
+        torch.randn(3, 16, 4, generator=torch.Generator().manual_seed(0)),
+        (4, 4),
+        attention_0=torch.rand(3, 16),
+    )
     coupler = {"name": "sinkhorn", "epsilon": 0.01, "max_iter": 3}
-    stages = {"a": frame(5, coupler=coupler, aggregator="mass-normalised"),
-              "s": segment(coupler={"name": "sinkhorn", "epsilon": 0.5})}
+    stages = {
+        "a": frame(5, coupler=coupler, aggregator="mass-normalised"),
+        "s": segment(coupler={"name": "sinkhorn", "epsilon": 0.5}),
+    }
     first, second = run(stages, tokens).realised.stages
     assert (first.name, first.kind, first.n_iter, first.converged) == ("a", "frame", 3, False)
     assert first.residual > 1e-3
@@ -235,7 +272,12 @@ def test_padding_repeats_a_real_entry() -> None:
 def test_positions_are_scaled_to_one() -> None:
     device = torch.device("cpu")
     assert grid_positions((2, 3), device).tolist() == [
-        [0, 0], [0, 0.5], [0, 1], [1, 0], [1, 0.5], [1, 1],
+        [0, 0],
+        [0, 0.5],
+        [0, 1],
+        [1, 0],
+        [1, 0.5],
+        [1, 1],
     ]
     assert grid_positions((1, 1), device).tolist() == [[0, 0]]
 
@@ -248,7 +290,9 @@ def test_uniform_mass_is_zero_on_padding() -> None:
 def test_a_config_error_inside_a_stage_has_its_full_path() -> None:
     stage = frame(2, aggregator={"name": "blend", "second_cost": "temporal"}, coupler="nearest")
     tokens = video(torch.zeros(2, 4), (1, 4), attention_0=SCORES)
-    with pytest.raises(ConfigError, match=r"^stages.a.aggregator.second_cost: the stage has no cost"):
+    with pytest.raises(
+        ConfigError, match=r"^stages.a.aggregator.second_cost: the stage has no cost"
+    ):
         run({"a": stage}, tokens)
 
 

@@ -66,7 +66,10 @@ def test_segments_iterate_over_runs_of_frames() -> None:
 
 
 def test_a_direct_coupling_is_solved() -> None:
-    plan, masses = torch.full((2, 3, 4), 1 / 12), (torch.full((2, 3), 1 / 3), torch.full((2, 4), 0.25))
+    plan, masses = (
+        torch.full((2, 3, 4), 1 / 12),
+        (torch.full((2, 3), 1 / 3), torch.full((2, 4), 0.25)),
+    )
     coupling = Coupling.direct(plan, torch.zeros(2, 3, 4), *masses)
     assert coupling.n_iter == 0
     assert coupling.residual.tolist() == [0.0, 0.0]

@@ -49,8 +49,8 @@ def ablate(
         bool, typer.Option("--dry-run", help="Try every row on one video and show what would run.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; torch's own choice by default.")
-    ] = None,
+        int, typer.Option(min=1, help="CPU threads; the embedded model is too small for two.")
+    ] = 1,
 ) -> None:
     """Answer questions about videos under every row of an ablation, and compare the rows.
 
@@ -69,8 +69,7 @@ def ablate(
 
     ablation = load_ablation(what, parse_overrides(set_))
     rows = ablation.expand(parse_retention(retention))
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     folder = out or Path("runs") / ablation.config.name
     task: Task = EmbeddedTask()
     logging.disable_progress_bar()

@@ -81,8 +81,8 @@ class _Model:
             ) from None
 
     def words(self, question: str) -> str:
-        """Split a question into words of the model; unknown ones are a ConfigError."""
-        words = question.lower().replace("?", " ?").split()
+        """Return a question in words of the model, without its mark; unknown ones are an error."""
+        words = question.lower().replace("?", " ").split()
         known = self.tokenizer.get_vocab()
         unknown = sorted({word for word in words if word not in known})
         if unknown or not words:
@@ -91,7 +91,7 @@ class _Model:
                 f"it can be asked, for example: {'; '.join(_examples())}",
                 ["ask"],
             )
-        return " ".join(words if words[-1] == "?" else [*words, "?"])
+        return " ".join(words)
 
     def encode(self, pixels: Any, frame_times: Any, needs: frozenset[str]) -> Any:
         (tokens,) = self.adapter.encode(pixels[None], needs, frame_times=[frame_times])

@@ -153,6 +153,8 @@ def _collide(one: SceneObject, other: SceneObject) -> bool:
     """Whether two objects overlap in any frame."""
     for frame in range(max(one.first, other.first), min(one.last, other.last) + 1):
         here, there = one.corner(frame), other.corner(frame)
+        if here is None or there is None:
+            continue
         if max(abs(here[0] - there[0]), abs(here[1] - there[1])) < GLYPH_SIZE:
             return True
     return False
