@@ -134,7 +134,7 @@ def test_composition_meets_an_exact_budget_or_names_the_nearest(case: Case) -> N
 
 
 def check_the_way_out(pipeline: Pipeline, tokens: VisualTokens, message: str) -> None:
-    """The ratio that a budget error names can be had, where it does not move the anchors as well."""
+    """The ratio that a budget error names can be had, unless the anchors move with it."""
     nearest = re.search(r"nearest retention_ratio ([\d.]+)", message)
     assert nearest, message
     stages = pipeline.config.stages.values()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenred import BudgetError, InputError, Pipeline, VisualTokens, load_pipeline
-from tokenred.pipeline.budget import frame_quota, resolve_anchors, shares, unreachable
+from tokenred.pipeline.budget import frame_quota, resolve_anchors, shares, trim, unreachable
 from tokenred.strategies.selectors.uniform_grid import spread
 
 PAPER = {0.10: 126 / 729, 0.15: 144 / 729, 0.20: 196 / 729, 0.25: 205 / 729}
@@ -45,6 +45,24 @@ def test_shares_break_ties_towards_the_first() -> None:
     assert shares(4, [5, 5, 5]) == [2, 1, 1]
     assert shares(0, [3, 1]) == [0, 0]
     assert shares(7, [0, 0]) == [0, 0]
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 2)), min_size=1), st.data())
+def test_trimming_uses_what_there_is(segments: list[tuple[int, int]], data: st.DataObject) -> None:
+    counts, copies = zip(*segments, strict=True)
+    used = sum(count * n for count, n in segments)
+    total = data.draw(st.integers(sum(copies), used))
+    trimmed = trim(counts, copies, total)
+    assert all(1 <= kept <= count for kept, count in zip(trimmed, counts, strict=True))
+    left = total - sum(kept * n for kept, n in zip(trimmed, copies, strict=True))
+    grow = [n for kept, (count, n) in zip(trimmed, segments, strict=True) if kept < count]
+    assert left == 0 or (left == 1 and set(grow) == {2})
+
+
+def test_trimming_is_proportional() -> None:
+    assert trim([11, 21, 1], [1, 1, 1], 18) == [6, 11, 1]
+    assert trim([9, 9], [2, 1], 14) == [4, 6]
+    assert trim([9, 9], [2, 2], 15) == [4, 3]
 
 
 @pytest.mark.parametrize(

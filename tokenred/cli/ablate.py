@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokenred.evaluation.task import Task
 
 DEFAULT = "components"
-DEFAULT_LIMIT = 300
+DEFAULT_LIMIT = 200
 PIPE_WIDTH = 140
 """Columns of a table that goes into a pipe or a file, where there is no terminal to ask."""
 

@@ -68,6 +68,24 @@ def shares(total: int, weights: Sequence[int]) -> list[int]:
     return parts
 
 
+def trim(counts: Sequence[int], copies: Sequence[int], total: int) -> list[int]:
+    """Lower ``counts``, each at least to one, until ``sum(counts * copies)`` is within ``total``.
+
+    The cuts are in proportion to what a count has beyond one. At most one token of ``total`` stays
+    unused, when every count that could still grow is emitted twice.
+    """
+    spare = [count - 1 for count in counts]
+    left = total - sum(copies)
+    emitted = shares(left, [more * n for more, n in zip(spare, copies)])
+    parts = [part // n for part, n in zip(emitted, copies)]
+    left -= sum(part * n for part, n in zip(parts, copies))
+    for i, n in enumerate(copies):  # give back what halving rounded away
+        if n <= left and parts[i] < spare[i]:
+            parts[i] += 1
+            left -= n
+    return [part + 1 for part in parts]
+
+
 def _share(value: object) -> float:
     if isinstance(value, str):
         try:

@@ -18,7 +18,7 @@ from tokenred.config import (
 from tokenred.errors import InputError
 from tokenred.kernels.merge import apply_merge
 from tokenred.kernels.sparse import sparse_identity, sparse_map
-from tokenred.pipeline.budget import shares
+from tokenred.pipeline.budget import shares, trim
 from tokenred.pipeline.flow import Flow, Transport, Twins, grid_positions, uniform_mass
 from tokenred.pipeline.stages.frame import CouplingStageConfig
 from tokenred.types import Coupling, MergeWeights, Segments, TokenGroup
@@ -153,17 +153,16 @@ class SegmentStage:
         counts = [int(keep[t].sum()) for t in first]
         if sum(copies) > flow.target:
             raise flow.unreachable("least", sum(copies))
-        spare = [count - 1 for count in counts]
-        parts = shares((flow.target - sum(copies)) // max(copies), spare)
+        counts = trim(counts, copies, flow.target)
         value = keep.float() if flow.keep_value is None else flow.keep_value
         value = value.masked_fill(~keep, -1.0)
         trimmed = keep.clone()
-        for frame, extra in zip(first, parts):
-            best = value[frame].argsort(descending=True, stable=True)[: extra + 1]
+        for frame, count in zip(first, counts):
+            best = value[frame].argsort(descending=True, stable=True)[:count]
             trimmed[frame] = torch.zeros_like(keep[frame]).scatter(-1, best, True)
         flow.update(keep=trimmed)
         flow.remark("anchors were trimmed to the budget")
-        return sum((extra + 1) * n for extra, n in zip(parts, copies))
+        return sum(count * n for count, n in zip(counts, copies))
 
     def _merge_segment(
         self, flow: Flow, frames: range, quotas: list[int | None]
