@@ -97,8 +97,9 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=256)
     args = parser.parse_args()
     runs = [measure(structured_video(seed, args.dim)) for seed in range(args.seeds)]
-    print(f"tokenred {tokenred.__version__}, torch {torch.__version__}, Python")
-    print(f"{platform.python_version()}; {args.seeds} seeds, {FRAMES} x 729 x {args.dim}\n")
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    print(f"tokenred {tokenred.__version__}, {versions}; {args.seeds} seeds,")
+    print(f"{FRAMES} frames x 729 tokens x {args.dim}, float32\n")
     print("| measured | median (min - max) |\n|---|---|")
     for name in runs[0]:
         values = [run[name] for run in runs]

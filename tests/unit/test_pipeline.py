@@ -28,6 +28,11 @@ def test_a_pooling_model_needs_a_pool_stage() -> None:
         pipeline.run(tokens(native_pool="average"))
 
 
+def test_a_misspelt_pooling_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown native_pool 'biliner'; did you mean 'bilinear'"):
+        load_pipeline("random").run(tokens(native_pool="biliner"))
+
+
 def test_a_cue_of_another_grid_is_refused() -> None:
     cues = {"attention@-2": torch.rand(3, 16)}
     with pytest.raises(InputError, match=r"cue attention@-2 has shape \(3, 16\), the tokens have"):

@@ -3,11 +3,19 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from tokenred.errors import BudgetError, CapabilityError, ConfigError, InputError, TokenredError
+from tokenred.errors import (
+    BudgetError,
+    CapabilityError,
+    ConfigError,
+    InputError,
+    TokenredError,
+    nearest,
+)
+from tokenred.kernels.pooling import PoolMode
 from tokenred.kernels.sparse import sparse_identity
 from tokenred.pipeline.config import PipelineConfig, load_config
 from tokenred.pipeline.flow import Flow, Notes
@@ -92,6 +100,9 @@ class Pipeline:
             raise CapabilityError(
                 f"pipeline '{self.config.name}' needs cues that are missing: {', '.join(missing)}"
             )
+        if tokens.native_pool not in get_args(PoolMode):
+            known = nearest(tokens.native_pool, get_args(PoolMode))
+            raise InputError(f"unknown native_pool '{tokens.native_pool}'{known}")
         kinds = {kind for _, kind, _ in self._stages}
         if tokens.native_pool != "none" and "pool" not in kinds:
             raise CapabilityError(
