@@ -27,7 +27,8 @@ CHECKS = {
     "keep score": keep_checks,
     "keep decision": keep_checks,
 }
-EXAMPLES = 8
+DEFAULTS, VARIANTS = 8, 4
+"""Examples of a check for a strategy as it comes, and for one of its variants."""
 EXEMPT = {
     # The stop rule of the release looks at the whole batch; test_couplers holds that it does.
     ("coupler", "batch_equals_loop", "scaling-batch"),
@@ -41,10 +42,13 @@ def _parameters() -> Iterator[Any]:
             stop = getattr(strategy.config, "stop", None)
             for check in CHECKS[role](strategy):
                 if (role, check.name, stop) not in EXEMPT:
-                    yield pytest.param(check, id=f"{role}-{parameter.id}-{check.name}")
+                    examples = VARIANTS if "=" in str(parameter.id) else DEFAULTS
+                    yield pytest.param(check, examples, id=f"{role}-{parameter.id}-{check.name}")
 
 
-@pytest.mark.parametrize("check", list(_parameters()))
-def test_strategy_meets_its_contract(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_run, "EXAMPLES", EXAMPLES)
+@pytest.mark.parametrize(("check", "examples"), list(_parameters()))
+def test_strategy_meets_its_contract(
+    check: Check, examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_run, "EXAMPLES", examples)
     check()
