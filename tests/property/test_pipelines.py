@@ -119,7 +119,7 @@ def attempt(pipeline: Pipeline, tokens: VisualTokens) -> ReducedTokens | Tokenre
 
 
 @given(case=composition_cases("exact"))
-@settings(max_examples=70)
+@settings(max_examples=50)
 def test_composition_meets_an_exact_budget_or_names_the_nearest(case: Case) -> None:
     pipeline, tokens = case.build()
     outcome = attempt(pipeline, tokens)
@@ -144,7 +144,7 @@ def check_the_way_out(pipeline: Pipeline, tokens: VisualTokens, message: str) ->
 
 
 @given(case=composition_cases("as-released"))
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_composition_without_a_quota_is_sound(case: Case) -> None:
     pipeline, tokens = case.build()
     outcome = attempt(pipeline, tokens)
