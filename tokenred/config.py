@@ -115,6 +115,10 @@ SegmenterSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("segmenter")]
 CostTermSlot = Annotated[SerializeAsAny[CostTermConfig], Slot("cost term")]
 KeepScoreSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("keep score")]
 KeepDecisionSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("keep decision")]
+TokenRankerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("token ranker")]
+LayerMergerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("layer merger")]
+LayerReducerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("layer reducer")]
+CachePrunerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("cache pruner")]
 
 
 def role_of(metadata: list[Any]) -> str | None:

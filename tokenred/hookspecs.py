@@ -55,5 +55,25 @@ def register_keep_decisions(register: Register) -> None:
 
 
 @hookspec
+def register_token_rankers(register: Register) -> None:
+    """Call ``register(name, RankerClass, ConfigClass)`` for every token ranker inside the LLM."""
+
+
+@hookspec
+def register_layer_mergers(register: Register) -> None:
+    """Call ``register(name, MergerClass, ConfigClass)`` for every merger inside the LLM."""
+
+
+@hookspec
+def register_layer_reducers(register: Register) -> None:
+    """Call ``register(name, ReducerClass, ConfigClass)`` for every reducer inside the LLM."""
+
+
+@hookspec
+def register_cache_pruners(register: Register) -> None:
+    """Call ``register(name, PrunerClass, ConfigClass)`` for every pruner of the cache."""
+
+
+@hookspec
 def register_presets(register: Register) -> None:
     """Call ``register(name, path_to_yaml)`` for every pipeline file that the plugin ships."""

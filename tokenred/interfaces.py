@@ -1,16 +1,28 @@
 """What a strategy is: a small class built from its config, with one method and a capability flag.
 
-Four interfaces name the framework; three smaller ones serve two or more methods each. A strategy is
-constructed as ``Strategy(config)`` and holds no other state.
+Four interfaces name the framework; three smaller ones serve two or more methods each; four more
+work between the layers of the LLM. A strategy is constructed as ``Strategy(config)`` and holds no
+other state.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokenred.types import Coupling, MergeWeights, Segments, TokenGroup, VisualTokens
+from tokenred.types import (
+    CacheState,
+    Coupling,
+    LayerReduction,
+    LayerState,
+    LayerStep,
+    MergeWeights,
+    Segments,
+    TokenGroup,
+    VisualTokens,
+)
 
 Marginals = Literal["both", "source", "anchor", "none"]
 
@@ -118,4 +130,66 @@ class KeepDecision(Protocol):
         n_keep: int | None,
     ) -> Bool[Tensor, "*batch sources"]:
         """Return True where the source is kept; ``n_keep`` is the quota when there is one."""
+        ...
+
+
+@runtime_checkable
+class TokenRanker(Protocol):
+    """Scores visual tokens between two decoder layers."""
+
+    reads: ClassVar[frozenset[str]]
+    """What it reads of a state beyond the hidden states (see ``LayerStep.reads``)."""
+
+    def rank(
+        self, state: LayerState, candidates: Int[Tensor, "candidates"]
+    ) -> Float[Tensor, "candidates"]:
+        """Return one score for every candidate, a token of the state; higher stays longer."""
+        ...
+
+
+@runtime_checkable
+class LayerMerger(Protocol):
+    """Decides what becomes of the tokens that a ranking drops."""
+
+    makes: ClassVar[bool]
+    """True when it makes new tokens, which stand after the visual tokens of their clip."""
+
+    def merge(
+        self,
+        state: LayerState,
+        kept: Int[Tensor, "kept"],
+        dropped: Int[Tensor, "dropped"],
+        scores: Float[Tensor, "tokens"],
+    ) -> tuple[Float[Tensor, "kept dim"], Float[Tensor, "made dim"]]:
+        """Return the hidden states of the kept tokens and of new ones.
+
+        ``kept`` comes in the order of the ranking, best first; ``dropped`` in that of the sequence.
+        ``scores`` has one entry for each token of the state, minus infinity for those not ranked.
+        """
+        ...
+
+
+@runtime_checkable
+class LayerReducer(Protocol):
+    """Drops or merges visual tokens while the prompt passes through the LLM."""
+
+    def steps(self, n_layers: int) -> Sequence[LayerStep]:
+        """Return where it acts in an LLM of ``n_layers``, in order."""
+        ...
+
+    def reduce(self, state: LayerState) -> LayerReduction | None:
+        """Return what is left of the sequence, or None to leave it as it is."""
+        ...
+
+
+@runtime_checkable
+class CachePruner(Protocol):
+    """Chooses, at every decoding step, which cached tokens the later layers look at."""
+
+    def layer(self, n_layers: int) -> int:
+        """Return the first decoder layer that looks at the chosen tokens only."""
+        ...
+
+    def prune(self, state: CacheState) -> Int[Tensor, "kept"] | None:
+        """Return the cached tokens to look at, or None for all of them; nothing is lost."""
         ...

@@ -19,6 +19,10 @@ ROLES = {
     "cost term": "register_cost_terms",
     "keep score": "register_keep_scores",
     "keep decision": "register_keep_decisions",
+    "token ranker": "register_token_rankers",
+    "layer merger": "register_layer_mergers",
+    "layer reducer": "register_layer_reducers",
+    "cache pruner": "register_cache_pruners",
 }
 
 

@@ -3,9 +3,10 @@
 Rows of a coupling are **sources**, columns are **anchors**, everywhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -230,3 +231,120 @@ class ReducedTokens:
     grid: tuple[int, int]
     realised: Realised
     trace: Tensor | None = None
+
+
+Point = Literal["before", "middle"]
+"""Where a reducer may act: before a decoder layer, or between its attention and its MLP."""
+
+AttentionRows = Callable[[Int[Tensor, "queries"]], Float[Tensor, "heads queries tokens"]]
+"""Maps indices of query tokens to their rows of softmax attention, one map a head, float32."""
+
+
+@dataclass(frozen=True)
+class LayerStep:
+    """One place at which a layer reducer acts, and what it reads there.
+
+    Attributes
+    ----------
+    layer : index of the decoder layer, from 0
+    point : before that layer, or between its attention and its MLP
+    reads : of ``attention`` (what the latest attention gave out: of the layer before at
+        ``before``, of this layer at ``middle``) and ``previous-input`` (the hidden states that
+        entered the layer before)
+    unmasked_before : the layer before lets every token of the prompt see every other one, as
+        happens by accident in released code
+    """
+
+    layer: int
+    point: Point = "before"
+    reads: frozenset[str] = frozenset()
+    unmasked_before: bool = False
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """The prompt of one row inside the LLM, as it stands at a step. No batch, no padding.
+
+    Tokens that were generated already are not in it. Every per-token field has one entry for each
+    token of the sequence at this point.
+
+    Attributes
+    ----------
+    layer, n_layers : the step's layer, and how many the LLM has
+    hidden : (tokens, dim) hidden states
+    origin : (tokens,) column of the prompt that entered the LLM; -1 for a token made inside it
+    visual : (tokens,) bool, image and video tokens, newline tokens not among them
+    newline : (tokens,) bool, newline tokens of the visual layout
+    clip : (tokens,) which image or video a visual or newline token belongs to; -1 for text
+    frame_index, token_index : (tokens,) place of a visual token on the LLM grid of its clip; a
+        newline has the place of the token that it follows; -1 for text
+    group : (tokens,) groups with a quota of their own; by default one a frame; -1 for text
+    last : index of the prompt's last token
+    embeddings : (prompt, dim) what entered the LLM, one for each ``origin``
+    n_visual : visual tokens that entered the LLM
+    cos, sin : (tokens, head_dim) rotary tables of the tokens; None for multimodal rotary embeddings
+    attention : rows of the latest attention, causal, as ``LayerStep.reads`` asked for
+    probe : ``probe(queries, layer="next" | "previous", rotary=True, causal=True)`` gives rows that
+        an attention module would compute from the tokens as they stand (``next``) or as they
+        entered the layer before (``previous``), without rotary embedding if asked
+    memory : what this reducer wants to remember about this row between its steps
+    """
+
+    layer: int
+    n_layers: int
+    hidden: Float[Tensor, "tokens dim"]
+    origin: Int[Tensor, "tokens"]
+    visual: Bool[Tensor, "tokens"]
+    newline: Bool[Tensor, "tokens"]
+    clip: Int[Tensor, "tokens"]
+    frame_index: Int[Tensor, "tokens"]
+    token_index: Int[Tensor, "tokens"]
+    group: Int[Tensor, "tokens"]
+    last: int
+    embeddings: Float[Tensor, "prompt dim"]
+    n_visual: int
+    cos: Float[Tensor, "tokens head_dim"] | None
+    sin: Float[Tensor, "tokens head_dim"] | None
+    attention: AttentionRows
+    probe: Callable[..., Float[Tensor, "heads queries tokens"]]
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerReduction:
+    """What a layer reducer leaves of a sequence.
+
+    Attributes
+    ----------
+    source : (kept,) for every token that goes on, in order, its index in the state; -1 for a token
+        that was made by merging and stands for none of them
+    hidden : (kept, dim) hidden states that go on; None: those of the sources
+    positions : ``keep`` the position ids of the sources, or ``renumber`` the sequence 0, 1, 2, ...
+    cut_cache : also drop the keys and values of the dropped tokens in the layers before
+    """
+
+    source: Int[Tensor, "kept"]
+    hidden: Float[Tensor, "kept dim"] | None = None
+    positions: Literal["keep", "renumber"] = "keep"
+    cut_cache: bool = False
+
+
+@dataclass(frozen=True)
+class CacheState:
+    """The cached sequence of one row at one decoding step. No batch, no padding.
+
+    Attributes
+    ----------
+    step : decoding step, from 0
+    attention : (heads, tokens) weights that the new token gives the cached tokens, itself last, in
+        the layer before ``layer``
+    visual : (tokens,) bool, image and video tokens, newline tokens not among them
+    newline : (tokens,) bool
+    memory : what this pruner wants to remember about this row between the steps
+    """
+
+    step: int
+    attention: Float[Tensor, "heads tokens"]
+    visual: Bool[Tensor, "tokens"]
+    newline: Bool[Tensor, "tokens"]
+    memory: dict[str, Any]

@@ -19,6 +19,7 @@ from tokenred.config import (
 from tokenred.errors import ConfigError, nearest
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.stages.frame import FrameStageConfig
+from tokenred.pipeline.stages.llm import CacheStageConfig, LlmStageConfig
 from tokenred.pipeline.stages.pool import PoolStageConfig
 from tokenred.pipeline.stages.segment import SegmentStageConfig
 from tokenred.registry import registry
@@ -27,7 +28,10 @@ STAGE_CONFIGS: dict[str, type[FrozenModel]] = {
     "frame": FrameStageConfig,
     "pool": PoolStageConfig,
     "segment": SegmentStageConfig,
+    "llm": LlmStageConfig,
+    "cache": CacheStageConfig,
 }
+INSIDE_LLM = (LlmStageConfig, CacheStageConfig)
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -107,7 +111,10 @@ def _stage(data: object, label: str) -> FrozenModel:
 
 def _check_order(stages: Mapping[str, FrozenModel]) -> None:
     narrowed = segmented = False
-    for label, stage in stages.items():
+    outside = {k: stage for k, stage in stages.items() if not isinstance(stage, INSIDE_LLM)}
+    if list(stages)[: len(outside)] != list(outside):
+        raise ConfigError("stages inside the LLM come after all others", ["stages"])
+    for label, stage in outside.items():
         path = ["stages", label]
         if isinstance(stage, PoolStageConfig):
             if stage.keep == "count" and not narrowed:
@@ -116,7 +123,7 @@ def _check_order(stages: Mapping[str, FrozenModel]) -> None:
                 raise ConfigError("a pool stage cannot follow a segment stage", path)
         narrowed = narrowed or not isinstance(stage, PoolStageConfig)
         segmented = segmented or isinstance(stage, SegmentStageConfig)
-    kinds = [type(stage) for stage in stages.values()]
+    kinds = [type(stage) for stage in outside.values()]
     for kind in (SegmentStageConfig, PoolStageConfig):
         if kinds.count(kind) > 1:
             raise ConfigError(f"at most one {kind.__name__[:-11].lower()} stage", ["stages"])
@@ -130,8 +137,7 @@ def _decides_by_count(stage: FrozenModel) -> bool | None:
         return stage.n_anchors == "budget"
     if isinstance(stage, SegmentStageConfig):
         return stage.keep.decide.name == "count"
-    assert isinstance(stage, PoolStageConfig)
-    return True if stage.keep == "count" else None
+    return True if isinstance(stage, PoolStageConfig) and stage.keep == "count" else None
 
 
 def _check_budget(budget: BudgetConfig, stages: Mapping[str, FrozenModel]) -> None:

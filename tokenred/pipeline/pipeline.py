@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import torch
 
+from tokenred.config import build
 from tokenred.errors import (
     BudgetError,
     CapabilityError,
@@ -17,9 +18,10 @@ from tokenred.errors import (
 )
 from tokenred.kernels.pooling import PoolMode
 from tokenred.kernels.sparse import sparse_identity
-from tokenred.pipeline.config import PipelineConfig, load_config
+from tokenred.pipeline.config import INSIDE_LLM, PipelineConfig, load_config
 from tokenred.pipeline.flow import Flow, Notes
 from tokenred.pipeline.stages.frame import FrameStage, FrameStageConfig
+from tokenred.pipeline.stages.llm import CacheStageConfig, InsideLlm, LlmStageConfig
 from tokenred.pipeline.stages.pool import PER_TOKEN_CUES, PoolStage, PoolStageConfig
 from tokenred.pipeline.stages.segment import SegmentStage, SegmentStageConfig
 from tokenred.types import Realised, ReducedTokens, StageReport, VisualTokens
@@ -33,6 +35,9 @@ _STAGES: dict[type, Any] = {
 
 class Pipeline:
     """A list of stages, ready to run.
+
+    ``run`` does what stands before the LLM. ``inside_llm`` holds the stages between its layers,
+    which ``tokenred.attach`` brings to work.
 
     Examples
     --------
@@ -48,7 +53,20 @@ class Pipeline:
         self._stages = [
             (label, stage.kind, _STAGES[type(stage)](stage))
             for label, stage in config.stages.items()
+            if not isinstance(stage, INSIDE_LLM)
         ]
+        self.inside_llm = InsideLlm(
+            tuple(
+                (label, build("layer reducer", stage.reducer))
+                for label, stage in config.stages.items()
+                if isinstance(stage, LlmStageConfig)
+            ),
+            tuple(
+                (label, build("cache pruner", stage.pruner))
+                for label, stage in config.stages.items()
+                if isinstance(stage, CacheStageConfig)
+            ),
+        )
 
     @property
     def needs(self) -> frozenset[str]:
