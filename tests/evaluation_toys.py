@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from tokenred.accounting.flops import LlmShape
+from tokenred.accounting import LlmShape
 from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import Ablation, load_ablation
 from tokenred.evaluation.runner import PlannedRow, Progress, plan, run

@@ -148,6 +148,15 @@ class TokenRanker(Protocol):
 
 
 @runtime_checkable
+class AdaptiveRanker(TokenRanker, Protocol):
+    """A ranker that also knows how many tokens should stay."""
+
+    def n_kept(self, state: LayerState, candidates: Int[Tensor, "candidates"]) -> int:
+        """Return how many of the candidates should stay."""
+        ...
+
+
+@runtime_checkable
 class LayerMerger(Protocol):
     """Decides what becomes of the tokens that a ranking drops."""
 

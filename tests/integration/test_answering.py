@@ -7,7 +7,7 @@ import torch
 
 from tests.attach_cases import CASES, CELLS, N_FRAMES, greedy, logits_of, make_inputs
 from tokenred.errors import InputError
-from tokenred.models import adapter_for, attach, reduce_video
+from tokenred.models import adapter_for, attach, reduce_clip
 from tokenred.pipeline import load_pipeline
 from tokenred.testing.models import (
     llava_onevision_inputs,
@@ -41,9 +41,10 @@ def test_answer_logits_equal_one_call_a_prompt(loaded, preset):
     ]
     singles = [llava_onevision_inputs(model, tokenizer, [text], [video]) for text in texts]
     adapter, pipeline = adapter_for(model), load_pipeline(preset)
-    pixels = singles[0]["pixel_values_videos"]
-    (reduced,) = reduce_video(adapter, pixels, pipeline)
-    found = adapter.answer_logits(reduced, [each["input_ids"][0] for each in singles])
+    (clip,) = adapter.encode(singles[0], pipeline.needs)
+    reduced = reduce_clip(adapter, clip, pipeline)
+    prompts = [each["input_ids"][0] for each in singles]
+    found = adapter.answer_logits(reduced, prompts, layout=clip.layout)
     assert found.shape == (5, len(tokenizer))
     assert found.dtype == torch.float32
     assert not found.requires_grad
@@ -65,16 +66,16 @@ def test_answer_logits_equal_one_call_a_prompt(loaded, preset):
 def test_answer_logits_refuses_prompts_without_their_video(loaded, model, text, sentence):
     adapter = adapter_for(model)
     inputs = make_inputs(loaded, text)
-    pixels = make_inputs(loaded, "<video>")["pixel_values_videos"]
-    (reduced,) = reduce_video(adapter, pixels, load_pipeline("vanilla"))
+    (clip,) = adapter.encode(make_inputs(loaded, "<video>"))
+    reduced = reduce_clip(adapter, clip, load_pipeline("vanilla"))
     with pytest.raises(InputError, match=sentence):
-        adapter.answer_logits(reduced, [inputs["input_ids"][0]])
+        adapter.answer_logits(reduced, [inputs["input_ids"][0]], layout=clip.layout)
 
 
 def test_frame_times_travel_with_the_tokens(loaded, model):
     inputs = make_inputs(loaded, *CASES["two-videos"])
     times = [torch.tensor([0.0, 0.5, 1.0, 9.0]), torch.tensor([0.0, 1.0, 2.0, 3.0])]
-    found = adapter_for(model).encode(inputs["pixel_values_videos"], frame_times=times)
-    assert [each.frame_times.tolist() for each in found] == [each.tolist() for each in times]
-    assert found[0].native_pool == "bilinear"
-    assert adapter_for(model).vanilla_tokens(N_FRAMES) == N_FRAMES * CELLS
+    found = adapter_for(model).encode(inputs, frame_times=times)
+    assert [each.tokens.frame_times.tolist() for each in found] == [each.tolist() for each in times]
+    assert found[0].tokens.native_pool == "bilinear"
+    assert adapter_for(model).video_layout(N_FRAMES).vanilla_tokens == N_FRAMES * CELLS

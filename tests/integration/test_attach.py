@@ -118,18 +118,47 @@ def test_half_precision_runs(loaded, dtype):
     assert all(each.features.dtype == dtype for each in session.reduced)
 
 
-def test_images_beside_the_video_are_left_alone(loaded, model):
+IMAGE = 36 + 6 * 7  # an overview, and one tile with a newline a row
+
+
+def test_images_and_videos_of_one_prompt(loaded, model):
     inputs = make_inputs(loaded, "<image> or <video> ?", "<video>, then <image>!", n_images=2)
     expected, tokens = logits_of(model, inputs), greedy(model, inputs)
-    with attach(model, "vanilla"):
+    with attach(model, "vanilla") as session:
         found = logits_of(model, inputs)
         assert torch.equal(greedy(model, inputs), tokens)
+    assert [clip.layout.kind for clip in session.clips] == ["image"] * 4 + ["video"] * 2
     real = inputs["attention_mask"].bool()
     assert torch.equal(found[real], expected[real])
-    with attach(model, load_pipeline("random", QUARTER)):
+    with attach(model, load_pipeline("random", QUARTER)) as session:
         short = logits_of(model, inputs)
         assert greedy(model, inputs).shape == tokens.shape
-    assert short.shape[1] == expected.shape[1] - N_FRAMES * CELLS + KEPT
+    saved = N_FRAMES * CELLS - KEPT
+    newlines = session.realised[1].newline_tokens
+    assert [each.n_tokens for each in session.realised] == [9, 9] * 2 + [KEPT, KEPT]
+    assert 1 <= newlines <= 6
+    assert short.shape[1] == expected.shape[1] - saved - IMAGE + 9 + 9 + max(
+        session.realised[1].newline_tokens, session.realised[3].newline_tokens
+    )
+
+
+def test_only_the_media_asked_for_are_reduced(loaded, model):
+    inputs = make_inputs(loaded, "<image> or <video> ?", n_images=1)
+    full = inputs["input_ids"].shape[1]
+    with attach(model, load_pipeline("random", QUARTER), media=("video",)) as session:
+        assert logits_of(model, inputs).shape[1] == full - N_FRAMES * CELLS + KEPT
+    assert [each.retention_ratio for each in session.realised[:2]] == [1, 1]
+    with attach(model, load_pipeline("random", QUARTER), media=("image",)) as session:
+        logits_of(model, inputs)
+    assert [each.retention_ratio for each in session.realised] == [0.25, 0.25, 1]
+
+
+@pytest.mark.parametrize("preset", ["aot-paper", "no-merge", "top-attention", "downsample"])
+def test_every_preset_takes_images(loaded, model, preset):
+    inputs = make_inputs(loaded, "look: <image> what?", n_images=1)
+    with attach(model, load_pipeline(preset, QUARTER)) as session:
+        assert torch.isfinite(logits_of(model, inputs)).all()
+    assert [each.n_tokens for each in session.realised] == [9, 9]
 
 
 # --- reduction --------------------------------------------------------------------------------

@@ -106,12 +106,16 @@ def test_unknown_cue_suggests_the_nearest():
         parse_cues({"attention"}, 4)
 
 
+def encode(adapter, videos, needs=frozenset()):
+    return [clip.tokens for clip in adapter.encode({"pixel_values_videos": videos}, needs)]
+
+
 @every_backend
 @pytest.mark.parametrize("layer", range(N_LAYERS))
 def test_attention_equals_the_models_own(model, videos, backend, layer):
     expected = eager_maps(model, videos)[layer].mean(dim=(1, 2)).view(2, N_FRAMES, N_TOKENS)
     name = f"attention@{layer}"
-    found = torch.stack([each.cues[name] for each in adapter_for(model).encode(videos, {name})])
+    found = torch.stack([each.cues[name] for each in encode(adapter_for(model), videos, {name})])
     assert found.dtype == torch.float32
     assert (found - expected).abs().max() < 1e-6
     assert expected.std() > 1e-4, "flat attention would prove nothing"
@@ -124,7 +128,7 @@ def test_keys_equal_the_projection(model, videos, backend):
     hook = attention_layers(tower)[-2].k_proj.register_forward_hook(
         lambda module, args, output: seen.append(output)
     )
-    tokens = adapter_for(model).encode(videos, {"keys@-2"})
+    tokens = encode(adapter_for(model), videos, {"keys@-2"})
     hook.remove()
     expected = seen[0].unflatten(-1, (N_HEADS, -1)).mean(dim=2)
     found = torch.cat([each.cues["keys@-2"] for each in tokens])
@@ -133,7 +137,7 @@ def test_keys_equal_the_projection(model, videos, backend):
 
 
 def test_pooler_equals_the_towers(model, videos):
-    tokens = adapter_for(model).encode(videos, {"pooler"})
+    tokens = encode(adapter_for(model), videos, {"pooler"})
     with torch.no_grad():
         expected = model.model.vision_tower(videos.flatten(0, 1)).pooler_output
     assert torch.equal(torch.cat([each.cues["pooler"] for each in tokens]), expected)
@@ -152,7 +156,7 @@ def test_names_of_one_layer_share_one_capture(model, videos, monkeypatch):
         capturing, "received_attention", lambda *args: calls.append(1) or original(*args)
     )
     needs = {"attention@-1", "attention@3", "attention@0.8", "keys@3", "keys@0"}
-    cues = adapter_for(model).encode(videos, needs)[0].cues
+    cues = encode(adapter_for(model), videos, needs)[0].cues
     assert set(cues) == needs
     assert torch.equal(cues["attention@-1"], cues["attention@3"])
     assert torch.equal(cues["attention@-1"], cues["attention@0.8"])
@@ -162,8 +166,8 @@ def test_names_of_one_layer_share_one_capture(model, videos, monkeypatch):
 @every_backend
 def test_capture_leaves_features_bit_equal(model, videos, backend):
     adapter = adapter_for(model)
-    plain = adapter.encode(videos)
-    seen = adapter.encode(videos, {"attention@0", "attention@-1", "keys@1", "pooler"})
+    plain = encode(adapter, videos)
+    seen = encode(adapter, videos, {"attention@0", "attention@-1", "keys@1", "pooler"})
     for before, after in zip(plain, seen, strict=True):
         assert torch.equal(before.features, after.features)
         assert before.cues == {}
@@ -171,7 +175,7 @@ def test_capture_leaves_features_bit_equal(model, videos, backend):
 
 @pytest.mark.parametrize("backend", ["flash_attention_2"], indirect=True)
 def test_flash_runs_under_its_own_name(model, videos, flash, backend):
-    found = adapter_for(model).encode(videos, {"attention@1"})[0].cues["attention@1"]
+    found = encode(adapter_for(model), videos, {"attention@1"})[0].cues["attention@1"]
     expected = eager_maps(model, videos)[1].mean(dim=(1, 2))[:N_FRAMES]
     assert (found - expected).abs().max() < 1e-6
     assert flash == ["flash_attention_2"] * N_LAYERS
@@ -181,7 +185,7 @@ def test_flash_runs_under_its_own_name(model, videos, flash, backend):
 @pytest.mark.parametrize("backend", ["no_such_backend"], indirect=True)
 def test_unknown_backend_is_refused(model, videos, backend):
     with pytest.raises(CapabilityError, match="no_such_backend"):
-        adapter_for(model).encode(videos, {"attention@0"})
+        encode(adapter_for(model), videos, {"attention@0"})
     assert model.model.vision_tower.config._attn_implementation == "no_such_backend"
 
 
@@ -225,7 +229,7 @@ def test_large_scores_in_half_precision_stay_finite():
 
 
 def test_cues_carry_no_gradient(model, videos):
-    tokens = adapter_for(model).encode(videos, {"attention@1", "keys@1", "pooler"})[0]
+    tokens = encode(adapter_for(model), videos, {"attention@1", "keys@1", "pooler"})[0]
     assert tokens.features.requires_grad
     assert not any(value.requires_grad for value in tokens.cues.values())
 
@@ -301,7 +305,7 @@ def test_class_token_is_dropped_from_cues():
     )
     model = transformers.LlavaOnevisionForConditionalGeneration(config).eval()
     video = pixel_values(synthetic_video(2))[None]
-    tokens = adapter_for(model).encode(video, {"attention@1", "keys@1"})[0]
+    tokens = encode(adapter_for(model), video, {"attention@1", "keys@1"})[0]
     expected = eager_maps(model, video)[1].mean(dim=(1, 2))
     assert expected.shape == (2, N_TOKENS + 1)
     assert (tokens.cues["attention@1"] - expected[:, 1:]).abs().max() < 1e-6

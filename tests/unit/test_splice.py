@@ -1,32 +1,39 @@
 """Sequence surgery on plain tensors: the short prompt, worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tokenred.errors import InputError
 from tokenred.models.splice import (
+    ClipLayout,
     VisualPart,
     lay_out,
     original_positions,
+    pack,
     placeholder_columns,
     scatter_features,
-    token_places,
+    token_cells,
 )
 from tokenred.types import Realised, ReducedTokens
 
-VIDEO, PAD = 99, 0
+IMAGE, VIDEO, PAD = 98, 99, 0
 
 
 def part(places, n_placeholders, first=0):
     """A video whose i-th token is the vector (first + i,)."""
     features = torch.arange(first, first + len(places)).float()[:, None]
-    return VisualPart(features, torch.tensor(places, dtype=torch.long), n_placeholders)
+    places = torch.tensor(places, dtype=torch.long)
+    never, zero = places < 0, torch.zeros_like(places)
+    layout = ClipLayout("video", 1, (1, n_placeholders))
+    return VisualPart(features, places, never, zero, places, layout)
 
 
 def spliced(ids, parts, mask=None):
     ids = torch.tensor(ids)
     mask = None if mask is None else torch.tensor(mask)
-    layout = lay_out(ids, mask, VIDEO, parts, PAD)
+    layout = lay_out(ids, mask, {"image": IMAGE, "video": VIDEO}, parts, PAD)
     embeddings = layout.input_ids[..., None].float() * 100
     return layout, scatter_features(embeddings, layout, parts)[..., 0].tolist()
 
@@ -120,15 +127,51 @@ def reduced(frame_index, token_index, grid):
     return ReducedTokens(torch.zeros(n, 1), *indices, torch.ones(n), grid, realised)
 
 
-def test_places_on_the_llm_grid_are_the_raster():
+def test_cells_on_the_llm_grid_are_the_raster():
     tokens = reduced([0, 0, 2], [0, 5, 3], (2, 3))
-    assert token_places(tokens, (2, 3)).tolist() == [0, 5, 15]
+    assert token_cells(tokens, (2, 3)).tolist() == [0, 5, 3]
 
 
-def test_places_from_another_grid_lie_under_the_centre():
+def test_cells_from_another_grid_lie_under_the_centre():
     coarse = reduced([0] * 4, [0, 1, 2, 3], (2, 2))
-    assert token_places(coarse, (4, 4)).tolist() == [5, 7, 13, 15]
+    assert token_cells(coarse, (4, 4)).tolist() == [5, 7, 13, 15]
     fine = reduced([1] * 4, [0, 5, 10, 15], (4, 4))
-    assert token_places(fine, (2, 2)).tolist() == [4, 4, 7, 7]
+    assert token_cells(fine, (2, 2)).tolist() == [0, 0, 3, 3]
     odd = reduced([0] * 4, [0, 1, 2, 3], (2, 2))
-    assert token_places(odd, (3, 3)).tolist() == [0, 2, 6, 8]
+    assert token_cells(odd, (3, 3)).tolist() == [0, 2, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("newlines", "n_placeholders", "places"),
+    [
+        ("none", 12, [0, 2, 3, 11]),
+        ("end", 13, [0, 2, 3, 11, 12]),
+        ("frame", 14, [0, 2, 3, 6, 12, 13]),
+        ("row", 16, [0, 2, 3, 4, 7, 14, 15]),
+    ],
+)
+def test_newlines_follow_what_is_left(newlines, n_placeholders, places):
+    layout = ClipLayout("video", 2, (2, 3), newlines)
+    assert layout.n_placeholders == n_placeholders
+    tokens = reduced([0, 0, 0, 1], [0, 2, 3, 5], (2, 3))
+    packed = pack(tokens, layout, torch.full((1,), 7.0))
+    assert packed.places.tolist() == places
+    assert packed.newline.sum() == len(places) - 4
+    assert packed.features[:, 0].tolist() == [7.0 * is_newline for is_newline in packed.newline]
+    text = packed.frame_index[~packed.newline], packed.token_index[~packed.newline]
+    assert [each.tolist() for each in text] == [[0, 0, 0, 1], [0, 2, 3, 5]]
+
+
+def test_a_whole_clip_with_newlines_has_every_place_once():
+    for newlines in ("none", "end", "frame", "row"):
+        layout = ClipLayout("video", 2, (2, 3), newlines)
+        tokens = reduced([0] * 6 + [1] * 6, [*range(6), *range(6)], (2, 3))
+        packed = pack(tokens, layout, torch.zeros(1))
+        assert packed.places.tolist() == list(range(layout.n_placeholders))
+
+
+def test_images_and_videos_go_to_their_own_placeholders():
+    image = part([1], 2, first=10)
+    image = replace(image, layout=replace(image.layout, kind="image"))
+    _, values = spliced([[98, 98, 1, 99, 99]], [image, part([0], 2)])
+    assert values == [[10, 100, 0]]

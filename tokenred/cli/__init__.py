@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tokenred.cli import ablate, config, doctor, listing, plugins, run
+from tokenred.cli import ablate, config, doctor, flops, listing, plugins, run
 from tokenred.cli._common import say
 from tokenred.errors import TokenredError
 from tokenred.plugins import SWITCH
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("ablate")(ablate.ablate)
 app.command("run")(run.run)
+app.command("flops")(flops.flops)
 app.command("list")(listing.list_)
 app.add_typer(config.app, name="config")
 app.command("plugins")(plugins.plugins)

@@ -94,24 +94,23 @@ class _Model:
         return " ".join(words)
 
     def encode(self, pixels: Any, frame_times: Any, needs: frozenset[str]) -> Any:
-        (tokens,) = self.adapter.encode(pixels[None], needs, frame_times=[frame_times])
-        return tokens
+        inputs = {"pixel_values_videos": pixels[None]}
+        (clip,) = self.adapter.encode(inputs, needs, frame_times=[frame_times])
+        return clip
 
-    def reduce(self, tokens: Any, pipeline: Any) -> Any:
-        from tokenred.models import reduce_tokens
+    def reduce(self, clip: Any, pipeline: Any) -> Any:
+        from tokenred.models import reduce_clip
 
-        return reduce_tokens(self.adapter, tokens, pipeline)
+        return reduce_clip(self.adapter, clip, pipeline)
 
     def answer(self, reduced: Any, questions: Sequence[str]) -> list[tuple[str, float]]:
         """Return the most probable next word after each question, with its probability."""
         import torch
 
-        realised = reduced.realised
-        video = [self.adapter.config.video_token_id] * (
-            realised.vanilla_tokens + realised.newline_tokens
-        )
+        layout = self.adapter.video_layout(len(reduced.realised.tokens_per_frame))
+        video = [self.adapter.token_ids["video"]] * layout.n_placeholders
         prompts = [torch.tensor([*video, *self.tokenizer(text).input_ids]) for text in questions]
-        best = self.adapter.answer_logits(reduced, prompts).softmax(-1).max(-1)
+        best = self.adapter.answer_logits(reduced, prompts, layout=layout).softmax(-1).max(-1)
         return [
             (self.tokenizer.decode([word]), share)
             for word, share in zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokenred.accounting.flops import LlmShape
+from tokenred.accounting import LlmShape
 from tokenred.errors import InputError, TokenredError
 from tokenred.evaluation.task import Question, Sample
 from tokenred.pipeline import Pipeline
@@ -85,27 +85,27 @@ class EmbeddedModel:
 
     def encode(self, sample: Sample, needs: Collection[str]) -> VisualTokens:
         """Encode the frames of a sample, with the cues asked for."""
-        (tokens,) = self._adapter.encode(
-            sample.pixel_values[None], needs, frame_times=[sample.frame_times]
-        )
-        return tokens
+        pixels = {"pixel_values_videos": sample.pixel_values[None]}
+        (clip,) = self._adapter.encode(pixels, needs, frame_times=[sample.frame_times])
+        return clip.tokens
 
     def reduce(
         self, tokens: VisualTokens, pipeline: Pipeline, generator: torch.Generator
     ) -> ReducedTokens:
         """Run a pipeline and count the newline token."""
-        from tokenred.models import reduce_tokens
+        from tokenred.models import Clip, reduce_clip
 
-        return reduce_tokens(self._adapter, tokens, pipeline, generator=generator)
+        clip = Clip(tokens, self._adapter.video_layout(len(tokens.features)))
+        return reduce_clip(self._adapter, clip, pipeline, generator=generator)
 
     def option_scores(
         self, reduced: ReducedTokens, questions: Sequence[Question]
     ) -> list[dict[str, float]]:
         """Score every option by its one token, in one batch over the questions."""
-        n_placeholders = reduced.realised.vanilla_tokens + self._adapter.newline_tokens(reduced)
-        video = [self._adapter.model.config.video_token_id] * n_placeholders
+        layout = self._adapter.video_layout(len(reduced.realised.tokens_per_frame))
+        video = [self._adapter.token_ids["video"]] * layout.n_placeholders
         prompts = [torch.tensor([*video, *self._words(question.prompt)]) for question in questions]
-        logits = self._adapter.answer_logits(reduced, prompts)
+        logits = self._adapter.answer_logits(reduced, prompts, layout=layout)
         return [
             dict(zip(question.options, row[self._option_ids(question)].log_softmax(-1).tolist()))
             for question, row in zip(questions, logits)

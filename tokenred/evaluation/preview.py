@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenred.accounting.flops import prefill_flops
+from tokenred.accounting import prefill_flops
 from tokenred.evaluation.ablation import Row
 from tokenred.evaluation.model import EvaluatedModel
 from tokenred.evaluation.runner import PlannedRow, plan, run
@@ -41,7 +41,6 @@ def preview(
         run(planned, task, model, trial, 1)
         costs = [trial.records(cell.origin, [task.sample_id(0)])[0].cost for cell in planned]
     stored = _stored(planned, task, path, n_samples)
-    shape = model.shape
     return [
         Preview(
             row=cell.row.label,
@@ -49,9 +48,7 @@ def preview(
             config_id=cell.origin.config_id,
             n_tokens=cost.n_tokens,
             retention_ratio=cost.retention_ratio,
-            prefill_flops=prefill_flops(
-                cost.n_tokens, shape.hidden_size, shape.ffn_size, shape.n_layers
-            ),
+            prefill_flops=prefill_flops(cost.n_tokens, model.shape).total,
             stored=done,
             to_compute=n_samples - done,
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
-from tokenred.accounting.flops import LlmShape, prefill_flops
+from tokenred.accounting import LlmShape, prefill_flops
 from tokenred.errors import TokenredError
 from tokenred.evaluation.ablation import Ablation
 from tokenred.evaluation.model import EvaluatedModel
@@ -180,7 +180,7 @@ def _describe(
 
 
 def _flops(n_tokens: int, shape: LlmShape) -> int:
-    return prefill_flops(n_tokens, shape.hidden_size, shape.ffn_size, shape.n_layers, FLOPS_FORMULA)
+    return prefill_flops(n_tokens, shape, FLOPS_FORMULA).total
 
 
 def _by_kind(records: Sequence[Record]) -> dict[str, Estimate]:

@@ -1,20 +1,16 @@
-"""Model families: encode videos, splice reduced ones, and run models on them."""
+"""Model families: encode images and videos, splice reduced ones, and run models on them."""
 
 from tokenred.models.attach import Session, attach
-from tokenred.models.base import (
-    ModelAdapter,
-    ReducingPipeline,
-    adapter_for,
-    reduce_tokens,
-    reduce_video,
-)
+from tokenred.models.base import ModelAdapter, ReducingPipeline, adapter_for, reduce_clip
+from tokenred.models.splice import Clip, ClipLayout
 
 __all__ = [
+    "Clip",
+    "ClipLayout",
     "ModelAdapter",
     "ReducingPipeline",
     "Session",
     "adapter_for",
     "attach",
-    "reduce_tokens",
-    "reduce_video",
+    "reduce_clip",
 ]

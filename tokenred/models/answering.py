@@ -37,7 +37,7 @@ def next_token_logits(
     """
     groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
-        before, after = _cut(prompt, token_id, part.n_placeholders)
+        before, after = _cut(prompt, token_id, part.layout.n_placeholders)
         groups[tuple(before.tolist())].append((index, after))
     embed = model.get_input_embeddings()
     answers: dict[int, Tensor] = {}

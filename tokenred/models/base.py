@@ -1,20 +1,22 @@
 """What a model adapter is, and which one serves a given model."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenred.errors import CapabilityError
-from tokenred.models.llava_onevision import LlavaOnevisionAdapter
-from tokenred.models.splice import Spliced
+from tokenred.models.calls import Inside, Reduce
+from tokenred.models.splice import Clip, ClipLayout, VisualPart
 from tokenred.types import ReducedTokens, VisualTokens
 
-MINIMUM_TRANSFORMERS = "5.10"
+MINIMUM_TRANSFORMERS, TRANSFORMERS_BELOW = "5.10", "6"
 
 
 @runtime_checkable
@@ -33,7 +35,7 @@ class ReducingPipeline(Protocol):
         generator: torch.Generator | None = None,
         trace: bool = False,
     ) -> ReducedTokens:
-        """Reduce one video."""
+        """Reduce one clip."""
         ...
 
 
@@ -41,104 +43,98 @@ class ReducingPipeline(Protocol):
 class ModelAdapter(Protocol):
     """The facts of one model family. Everything that families share lives outside of it.
 
+    ``tokenred.models.family.FamilyAdapter`` is the base for families of transformers.
+
     Attributes
     ----------
-    model_class : name of the transformers class that it serves, subclasses included
-    video_inputs : names of the model's arguments that describe videos; the first holds the pixels,
-        and all are handed to ``encode`` by name
+    model_class : name of the class that it serves, subclasses included
+    default_positions : position policy that suits the family, ``contiguous`` or ``original``
     """
 
     model_class: ClassVar[str]
-    video_inputs: ClassVar[tuple[str, ...]]
+    default_positions: ClassVar[str]
     model: Any
+
+    @property
+    def text_model(self) -> torch.nn.Module:
+        """The stack of decoder layers."""
+        ...
 
     def check(self, needs: Collection[str]) -> None:
         """Raise a ``CapabilityError`` for a cue that the model cannot give."""
         ...
 
     def encode(
-        self, pixel_values_videos: Tensor, needs: Collection[str] = frozenset()
-    ) -> list[VisualTokens]:
-        """Encode videos up to where the LLM would take over, with the cues asked for."""
-        ...
-
-    def newline_tokens(self, reduced: ReducedTokens) -> int:
-        """Return how many newline tokens ``splice`` adds to this video."""
-        ...
-
-    def splice(
         self,
-        input_ids: Int[Tensor, "rows full"],
-        attention_mask: Int[Tensor, "rows full"] | None,
-        reduced: Sequence[ReducedTokens],
-        *,
-        positions: str = "contiguous",
-    ) -> Spliced:
-        """Embed the prompts with the reduced videos in the place of their placeholders."""
+        inputs: Mapping[str, Any],
+        needs: Collection[str] = frozenset(),
+        frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+    ) -> list[Clip]:
+        """Encode the images and videos among the inputs of a call, with the cues asked for.
+
+        Images come first, then videos, each in reading order. ``frame_times`` are the seconds of
+        the frames, one tensor a video.
+        """
         ...
 
-    def answer_logits(
-        self, reduced: ReducedTokens, prompts: Sequence[Tensor]
-    ) -> Float[Tensor, "prompts vocabulary"]:
-        """Return float32 next-token logits of several prompts about one video."""
+    def part(self, layout: ClipLayout, reduced: ReducedTokens, clip: Clip | None) -> VisualPart:
+        """Return what a reduced clip puts into the sequence, newline tokens included."""
+        ...
+
+    def reduced_calls(
+        self, reduce: Reduce, positions: str, inside: Inside
+    ) -> AbstractContextManager[None]:
+        """Let calls of the model run on reduced clips while the context lasts."""
         ...
 
 
-ADAPTERS: tuple[type[ModelAdapter], ...] = (LlavaOnevisionAdapter,)
+ADAPTERS: dict[str, str] = {
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision.LlavaOnevisionAdapter",
+    "LlavaMetaForCausalLM": "llava_next.LlavaNextAdapter",
+}
+"""Model class -> adapter in this package; imported when it is needed."""
 
 
-def adapter_for(model: Any) -> ModelAdapter:
-    """Return the adapter of a transformers model.
+def adapter_for(model: Any) -> Any:
+    """Return the adapter of a model.
 
     Raises
     ------
     CapabilityError
-        If no adapter serves the model's class, or transformers is too old.
+        If no adapter serves the model's class, or transformers is outside the supported range.
     """
-    names = {cls.__name__ for cls in type(model).__mro__}
-    for adapter in ADAPTERS:
-        if adapter.model_class in names:
-            _check_transformers()
-            return adapter(model)  # type: ignore[call-arg]
-    supported = ", ".join(adapter.model_class for adapter in ADAPTERS)
-    raise CapabilityError(f"no adapter for {type(model).__name__}; supported: {supported}")
+    for cls in type(model).__mro__:
+        if cls.__name__ in ADAPTERS:
+            module, name = ADAPTERS[cls.__name__].rsplit(".", 1)
+            if not cls.__module__.startswith("llava."):  # that package brings its own transformers
+                _check_transformers()
+            return getattr(import_module(f"tokenred.models.{module}"), name)(model)
+    raise CapabilityError(
+        f"no adapter for {type(model).__name__}; supported: {', '.join(ADAPTERS)}"
+    )
 
 
-def reduce_tokens(
+def reduce_clip(
     adapter: ModelAdapter,
-    tokens: VisualTokens,
+    clip: Clip,
     pipeline: ReducingPipeline,
     *,
     generator: torch.Generator | None = None,
     trace: bool = False,
 ) -> ReducedTokens:
-    """Run a pipeline on one encoded video and count the newline tokens that the model adds."""
-    reduced = pipeline.run(tokens, generator=generator, trace=trace)
-    newlines = adapter.newline_tokens(reduced)
+    """Run a pipeline on one encoded clip and count the newline tokens that the model adds."""
+    trace = trace or clip.deep is not None
+    reduced = pipeline.run(clip.tokens, generator=generator, trace=trace)
+    newlines = int(adapter.part(clip.layout, reduced, clip).newline.sum())
     return replace(reduced, realised=replace(reduced.realised, newline_tokens=newlines))
-
-
-def reduce_video(
-    adapter: ModelAdapter,
-    pixel_values_videos: Tensor,
-    pipeline: ReducingPipeline,
-    *,
-    generator: torch.Generator | None = None,
-    trace: bool = False,
-) -> list[ReducedTokens]:
-    """Encode videos and reduce each; ``reduce_tokens`` serves where one encoding is used twice."""
-    return [
-        reduce_tokens(adapter, tokens, pipeline, generator=generator, trace=trace)
-        for tokens in adapter.encode(pixel_values_videos, pipeline.needs)
-    ]
 
 
 def _check_transformers() -> None:
     from packaging.version import Version
 
     installed = version("transformers")
-    if Version(installed) < Version(MINIMUM_TRANSFORMERS):
+    if not Version(MINIMUM_TRANSFORMERS) <= Version(installed) < Version(TRANSFORMERS_BELOW):
         raise CapabilityError(
-            f"tokenred needs transformers {MINIMUM_TRANSFORMERS} or newer, "
-            f"but {installed} is installed"
+            f"tokenred needs transformers {MINIMUM_TRANSFORMERS} or newer and below "
+            f"{TRANSFORMERS_BELOW}, but {installed} is installed"
         )

@@ -1,12 +1,13 @@
 """Sequence surgery that all model families share: fewer placeholders, the same order.
 
 A prompt holds one placeholder for every visual token that the unreduced LLM would read. Reduction
-replaces the placeholders of a video by fewer (or repeated) ones: every token that stays names the
+replaces the placeholders of a clip by fewer (or repeated) ones: every token that stays names the
 placeholder whose **place** it inherits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,23 +15,78 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenred.errors import InputError
-from tokenred.types import ReducedTokens
+from tokenred.models.in_llm import PromptTokens
+from tokenred.types import ReducedTokens, VisualTokens
+
+Newlines = Literal["none", "end", "frame", "row"]
+"""Where a model puts its newline token: nowhere, after the clip, each frame, or each grid row."""
+
+
+@dataclass(frozen=True)
+class ClipLayout:
+    """How one clip stands in the prompt.
+
+    Attributes
+    ----------
+    kind : ``video`` or ``image``; says which placeholder it has
+    frames, grid : what the LLM reads of it unreduced
+    newlines : where newline tokens stand
+    """
+
+    kind: str
+    frames: int
+    grid: tuple[int, int]
+    newlines: Newlines = "none"
+
+    @property
+    def vanilla_tokens(self) -> int:
+        """Visual tokens that the LLM reads of the unreduced clip, newlines excluded."""
+        return self.frames * self.grid[0] * self.grid[1]
+
+    @property
+    def n_placeholders(self) -> int:
+        """Placeholders of the unreduced clip: one a token, newlines included."""
+        newlines = {"none": 0, "end": 1, "frame": self.frames, "row": self.frames * self.grid[0]}
+        return self.vanilla_tokens + newlines[self.newlines]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One piece of vision that is reduced as a whole: a video, an image, or one view of an image.
+
+    Attributes
+    ----------
+    tokens : as the model encodes it, up to where a pipeline takes over
+    layout : how it stands in the prompt
+    deep : (levels, tokens, dim) what a model feeds into later layers at the places of its tokens
+    """
+
+    tokens: VisualTokens
+    layout: ClipLayout
+    deep: Float[Tensor, "levels tokens dim"] | None = None
 
 
 @dataclass(frozen=True)
 class VisualPart:
-    """What one video puts into the sequence, extra tokens such as newlines included.
+    """What one clip puts into the sequence, newline tokens included.
 
     Attributes
     ----------
     features : (tokens, dim)
     places : (tokens,) which of its placeholders a token inherits the place of; repeats allowed
-    n_placeholders : how many placeholders the unreduced video has in the prompt
+    newline : (tokens,) bool
+    frame_index, token_index : (tokens,) place on the grid; a newline has that of the token before
+    layout : of the unreduced clip
+    deep : (levels, tokens, dim), see ``Clip``
     """
 
     features: Float[Tensor, "tokens dim"]
     places: Int[Tensor, "tokens"]
-    n_placeholders: int
+    newline: Bool[Tensor, "tokens"]
+    frame_index: Int[Tensor, "tokens"]
+    token_index: Int[Tensor, "tokens"]
+    layout: ClipLayout
+    deep: Float[Tensor, "levels tokens dim"] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +98,7 @@ class Layout:
     input_ids, attention_mask : (rows, short)
     source_column : (rows, short) column of the full prompt whose place is inherited; -1 is padding
     visual : (rows, short), True where a visual token goes
-    visual_order : (tokens,) which visual token goes there, all videos in one list, row by row
+    visual_order : (tokens,) which visual token goes there, all clips in one list, row by row
     """
 
     input_ids: Int[Tensor, "rows short"]
@@ -59,15 +115,20 @@ class Layout:
 
 @dataclass(frozen=True)
 class Spliced:
-    """Inputs of the short forward pass; ``position_ids`` None leaves them to the model."""
+    """Inputs of the short forward pass; ``position_ids`` None leaves them to the model.
+
+    ``position_ids`` are (rows, short), or (4, rows, short) for multimodal rotary embeddings: the
+    place in the text, then time, height and width.
+    """
 
     layout: Layout
+    parts: tuple[VisualPart, ...]
     inputs_embeds: Float[Tensor, "rows short dim"]
-    position_ids: Int[Tensor, "rows short"] | None
+    position_ids: Int[Tensor, "*axes rows short"] | None
 
 
-def token_places(reduced: ReducedTokens, grid: tuple[int, int]) -> Int[Tensor, "kept"]:
-    """Return the placeholder of every token, for an LLM that reads frames of ``grid``.
+def token_cells(reduced: ReducedTokens, grid: tuple[int, int]) -> Int[Tensor, "kept"]:
+    """Return the cell of every token, in raster order, for an LLM that reads frames of ``grid``.
 
     A pipeline that pools by itself may end on another grid; then the cell under the token's centre
     counts.
@@ -75,13 +136,62 @@ def token_places(reduced: ReducedTokens, grid: tuple[int, int]) -> Int[Tensor, "
     rows, columns = reduced.grid
     row = (2 * (reduced.token_index // columns) + 1) * grid[0] // (2 * rows)
     column = (2 * (reduced.token_index % columns) + 1) * grid[1] // (2 * columns)
-    return reduced.frame_index * (grid[0] * grid[1]) + row * grid[1] + column
+    return row * grid[1] + column
+
+
+def pack(
+    reduced: ReducedTokens,
+    layout: ClipLayout,
+    newline: Float[Tensor, "dim"] | None = None,
+    deep: Float[Tensor, "levels kept dim"] | None = None,
+) -> VisualPart:
+    """Put newline tokens behind what is left of every row, frame or clip that has any token left.
+
+    Parameters
+    ----------
+    newline : the model's newline token; not needed if the layout has none
+    deep : (levels, kept, dim) of the reduced tokens; newline tokens have none, so a layout with
+        newlines cannot have it
+    """
+    rows, columns = layout.grid
+    cell = token_cells(reduced, layout.grid)
+    frame = reduced.frame_index
+    width = columns + (layout.newlines == "row")
+    per_frame = rows * width + (layout.newlines == "frame")
+    places = frame * per_frame + cell // columns * width + cell % columns
+    unit = {"row": frame * rows + cell // columns, "frame": frame, "end": torch.zeros_like(frame)}
+    if layout.newlines == "none":
+        never = torch.zeros_like(frame, dtype=torch.bool)
+        return VisualPart(reduced.features, places, never, frame, cell, layout, deep)
+    assert newline is not None
+    assert deep is None
+    key = unit[layout.newlines]
+    ends = torch.ones_like(key, dtype=torch.bool)
+    ends[:-1] = key[1:] != key[:-1]
+    closed = {
+        "row": (key // rows) * per_frame + (key % rows) * width + columns,
+        "frame": (key + 1) * per_frame - 1,
+        "end": torch.full_like(key, layout.n_placeholders - 1),
+    }
+    order = torch.cat((torch.arange(len(key), device=key.device), ends.nonzero()[:, 0]))
+    order, slot = order.sort(stable=True)  # a newline comes right after the token it follows
+    is_newline = slot >= len(key)
+    features = reduced.features[order]
+    features[is_newline] = newline.to(features)
+    return VisualPart(
+        features,
+        torch.where(is_newline, closed[layout.newlines][order], places[order]),
+        is_newline,
+        frame[order],
+        cell[order],
+        layout,
+    )
 
 
 def placeholder_columns(
-    input_ids: Int[Tensor, "rows full"], token_id: int, counts: Sequence[int]
+    input_ids: Int[Tensor, "rows full"], token_id: int, counts: Sequence[int], kind: str = "video"
 ) -> list[tuple[int, Int[Tensor, "placeholders"]]]:
-    """Return row and columns of every video's placeholders; videos come in reading order.
+    """Return row and columns of every clip's placeholders; clips come in reading order.
 
     Raises
     ------
@@ -91,13 +201,13 @@ def placeholder_columns(
     rows, columns = (input_ids == token_id).nonzero(as_tuple=True)
     if len(rows) != sum(counts):
         raise InputError(
-            f"the prompts hold {len(rows)} video placeholders, but the videos need "
-            f"{' + '.join(map(str, counts))}"
+            f"the prompts hold {len(rows)} {kind} placeholders, but the {kind}s need "
+            f"{' + '.join(map(str, counts)) or '0'}"
         )
     spans = []
     for row, column in zip(rows.split(list(counts)), columns.split(list(counts)), strict=True):
         if (row != row[0]).any():
-            raise InputError("the placeholders of one video are spread over two prompts")
+            raise InputError(f"the placeholders of one {kind} are spread over two prompts")
         spans.append((int(row[0]), column))
     return spans
 
@@ -105,33 +215,39 @@ def placeholder_columns(
 def lay_out(
     input_ids: Int[Tensor, "rows full"],
     attention_mask: Int[Tensor, "rows full"] | None,
-    token_id: int,
+    token_ids: Mapping[str, int],
     parts: Sequence[VisualPart],
     pad_id: int,
 ) -> Layout:
-    """Replace the placeholders of every video by those of the tokens that stay.
+    """Replace the placeholders of every clip by those of the tokens that stay.
 
-    Text keeps its order. A video's placeholders may stand in several runs (with time stamps in
+    Text keeps its order. A clip's placeholders may stand in several runs (with time stamps in
     between): a token goes to the run that holds its place, and inside a run the given order rules.
     Rows are padded again, on the side on which they were padded.
 
     Shapes
     ------
     input_ids, attention_mask : (rows, full); no mask means no padding
+    token_ids : kind -> placeholder; clips of one kind come in reading order
     """
     valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    spans = placeholder_columns(input_ids, token_id, [part.n_placeholders for part in parts])
+    spans = {}
+    for kind, token_id in token_ids.items():
+        counts = [part.layout.n_placeholders for part in parts if part.layout.kind == kind]
+        if counts:
+            spans[kind] = iter(placeholder_columns(input_ids, token_id, counts, kind))
     is_text = valid.bool()
-    videos: list[list[_Placed]] = [[] for _ in input_ids]
+    placed: list[list[_Placed]] = [[] for _ in input_ids]
     first = 0
-    for part, (row, columns) in zip(parts, spans, strict=True):
+    for part in parts:
+        row, columns = next(spans[part.layout.kind])
         is_text[row, columns] = False
         places = part.places.to(columns.device)
         emitted = torch.arange(first, first + len(places), device=columns.device)
-        videos[row].append((columns[places], _run_starts(columns)[places], emitted))
+        placed[row].append((columns[places], _run_starts(columns)[places], emitted))
         first += len(places)
 
-    rows = [_order_row(text.nonzero()[:, 0], placed) for text, placed in zip(is_text, videos)]
+    rows = [_order_row(text.nonzero()[:, 0], clips) for text, clips in zip(is_text, placed)]
     side = "left" if bool(valid[:, -1].all()) else "right"
     source_column = pad_sequence([source for source, _ in rows], True, -1, side)
     emitted = torch.cat([visual for _, visual in rows])
@@ -146,14 +262,14 @@ def lay_out(
 
 
 _Placed = tuple[Tensor, Tensor, Tensor]
-"""Of one video's tokens: column inherited, first column of its run, index among all tokens."""
+"""Of one clip's tokens: column inherited, first column of its run, index among all tokens."""
 
 
-def _order_row(text: Int[Tensor, "words"], videos: Sequence[_Placed]) -> tuple[Tensor, Tensor]:
+def _order_row(text: Int[Tensor, "words"], clips: Sequence[_Placed]) -> tuple[Tensor, Tensor]:
     """Return source column and index of the visual token (-1 for text) of one short row."""
     nothing = torch.full_like(text, -1)
     source, start, visual = (
-        torch.cat(each) for each in zip((text, text, nothing), *videos, strict=True)
+        torch.cat(each) for each in zip((text, text, nothing), *clips, strict=True)
     )
     sequence = start.argsort(stable=True)
     return source[sequence], visual[sequence]
@@ -183,3 +299,29 @@ def original_positions(
         return layout.source_column.clamp_min(0)
     positions = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
     return layout.take(positions, 0)
+
+
+def prompt_tokens(spliced: Spliced) -> PromptTokens:
+    """Return what every token of the short prompts is, for reducers inside the LLM."""
+    layout, parts = spliced.layout, spliced.parts
+    order = layout.visual_order
+
+    def spread(values: Sequence[Tensor], fill: int) -> Tensor:
+        full = torch.full_like(layout.input_ids, fill)
+        full[layout.visual] = torch.cat(list(values)).to(full)[order.to(values[0].device)].to(full)
+        return full
+
+    sizes = [len(part.places) for part in parts]
+    clip = spread([torch.full_like(part.places, n) for n, part in enumerate(parts)], -1)
+    newline = spread([part.newline.long() for part in parts], 0).bool()
+    frame_index = spread([part.frame_index for part in parts], -1)
+    assert sum(sizes) == int(layout.visual.sum())
+    return PromptTokens(
+        attention_mask=layout.attention_mask,
+        visual=layout.visual & ~newline,
+        newline=newline,
+        clip=clip,
+        frame_index=frame_index,
+        token_index=spread([part.token_index for part in parts], -1),
+        group=frame_index,
+    )

@@ -14,10 +14,15 @@ from tokenred.strategies.aggregators import (
     mean,
     row_normalised,
 )
+from tokenred.strategies.cache_pruners import dycoke
 from tokenred.strategies.costs import cosine as cosine_cost
 from tokenred.strategies.costs import spatial, temporal
 from tokenred.strategies.couplers import cosine, exact, nearest, none, sinkhorn
 from tokenred.strategies.keep import count, expected_cost, max_probability, quantile, threshold
+from tokenred.strategies.layer_mergers import drop, fold, recycle
+from tokenred.strategies.layer_reducers import framefusion, ranked
+from tokenred.strategies.rankers import last_query, next_layer, position_free, text_raters
+from tokenred.strategies.rankers import random as random_ranker
 from tokenred.strategies.segmenters import clustering, dynamic, fixed_count, fixed_length, single
 from tokenred.strategies.selectors import (
     local,
@@ -101,6 +106,37 @@ def register_keep_decisions(register: Register) -> None:
     register("threshold", threshold.ThresholdDecision, threshold.ThresholdConfig)
     register("quantile", quantile.QuantileDecision, quantile.QuantileConfig)
     register("count", count.CountDecision, count.CountConfig)
+
+
+@hookimpl
+def register_token_rankers(register: Register) -> None:
+    """Register the built-in rankers inside the LLM."""
+    register("last-query", last_query.LastQueryRanker, last_query.LastQueryConfig)
+    register("next-layer", next_layer.NextLayerRanker, next_layer.NextLayerConfig)
+    register("text-raters", text_raters.TextRatersRanker, text_raters.TextRatersConfig)
+    register("position-free", position_free.PositionFreeRanker, position_free.PositionFreeConfig)
+    register("random", random_ranker.RandomRanker, random_ranker.RandomRankerConfig)
+
+
+@hookimpl
+def register_layer_mergers(register: Register) -> None:
+    """Register the built-in mergers inside the LLM."""
+    register("drop", drop.DropMerger, drop.DropConfig)
+    register("fold", fold.FoldMerger, fold.FoldConfig)
+    register("recycle", recycle.RecycleMerger, recycle.RecycleConfig)
+
+
+@hookimpl
+def register_layer_reducers(register: Register) -> None:
+    """Register the built-in reducers inside the LLM."""
+    register("ranked", ranked.RankedReducer, ranked.RankedConfig)
+    register("framefusion", framefusion.FrameFusionReducer, framefusion.FrameFusionConfig)
+
+
+@hookimpl
+def register_cache_pruners(register: Register) -> None:
+    """Register the built-in pruners of the cache."""
+    register("dycoke", dycoke.DycokeCachePruner, dycoke.DycokeCacheConfig)
 
 
 @hookimpl

@@ -1,0 +1,207 @@
+"""Calls of a transformers model, wrapped so that they run on reduced clips."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from tokenred.errors import CapabilityError, InputError
+from tokenred.models.splice import Clip, Spliced, prompt_tokens
+from tokenred.types import ReducedTokens
+
+
+@runtime_checkable
+class Reduce(Protocol):
+    """Reduces all clips of one call."""
+
+    needs: frozenset[str]
+    """Names of the cues that the clips must bring."""
+
+    def __call__(self, clips: Sequence[Clip]) -> list[ReducedTokens]:
+        """Return what is left of each clip."""
+        ...
+
+
+Inside = Any
+"""What works inside the LLM (``tokenred.models.in_llm``), or None."""
+
+PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
+"""Inputs with one entry a token, which the model may be given beside the mask."""
+
+_MISSING = object()
+
+
+@contextmanager
+def wrapped_calls(adapter: Any, reduce: Reduce, positions: str, inside: Inside) -> Iterator[None]:
+    """Replace ``generate`` and ``forward`` of the adapter's model while the context lasts.
+
+    Calls that carry images or videos are encoded, reduced and spliced first, and the model runs on
+    the short embedded prompt; ``generate`` still returns the original prompt in front of the new
+    tokens. Other calls pass through untouched.
+    """
+    model = adapter.model
+    calls = _Calls(adapter, reduce, positions, inside)
+    own = {name: vars(model).get(name, _MISSING) for name in ("generate", "forward")}
+    try:
+        model.generate = calls.wrap_generate(model.generate)
+        model.forward = calls.wrap_forward(model.forward)
+        yield
+    finally:
+        for name, value in own.items():
+            if value is not _MISSING:
+                setattr(model, name, value)
+            elif name in vars(model):
+                delattr(model, name)
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """The two wrapped methods and what they share."""
+
+    adapter: Any
+    reduce: Reduce
+    positions: str
+    inside: Inside
+    running: list[Spliced] = field(default_factory=list)
+
+    def wrap_forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        # functools.wraps keeps the signature, which generate() inspects.
+        @functools.wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            inputs = _by_name(original, args, kwargs)
+            if not self._has_clips(inputs):
+                return original(*args, **kwargs)
+            spliced, rest = self._shorten(inputs)
+            if (labels := rest.get("labels")) is not None:
+                rest["labels"] = spliced.layout.take(labels, -100)
+            with self._during(spliced):
+                return original(**rest)
+
+        return forward
+
+    def wrap_generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            inputs = _by_name(original, args, kwargs)
+            if inputs.get("inputs") is not None:
+                inputs["input_ids"] = inputs.pop("inputs")
+            if not self._has_clips(inputs):
+                return original(*args, **kwargs)
+            prompt = inputs["input_ids"]
+            with torch.no_grad():
+                spliced, rest = self._shorten(inputs)
+            short = spliced.layout.input_ids
+            _lower_limits(rest, prompt.shape[1] - short.shape[1])
+            with self._during(spliced):
+                output = original(input_ids=short, **rest)
+            if self.inside is not None:
+                self.inside.end()
+            return _restore_prompt(output, prompt, short.shape[1])
+
+        return generate
+
+    def _has_clips(self, inputs: Mapping[str, Any]) -> bool:
+        kinds = self.adapter.visual_inputs
+        encoded = inputs.get("mm_encoder_outputs") or {}
+        if any(encoded.get(kind) is not None for kind in kinds):
+            raise CapabilityError("images and videos that are encoded beforehand cannot be reduced")
+        if any(inputs.get(names[0]) is not None for names in kinds.values()):
+            return True
+        if self.inside is not None and not self.running and not _continues(inputs):
+            self.inside.end()  # a new conversation, without pictures
+        return False
+
+    @contextmanager
+    def _during(self, spliced: Spliced) -> Iterator[None]:
+        """Say what the prompt holds to whoever works inside the model."""
+        if self.inside is not None:
+            self.inside.begin(prompt_tokens(spliced))
+        self.running.append(spliced)
+        try:
+            with self.adapter.during_call(spliced):
+                yield
+        finally:
+            self.running.pop()
+
+    def _shorten(self, inputs: Mapping[str, Any]) -> tuple[Spliced, dict[str, Any]]:
+        """Encode, reduce and splice; return the inputs of the model without images and videos."""
+        _refuse(inputs)
+        visual = {name for names in self.adapter.visual_inputs.values() for name in names}
+        rest = {name: value for name, value in inputs.items() if name not in visual}
+        clips = self.adapter.encode(inputs, self.reduce.needs)
+        spliced = self.adapter.splice(inputs, clips, self.reduce(clips), positions=self.positions)
+        rest.pop("input_ids")
+        device = spliced.inputs_embeds.device
+        # The mask is always given: with gaps in the positions and no mask, transformers would take
+        # the prompt for several packed sequences.
+        rest["attention_mask"] = spliced.layout.attention_mask.to(device)
+        rest["inputs_embeds"] = spliced.inputs_embeds
+        for name in PER_TOKEN:
+            if rest.get(name) is not None:
+                rest[name] = spliced.layout.take(rest[name], 0)
+        if spliced.position_ids is not None:
+            rest["position_ids"] = spliced.position_ids.to(device)
+        return spliced, rest
+
+
+def _continues(inputs: Mapping[str, Any]) -> bool:
+    """Return whether a call goes on after what a cache holds."""
+    cache = inputs.get("past_key_values")
+    return cache is not None and cache.get_seq_length() > 0
+
+
+def _by_name(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a call's arguments by name, however they were given."""
+    if not args:
+        return dict(kwargs)
+    bound = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+    return {**bound, **bound.pop("kwargs", {})}
+
+
+def _refuse(inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that describe the unreduced sequence in a way that cannot be shortened."""
+    if inputs.get("input_ids") is None:
+        raise InputError("a call with an image or video needs input_ids: they say where it stands")
+    for name in ("inputs_embeds", "position_ids"):
+        if inputs.get(name) is not None:
+            raise CapabilityError(f"{name} cannot be given together with images or videos")
+    mask = inputs.get("attention_mask")
+    if mask is not None and mask.ndim != 2:
+        raise CapabilityError(
+            "attention_mask must be (rows, tokens) where images or videos are reduced"
+        )
+    if _continues(inputs):
+        raise CapabilityError(
+            "images and videos cannot be reduced in the middle of a cached conversation"
+        )
+
+
+def _lower_limits(inputs: dict[str, Any], saved: int) -> None:
+    """Lower limits that count the prompt, so that they mean what they mean unreduced."""
+    config = inputs.get("generation_config")
+    if config is not None:
+        inputs["generation_config"] = config = copy.deepcopy(config)
+    for name in ("max_length", "min_length"):
+        if inputs.get(name) is not None:
+            inputs[name] -= saved
+        elif config is not None and getattr(config, name, None) is not None:
+            setattr(config, name, max(getattr(config, name) - saved, 0))
+
+
+def _restore_prompt(output: Any, prompt: Tensor, n_short: int) -> Any:
+    """Put the original prompt in front of the new tokens: callers cut by its length."""
+    sequences = output if isinstance(output, Tensor) else output.sequences
+    repeated = prompt.repeat_interleave(sequences.shape[0] // prompt.shape[0], 0)
+    full = torch.cat((repeated.to(sequences.device), sequences[:, n_short:]), dim=1)
+    if isinstance(output, Tensor):
+        return full
+    output.sequences = full
+    return output

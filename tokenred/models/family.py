@@ -1,0 +1,224 @@
+"""What the adapters of transformers' model families share; a family adds its own facts."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from tokenred.errors import CapabilityError
+from tokenred.models.answering import next_token_logits
+from tokenred.models.calls import Inside, Reduce, wrapped_calls
+from tokenred.models.capture import attention_layers
+from tokenred.models.cues import POOLER, Cue, parse_cues
+from tokenred.models.splice import (
+    Clip,
+    ClipLayout,
+    Layout,
+    Spliced,
+    VisualPart,
+    lay_out,
+    original_positions,
+    pack,
+    prompt_tokens,
+    scatter_features,
+)
+from tokenred.types import ReducedTokens
+
+
+class FamilyAdapter:
+    """Base of the adapters for ``...ForConditionalGeneration`` classes of transformers.
+
+    A family says how a clip is encoded (``encode``), and where its model differs from the plain
+    case: token ids, newline layouts, positions.
+
+    Parameters
+    ----------
+    model : any dtype and device
+    """
+
+    model_class: ClassVar[str]
+    visual_inputs: ClassVar[Mapping[str, tuple[str, ...]]]
+    default_positions: ClassVar[str] = "contiguous"
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.config = model.config
+
+    @property
+    def tower(self) -> torch.nn.Module:
+        """The vision tower."""
+        return self.model.model.vision_tower
+
+    @property
+    def text_model(self) -> torch.nn.Module:
+        """The stack of decoder layers."""
+        return self.model.model.language_model
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """Placeholder of every kind of clip."""
+        return {"image": self.config.image_token_id, "video": self.config.video_token_id}
+
+    def check(self, needs: Collection[str]) -> None:
+        """Refuse, before any work, cues that this model cannot give.
+
+        Raises
+        ------
+        CapabilityError
+            If a cue is unknown, its layer lies outside the tower, or the tower has no pooling head.
+        """
+        self.cues(needs)
+
+    def cues(self, needs: Collection[str]) -> tuple[Cue, ...]:
+        """Resolve the cues on the tower's layers."""
+        cues = parse_cues(needs, len(attention_layers(self.tower)))
+        if not self.has_pooler and any(cue.kind == POOLER for cue in cues):
+            raise CapabilityError(
+                f"cue {POOLER!r} needs a pooling head, which this vision tower lacks"
+            )
+        return cues
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the tower sums up a frame in one vector."""
+        return False
+
+    def encode(
+        self,
+        inputs: Mapping[str, Any],
+        needs: Collection[str] = frozenset(),
+        frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+    ) -> list[Clip]:
+        """Encode all images and videos among the inputs of a call."""
+        raise NotImplementedError
+
+    def newline(self) -> Float[Tensor, "dim"] | None:
+        """Return the newline token, if the family has one."""
+        return None
+
+    def part(self, layout: ClipLayout, reduced: ReducedTokens, clip: Clip | None) -> VisualPart:
+        """Return what a reduced clip puts into the sequence."""
+        deep = None
+        if clip is not None and clip.deep is not None:
+            assert reduced.trace is not None
+            deep = _mapped(reduced.trace, clip.deep)
+        return pack(reduced, layout, self.newline(), deep)
+
+    def splice(
+        self,
+        inputs: Mapping[str, Any],
+        clips: Sequence[Clip],
+        reduced: Sequence[ReducedTokens],
+        *,
+        positions: str = "contiguous",
+    ) -> Spliced:
+        """Embed the prompts with the reduced clips in the place of their placeholders.
+
+        Parameters
+        ----------
+        inputs : of the call, ``input_ids`` and perhaps ``attention_mask`` among them
+        clips, reduced : what ``encode`` gave, and what is left of each
+        positions : ``contiguous`` renumbers, ``original`` keeps the unreduced positions
+
+        Raises
+        ------
+        InputError
+            If the placeholders in the prompts do not fit the clips.
+        """
+        parts = tuple(self.part(clip.layout, left, clip) for clip, left in zip(clips, reduced))
+        return self.splice_parts(inputs, parts, positions)
+
+    def splice_parts(
+        self, inputs: Mapping[str, Any], parts: tuple[VisualPart, ...], positions: str
+    ) -> Spliced:
+        """Embed the prompts with the parts in the place of their placeholders."""
+        input_ids = inputs["input_ids"]
+        layout = lay_out(
+            input_ids, inputs.get("attention_mask"), self.token_ids, parts, self._pad_id()
+        )
+        embed = self.model.get_input_embeddings()
+        embeddings = embed(layout.input_ids.to(embed.weight.device))
+        return Spliced(
+            layout=layout,
+            parts=parts,
+            inputs_embeds=scatter_features(embeddings, layout, parts),
+            position_ids=self.position_ids(inputs, layout, positions),
+        )
+
+    def position_ids(
+        self, inputs: Mapping[str, Any], layout: Layout, positions: str
+    ) -> Int[Tensor, "*axes rows short"] | None:
+        """Return the position ids of the short prompts; None leaves them to the model."""
+        if positions == "contiguous":
+            return None
+        return original_positions(layout, inputs.get("attention_mask"))
+
+    def during_call(self, spliced: Spliced) -> AbstractContextManager[None]:
+        """Whatever the model has to be told beside its inputs while it reads a short prompt."""
+        return nullcontext()
+
+    @contextmanager
+    def reduced_calls(self, reduce: Reduce, positions: str, inside: Inside) -> Iterator[None]:
+        """Let ``generate`` and calls of the model run reduced while the context lasts."""
+        with wrapped_calls(self, reduce, positions, inside):
+            yield
+
+    def answer_logits(
+        self,
+        reduced: ReducedTokens,
+        prompts: Sequence[Tensor],
+        *,
+        layout: ClipLayout,
+        inside: Inside = None,
+    ) -> Float[Tensor, "prompts vocabulary"]:
+        """Return float32 next-token logits of several prompts about one video.
+
+        Parameters
+        ----------
+        prompts : token ids, each with the placeholders of the unreduced video
+        layout : of the unreduced video
+        inside : what works inside the LLM; then every prompt is read whole, as the question has a
+            say in what is dropped
+        """
+        part = self.part(layout, reduced, None)
+        if inside is None and self.default_positions == "contiguous":
+            return next_token_logits(self.model, part, prompts, self.token_ids["video"])
+        return self._answer_whole(part, prompts, inside)
+
+    @torch.no_grad()
+    def _answer_whole(
+        self, part: VisualPart, prompts: Sequence[Tensor], inside: Inside
+    ) -> Float[Tensor, "prompts vocabulary"]:
+        rows = [prompt.long() for prompt in prompts]
+        mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
+        inputs = {"input_ids": pad_sequence(rows, True, 0, "left"), "attention_mask": mask}
+        parts = (part,) * len(rows)
+        spliced = self.splice_parts(inputs, parts, self.default_positions)
+        if inside is not None:
+            inside.begin(prompt_tokens(spliced))
+        device = spliced.inputs_embeds.device
+        positions = spliced.position_ids
+        with self.during_call(spliced):
+            output = self.model(
+                inputs_embeds=spliced.inputs_embeds,
+                attention_mask=spliced.layout.attention_mask.to(device),
+                position_ids=None if positions is None else positions.to(device),
+                use_cache=False,
+                logits_to_keep=1,
+            )
+        return output.logits[:, -1].float()
+
+    def _pad_id(self) -> int:
+        generation = self.model.generation_config
+        return 0 if generation.pad_token_id is None else int(generation.pad_token_id)
+
+
+def _mapped(
+    trace: Tensor, values: Float[Tensor, "levels tokens dim"]
+) -> Float[Tensor, "levels kept dim"]:
+    """Send values through the linear map of a reduction, level by level."""
+    return torch.stack([(trace.float() @ level.float()).to(values.dtype) for level in values])

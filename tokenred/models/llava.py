@@ -1,0 +1,229 @@
+"""What LLaVA's descendants in transformers share: the tower, its cues, and tiled images."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenred.errors import InputError
+from tokenred.kernels.pooling import PoolMode, pooled_grid
+from tokenred.models.capture import Captured, attention_layers, capture
+from tokenred.models.cues import Cue
+from tokenred.models.family import FamilyAdapter
+from tokenred.models.splice import Clip, ClipLayout, Newlines
+from tokenred.pipeline.flow import NATIVE_STRIDE
+from tokenred.types import VisualTokens
+
+
+class LlavaAdapter(FamilyAdapter):
+    """Base for models with a ViT tower, a projector, and images cut into tiles.
+
+    An image is two clips: its overview, and its tiles put together to one grid with a newline after
+    every row. An image that is not cut is an overview only. The encoder is composed of the model's
+    public submodules: what ``get_video_features`` returns changed three times between versions.
+    """
+
+    video_newlines: ClassVar[Newlines] = "none"
+    native_pool: ClassVar[str] = "none"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        vision = self.config.vision_config
+        side = vision.image_size // vision.patch_size
+        self.grid = (side, side)
+
+    @property
+    def video_grid(self) -> tuple[int, int]:
+        """Grid of a video's frames when a pipeline takes over."""
+        return self.grid
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the tower sums up a frame in one vector."""
+        return getattr(self.config.vision_config, "vision_use_head", True)
+
+    def video_layout(self, n_frames: int) -> ClipLayout:
+        """Return how an unreduced video stands in the prompt."""
+        pool: PoolMode = self.native_pool  # type: ignore[assignment]
+        grid = pooled_grid(self.video_grid, pool, NATIVE_STRIDE)
+        return ClipLayout("video", n_frames, grid, self.video_newlines)
+
+    def encode(
+        self,
+        inputs: Mapping[str, Any],
+        needs: Collection[str] = frozenset(),
+        frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+    ) -> list[Clip]:
+        """Encode images and videos up to and including the projector.
+
+        Parameters
+        ----------
+        inputs : ``pixel_values`` (images, tiles, 3, height, width), or (tiles, 3, height, width),
+            with ``image_sizes``; ``pixel_values_videos`` (videos, frames, 3, height, width)
+        needs : names of the cues to capture on the way, such as ``attention@-2``
+        frame_times : seconds of the frames, one tensor a video; default 0, 1, 2, ...
+
+        Raises
+        ------
+        InputError
+            If the pixel values have another shape than the model reads.
+        CapabilityError
+            If a cue cannot be given.
+        """
+        cues = self.cues(needs)
+        clips = []
+        if inputs.get("pixel_values") is not None:
+            clips += self._encode_images(inputs, cues)
+        if inputs.get("pixel_values_videos") is not None:
+            clips += self._encode_videos(inputs["pixel_values_videos"], cues, frame_times)
+        return clips
+
+    def _encode_videos(
+        self,
+        pixels: Tensor,
+        cues: Sequence[Cue],
+        frame_times: Sequence[Float[Tensor, "frames"]] | None,
+    ) -> list[Clip]:
+        if pixels.ndim != 5:
+            raise InputError(
+                "pixel_values_videos must be (videos, frames, 3, height, width), got shape "
+                f"{tuple(pixels.shape)}"
+            )
+        shape = pixels.shape[:2]
+        hidden, found = self._run_tower(pixels.flatten(0, 1), cues)
+        projected, found = self._project_video(hidden, found)
+        return [
+            Clip(
+                VisualTokens.of(
+                    features,
+                    self.video_grid,
+                    frame_times=None if frame_times is None else frame_times[video],
+                    cues={name: value.unflatten(0, shape)[video] for name, value in found.items()},
+                    native_pool=self.native_pool,
+                ),
+                self.video_layout(shape[1]),
+            )
+            for video, features in enumerate(projected.unflatten(0, shape))
+        ]
+
+    def _project_video(
+        self, hidden: Tensor, cues: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what the LLM would read before any pooling behind the projector, and its cues."""
+        return self.model.model.multi_modal_projector(hidden), cues
+
+    def _encode_images(self, inputs: Mapping[str, Any], cues: Sequence[Cue]) -> list[Clip]:
+        pixels, sizes = inputs["pixel_values"], inputs.get("image_sizes")
+        if pixels.ndim not in (4, 5) or sizes is None:
+            raise InputError(
+                "pixel_values must be (images, tiles, 3, height, width) or (tiles, 3, height, "
+                f"width) and come with image_sizes, got shape {tuple(pixels.shape)}"
+            )
+        counts = self._tiles(sizes, inputs)
+        if pixels.ndim == 5:
+            pixels = torch.cat([image[:n] for image, n in zip(pixels, counts, strict=True)])
+        hidden, found = self._run_tower(pixels, cues)
+        projected = self.model.model.multi_modal_projector(hidden)
+        per_image = {name: value.split(counts) for name, value in found.items()}
+        return [
+            clip
+            for index, features in enumerate(projected.split(counts))
+            for clip in self._views(
+                features,
+                sizes[index : index + 1],
+                {name: value[index] for name, value in per_image.items()},
+            )
+        ]
+
+    def _tiles(self, sizes: Tensor, inputs: Mapping[str, Any]) -> list[int]:
+        """Return how many tiles the model cuts every image into, the overview included."""
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        per_prompt = inputs.get("batch_num_images")
+        cut = [True] * len(sizes)
+        if per_prompt is not None:  # several images in one prompt are not cut
+            cut = [int(n) == 1 for n in per_prompt for _ in range(int(n))]
+        return [
+            image_size_to_num_patches(
+                size, self.config.image_grid_pinpoints, self.config.vision_config.image_size
+            )
+            if each
+            else 1
+            for size, each in zip(sizes, cut, strict=True)
+        ]
+
+    def _views(
+        self, tiles: Float[Tensor, "tiles tokens dim"], size: Tensor, cues: Mapping[str, Tensor]
+    ) -> Iterator[Clip]:
+        """Yield the overview of an image and, if it was cut, its tiles as one grid."""
+        base = tiles.shape[1]
+        one = tiles.new_zeros(*tiles.shape[:2], 1)
+        newlines = len(self._pack(one, size, one.new_ones(1))) - len(self._pack(one, size))
+        packed = self._pack(tiles, size)
+        vectors = {  # one vector a frame; the details have that of the overview
+            name: value[:1] for name, value in cues.items() if name == "pooler"
+        }
+        flat = {  # in the same place as their tokens
+            name: self._pack(value if value.ndim == 3 else value[..., None], size)
+            for name, value in cues.items()
+            if name not in vectors
+        }
+        views = [(slice(0, base), self.grid, "end" if len(packed) == base and newlines else "none")]
+        if len(packed) > base:
+            rows = newlines or 1
+            views.append((slice(base, None), (rows, (len(packed) - base) // rows), "row"))
+        for where, grid, layout in views:
+            found = {
+                name: (value[where] if cues[name].ndim == 3 else value[where, 0])[None]
+                for name, value in flat.items()
+            }
+            tokens = VisualTokens.of(packed[where][None], grid, cues={**vectors, **found})
+            yield Clip(tokens, ClipLayout("image", 1, grid, layout))  # type: ignore[arg-type]
+
+    def _pack(self, tiles: Tensor, size: Tensor, newline: Tensor | None = None) -> Tensor:
+        """Let the model put the tiles of one image together, padding cut off."""
+        packed, _ = self.model.model.pack_image_features(
+            [tiles], size, image_newline=newline, **self._pack_options()
+        )
+        return packed[0]
+
+    def _pack_options(self) -> dict[str, Any]:
+        return {}
+
+    def _run_tower(
+        self, pixels: Float[Tensor, "frames 3 height width"], cues: Sequence[Cue]
+    ) -> tuple[Float[Tensor, "frames tokens channels"], dict[str, Tensor]]:
+        """Run the vision tower once; return the chosen hidden states and the cues by name."""
+        layers = attention_layers(self.tower)
+        chosen = self.config.vision_feature_layer
+        wanted: dict[torch.nn.Module, set[str]] = {}
+        for cue in cues:
+            if cue.layer is not None:
+                wanted.setdefault(layers[cue.layer], set()).add(cue.kind)
+        with capture(wanted) as captured:
+            # Naming the layers spares newer versions from keeping the hidden states of all.
+            output = self.tower(pixels, output_hidden_states=chosen or True, return_dict=True)
+        indices = [chosen] if isinstance(chosen, int) else chosen
+        hidden = torch.cat([output.hidden_states[index] for index in indices], dim=-1)
+        by_layer = {layers.index(module): seen for module, seen in captured.items()}
+        found = {cue.name: self._cue(cue, by_layer, output) for cue in cues}
+        hidden = self._drop_class_token(hidden)
+        if hidden.shape[1] != self.grid[0] * self.grid[1]:
+            raise InputError(
+                f"the vision tower gave {hidden.shape[1]} tokens a frame, but this model reads "
+                f"{self.grid[0]}x{self.grid[1]}"
+            )
+        return hidden, found
+
+    def _cue(self, cue: Cue, by_layer: Mapping[int, Captured], output: Any) -> Tensor:
+        if cue.layer is None:
+            return output.pooler_output.detach()
+        seen = by_layer[cue.layer]
+        values = seen.attention if cue.kind == "attention" else seen.keys
+        return self._drop_class_token(torch.cat(values))
+
+    def _drop_class_token(self, values: Tensor) -> Tensor:
+        drops = self.config.vision_feature_select_strategy == "default"
+        return values[:, 1:] if drops else values

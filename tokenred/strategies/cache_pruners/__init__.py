@@ -1,0 +1,1 @@
+"""Cache pruners: which cached tokens the later layers look at while the answer is written."""

@@ -1,0 +1,234 @@
+"""Rank visual tokens at some layers, keep the best, and do something with the rest."""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from torch import Tensor
+
+from tokenred.config import LayerMergerSlot, StrategyConfig, TokenRankerSlot, build
+from tokenred.errors import ConfigError
+from tokenred.interfaces import AdaptiveRanker
+from tokenred.strategies._depth import depth_key, layer_at
+from tokenred.types import LayerReduction, LayerState, LayerStep
+
+Amount = int | float | Literal["adaptive"]
+Rounding = Literal["round", "floor", "ceil"]
+_ROUND = {"round": round, "floor": math.floor, "ceil": math.ceil}
+
+
+def _amount(value: object) -> Amount:
+    if value == "adaptive":
+        return "adaptive"
+    if isinstance(value, str):
+        try:
+            value = float(Fraction(value))
+        except (ValueError, ZeroDivisionError):
+            raise ConfigError(f"'{value}' is no share; write 0.17 or 66/576") from None
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, float) and 0 <= value <= 1:
+        return value
+    raise ConfigError(f"write a count, a share from 0.0 to 1.0, or adaptive, got {value!r}")
+
+
+def _schedule(value: object) -> object:
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigError(f"a schedule maps layers to how many tokens stay, got {value!r}")
+    return {depth_key(layer): _amount(amount) for layer, amount in value.items()}
+
+
+_SCHEDULE_SCHEMA = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]},
+}
+Schedule = Annotated[
+    dict[int | float, Amount], BeforeValidator(_schedule), WithJsonSchema(_SCHEDULE_SCHEMA)
+]
+
+
+class RankedConfig(StrategyConfig):
+    """Settings of reduction by rank."""
+
+    schedule: Schedule = Field(
+        description="layer -> how many tokens go into it. A layer is an index or, with a dot, a "
+        "share of the depth (rounded down); tokens are a count, or with a dot or a slash a share "
+        "of those that entered the LLM, or `adaptive` where the ranker knows how many"
+    )
+    ranker: TokenRankerSlot = Field(
+        "last-query", validate_default=True, description="what scores the tokens"
+    )
+    merger: LayerMergerSlot = Field(
+        "drop", validate_default=True, description="what becomes of the others"
+    )
+    rounding: Rounding = Field(
+        "round", description="of a share of tokens; `round` takes halves to even"
+    )
+    quota: Literal["prompt", "group"] = Field(
+        "prompt",
+        description="`group`: the schedule holds for each group of tokens, by default a frame",
+    )
+    newlines: Literal["keep", "rank"] = Field(
+        "keep", description="`rank` counts and ranks newline tokens like visual ones"
+    )
+    drop_at_least: int = Field(
+        0,
+        ge=0,
+        description="tokens of a quota that go at every step even if the schedule would keep all; "
+        "1 in SparseVLM's release",
+    )
+    positions: Literal["keep", "renumber"] = Field(
+        "keep", description="position ids: those the tokens had, or 0, 1, 2, ... anew"
+    )
+    cut_cache: bool = Field(
+        False, description="also drop the keys and values of the dropped tokens in earlier layers"
+    )
+    unmasked_before: bool = Field(
+        False,
+        description="the layer before lets every token of the prompt see every other one, which "
+        "happens by accident in HoliTom's release",
+    )
+
+
+class RankedReducer:
+    """Rank the visual tokens before some layers, keep the best and merge or drop the others.
+
+    Kept tokens stay in the order of the sequence, text stays whole. Of equal scores the earlier
+    token stays. Each image or video is merged by itself. In a shallow model, where shares of the
+    depth can fall on one layer, the last of them holds.
+
+    Shapes
+    ------
+    state.hidden : (tokens, dim)      returns : ``source`` (kept,), ``hidden`` (kept, dim)
+
+    Raises
+    ------
+    ConfigError
+        If the schedule names a layer that the LLM lacks, or ``adaptive`` with a ranker that does
+        not know how many; or asks for attention before the first layer.
+
+    Source
+    ------
+    The loop that FastV, PyramidDrop, SparseVLM, HoliTom and PruneVid share, taken apart. Written
+    from our descriptions.
+    Differs: by its parts; see the page on the inside of the LLM.
+    """
+
+    def __init__(self, config: RankedConfig) -> None:
+        self.config = config
+        self.ranker = build("token ranker", config.ranker)
+        self.merger = build("layer merger", config.merger)
+        adaptive = "adaptive" in config.schedule.values()
+        if adaptive and not isinstance(self.ranker, AdaptiveRanker):
+            raise ConfigError(
+                f"ranker '{config.ranker.name}' does not know how many tokens should stay",
+                ["schedule"],
+            )
+        if 0 in config.schedule and (self.ranker.reads or config.unmasked_before):
+            raise ConfigError("there is no attention yet before layer 0", ["schedule"])
+
+    def steps(self, n_layers: int) -> list[LayerStep]:
+        """Return one step before each layer of the schedule."""
+        return [
+            LayerStep(
+                layer, "before", self.ranker.reads, unmasked_before=self.config.unmasked_before
+            )
+            for layer in sorted(self._amounts(n_layers))
+        ]
+
+    def reduce(self, state: LayerState) -> LayerReduction | None:
+        """Return the best tokens and all text."""
+        eligible = state.visual
+        if self.config.newlines == "rank":
+            eligible = eligible | state.newline
+        candidates = eligible.nonzero()[:, 0]
+        entered = self._entered(state, candidates)
+        if not len(candidates):
+            return None
+        ranks = self.ranker.rank(state, candidates).float()
+        order = candidates[ranks.argsort(descending=True, stable=True)]
+        kept = self._best(state, order, entered)
+        if len(kept) == len(candidates):
+            return None
+        scores = ranks.new_full((len(state.hidden),), -torch.inf)
+        scores[candidates] = ranks
+        source, hidden = self._merge(state, kept, candidates, scores)
+        return LayerReduction(source, hidden, self.config.positions, self.config.cut_cache)
+
+    def _amounts(self, n_layers: int) -> dict[int, Amount]:
+        schedule = self.config.schedule.items()
+        try:
+            found = [(layer_at(key, n_layers), key, amount) for key, amount in schedule]
+        except ConfigError as error:
+            raise error.below(["schedule"]) from None
+        # Indices go before shares; among each the deeper ones last, so that they hold.
+        found.sort(key=lambda item: (item[0], isinstance(item[1], float), item[1]))
+        return {layer: amount for layer, _, amount in found}
+
+    def _entered(self, state: LayerState, candidates: Int[Tensor, "candidates"]) -> dict[int, int]:
+        """Return how many tokens the shares of each quota refer to, counted at the first step."""
+        if "entered" not in state.memory:
+            if self.config.quota == "group":
+                groups, sizes = state.group[candidates].unique(return_counts=True)
+                state.memory["entered"] = dict(zip(groups.tolist(), sizes.tolist()))
+            else:
+                newlines = len(candidates) - int(state.visual.sum())
+                state.memory["entered"] = {0: state.n_visual + newlines}
+        return state.memory["entered"]
+
+    def _best(
+        self, state: LayerState, order: Int[Tensor, "candidates"], entered: Mapping[int, int]
+    ) -> Int[Tensor, "kept"]:
+        """Return the first of every quota, in the order of the ranking."""
+        amount = self._amounts(state.n_layers)[state.layer]
+        group = torch.zeros_like(order)
+        if self.config.quota == "group":
+            group = state.group[order]
+        stays = torch.zeros_like(order, dtype=torch.bool)
+        for name in group.unique().tolist():
+            members = (group == name).nonzero()[:, 0]
+            if isinstance(amount, str):
+                count = self.ranker.n_kept(state, order[members])
+            else:
+                count = self._count(amount, entered.get(name, len(members)))
+            most = len(members) - self.config.drop_at_least
+            stays[members[: max(0, min(count, most))]] = True
+        return order[stays]
+
+    def _count(self, amount: int | float, total: int) -> int:
+        if isinstance(amount, int):
+            return amount
+        # A share such as 0.29 of 100 is 29, though its product in binary lies below.
+        return int(_ROUND[self.config.rounding](round(total * amount, 9)))
+
+    def _merge(
+        self,
+        state: LayerState,
+        kept: Int[Tensor, "kept"],
+        candidates: Int[Tensor, "candidates"],
+        scores: Float[Tensor, "tokens"],
+    ) -> tuple[Int[Tensor, "left"], Float[Tensor, "left dim"]]:
+        """Merge clip by clip; return where every token comes from, and what it is now."""
+        gone = torch.zeros_like(state.visual)
+        gone[candidates] = True
+        gone[kept] = False
+        hidden = state.hidden.clone()
+        stays = (~gone).nonzero()[:, 0]
+        source, place, parts = [stays], [2 * stays], [hidden]
+        for clip in state.clip[gone].unique().tolist():
+            mine = state.clip == clip
+            chosen, dropped = kept[mine[kept]], (gone & mine).nonzero()[:, 0]
+            after, made = self.merger.merge(state, chosen, dropped, scores)
+            hidden[chosen] = after
+            end = 2 * candidates[mine[candidates]][-1] + 1  # between two tokens of the state
+            source.append(stays.new_full((len(made),), -1))
+            place.append(end.expand(len(made)))
+            parts.append(made)
+        parts[0] = hidden[stays]
+        order = torch.cat(place).argsort(stable=True)
+        return torch.cat(source)[order], torch.cat(parts)[order]
