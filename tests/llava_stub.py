@@ -77,6 +77,7 @@ class Body(nn.Module):
 
 class LlavaMetaForCausalLM:
     __module__ = "llava.stub"  # as the package's own: no version of transformers is asked for
+    pool_arguments = ()
 
     def get_vision_tower(self):
         return self.get_model().vision_tower
@@ -110,11 +111,13 @@ class LlavaMetaForCausalLM:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
         modalities = [modalities] if isinstance(modalities, str) else modalities
         images = [each if each.ndim == 4 else each[None] for each in images]
-        encoded = self.encode_images(torch.cat(images)).split([len(each) for each in images])
+        encoded = self._encode(torch.cat(images)).split([len(each) for each in images])
         features = []
         for index, feature in enumerate(encoded):
             if index < len(modalities) and modalities[index] == "video":
-                features.append(self._video_features(self.get_2dPool(feature)))
+                features.append(
+                    self._video_features(self.get_2dPool(feature, *self.pool_arguments))
+                )
             else:
                 features.append(torch.cat((feature.flatten(0, 1), self._newline())))
         rows = []
@@ -128,6 +131,9 @@ class LlavaMetaForCausalLM:
             rows.append(torch.cat(row))
         embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return None, position_ids, attention_mask, past_key_values, embeds, labels
+
+    def _encode(self, images):
+        return self.encode_images(images)
 
     def _newline(self):
         return self.get_model().image_newline[None]
@@ -183,7 +189,7 @@ class LlavaStubForCausalLM(nn.Module, LlavaMetaForCausalLM):
             if inputs_embeds is None:
                 inputs_embeds = self.model.embed_tokens(input_ids)
         place = torch.arange(1, inputs_embeds.shape[1] + 1)[:, None]
-        read = self.mix(inputs_embeds * place.cos()).tanh().cumsum(1)
+        read = self.mix(inputs_embeds * place.cos().to(inputs_embeds)).tanh().cumsum(1)
         return SimpleNamespace(logits=self.lm_head(read), inputs_embeds=inputs_embeds)
 
     @torch.no_grad()

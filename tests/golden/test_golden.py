@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from golden.aot import ALGORITHMS
+from golden.algorithms import ALGORITHMS
 from golden.compare import check
 from golden.index import DATA, Case, find_cases
 from tokenred import TokenredError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from golden.aot import ALGORITHMS
+from golden.algorithms import ALGORITHMS
 from golden.compare import check
 from golden.index import DATA, Case, find_cases
 

@@ -4,6 +4,7 @@ import pytest
 
 PUBLIC = [
     "tokenred",
+    "tokenred.accounting",
     "tokenred.pipeline",
     "tokenred.models",
     "tokenred.embedded",

@@ -13,8 +13,15 @@ EXPECTED = {
     "aot-released",
     "cosine-merge",
     "downsample",
+    "dycoke-cache",
+    "fastv",
+    "framefusion",
+    "holitom-inner",
     "no-merge",
+    "prunevid-llm",
+    "pyramiddrop",
     "random",
+    "sparsevlm",
     "top-attention",
     "vanilla",
 }
@@ -39,8 +46,47 @@ def test_presets_are_different_pipelines() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_preset_but_vanilla_states_ten_per_cent(name: str) -> None:
-    assert load_config(name).budget.retention_ratio == (1.0 if name == "vanilla" else 0.1)
+def test_a_preset_states_ten_per_cent_unless_nothing_is_dropped_before_the_llm(name: str) -> None:
+    config = load_config(name)
+    drops = any(stage.kind in ("frame", "segment") for stage in config.stages.values())
+    assert config.budget.retention_ratio == (0.1 if drops else 1.0)
+
+
+INSIDE = [name for name in NAMES if load_pipeline(name).inside_llm]
+
+
+@pytest.mark.parametrize("name", INSIDE)
+@pytest.mark.parametrize("n_layers", [2, 3, 4, 28, 32])
+def test_what_acts_inside_the_llm_fits_any_depth(name: str, n_layers: int) -> None:
+    inside = load_pipeline(name).inside_llm
+    for _, reducer in inside.reducers:
+        places = [(step.layer, step.point) for step in reducer.steps(n_layers)]
+        assert places == sorted(set(places))
+        assert all(0 <= layer < n_layers for layer, _ in places)
+    assert all(1 <= pruner.layer(n_layers) < n_layers for _, pruner in inside.pruners)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_layers", "wanted"),
+    [
+        ("fastv", 28, [2]),
+        ("fastv", 32, [2]),
+        ("pyramiddrop", 32, [8, 16, 24]),
+        ("sparsevlm", 32, [3, 7, 16]),
+        ("holitom-inner", 28, [18]),
+        ("prunevid-llm", 32, [11]),
+    ],
+)
+def test_shares_of_the_depth_are_the_layers_of_the_papers(
+    name: str, n_layers: int, wanted: list[int]
+) -> None:
+    ((_, reducer),) = load_pipeline(name).inside_llm.reducers
+    assert [step.layer for step in reducer.steps(n_layers)] == wanted
+
+
+def test_dycoke_looks_at_chosen_tokens_from_layer_3_on() -> None:
+    ((_, pruner),) = load_pipeline("dycoke-cache").inside_llm.pruners
+    assert [pruner.layer(n) for n in (28, 32)] == [3, 3]
 
 
 @pytest.mark.parametrize(

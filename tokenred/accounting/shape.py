@@ -55,8 +55,8 @@ class LlmShape:
         """Read the sizes from a config: a transformers object or a dictionary, nested or flat.
 
         What a dictionary leaves out has the value that transformers gives it, if that is installed
-        and knows the model type; old checkpoints list only what differs from it. Windows of
-        sliding attention are not read.
+        and knows the model type; old checkpoints list only what differs from it. Without a number
+        of key heads every head has its own. Windows of sliding attention are not read.
 
         Raises
         ------

@@ -1,14 +1,23 @@
 """``tokenred flops``: what reading and answering cost, by a named formula, term by term."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from tokenred.accounting import (
+    FORMULAS,
+    Flops,
+    Formula,
+    decode_flops,
+    find_shape,
+    parse_schedule,
+    prefill_flops,
+    schedule_of,
+    schedule_text,
+)
 from tokenred.cli._common import Json, columns, emit
 from tokenred.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tokenred.accounting import Flops, Formula
+from tokenred.pipeline.budget import frame_quota
 
 UNITS = {"T": 1e12, "G": 1e9, "M": 1e6}
 """Unit of the printed figures -> FLOPs. The unit is the largest that vanilla prefill reaches."""
@@ -18,7 +27,7 @@ def flops(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A folder with a config.json, such a file, or a name such as qwen2-7b; "
             "the embedded model by default.",
         ),
@@ -45,14 +54,13 @@ def flops(
         int, typer.Option(min=0, help="Text tokens to count besides; the papers count none.")
     ] = 0,
     generated: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 100,
-    formula: Annotated[str, typer.Option(help="paper, gqa-swiglu or sparsevlm.")] = "paper",
+    formula: Annotated[str, typer.Option(help=f"One of {', '.join(FORMULAS)}.")] = "paper",
     json: Json = False,
 ) -> None:
     """Count the FLOPs of prefill and decoding, reduced and vanilla, with every term."""
-    from tokenred import accounting
     from tokenred.embedded import GRID_SIZE, MODEL_DIR, NUM_FRAMES
 
-    shape = accounting.find_shape(model or str(MODEL_DIR))
+    shape = find_shape(model or str(MODEL_DIR))
     frames = frames or (32 if model else NUM_FRAMES)
     tokens_per_frame = tokens_per_frame or (196 if model else ((GRID_SIZE + 1) // 2) ** 2)
     if schedule is not None and retention_ratio is not None:
@@ -60,12 +68,12 @@ def flops(
     entering = (
         frames * _quota(tokens_per_frame, 1.0 if retention_ratio is None else retention_ratio)
         if schedule is None
-        else accounting.parse_schedule(schedule, shape.n_layers)
+        else parse_schedule(schedule, shape.n_layers)
     )
-    kept = accounting.schedule_of(entering, shape.n_layers, text_tokens)
-    full = accounting.schedule_of(frames * tokens_per_frame, shape.n_layers, text_tokens)
-    prefill = [accounting.prefill_flops(each, shape, formula) for each in (kept, full)]
-    decode = [accounting.decode_flops(each, shape, generated, formula) for each in (kept, full)]
+    kept = schedule_of(entering, shape.n_layers, text_tokens)
+    full = schedule_of(frames * tokens_per_frame, shape.n_layers, text_tokens)
+    prefill = [prefill_flops(each, shape, formula) for each in (kept, full)]
+    decode = [decode_flops(each, shape, generated, formula) for each in (kept, full)]
     report = {
         "model": model or "embedded",
         "n_layers": shape.n_layers,
@@ -73,8 +81,8 @@ def flops(
         "formula": formula,
         "frames": frames,
         "tokens_per_frame": tokens_per_frame,
-        "schedule": accounting.schedule_text(kept),
-        "vanilla_schedule": accounting.schedule_text(full),
+        "schedule": schedule_text(kept),
+        "vanilla_schedule": schedule_text(full),
         "text_tokens": text_tokens,
         "n_generated": generated,
         "prefill": _cost(*prefill),
@@ -84,12 +92,10 @@ def flops(
     if json:
         emit(report)
     else:
-        print(_text(report, accounting.FORMULAS[formula]))
+        print(_text(report, FORMULAS[formula]))
 
 
 def _quota(tokens_per_frame: int, retention_ratio: float) -> int:
-    from tokenred.pipeline.budget import frame_quota
-
     if not 0 < retention_ratio <= 1:
         raise ConfigError(f"a share lies in (0, 1], got {retention_ratio}", ["retention_ratio"])
     return frame_quota(tokens_per_frame, retention_ratio)
@@ -99,7 +105,7 @@ def _shares(value: int, vanilla: int) -> dict[str, Any]:
     return {"flops": value, "vanilla_flops": vanilla, "share": value / vanilla}
 
 
-def _cost(reduced: "Flops", vanilla: "Flops") -> dict[str, Any]:
+def _cost(reduced: Flops, vanilla: Flops) -> dict[str, Any]:
     terms = [
         {"name": term.name, "expression": term.expression, **_shares(term.value, full.value)}
         for term, full in zip(reduced.terms, vanilla.terms)
@@ -107,23 +113,23 @@ def _cost(reduced: "Flops", vanilla: "Flops") -> dict[str, Any]:
     return {**_shares(reduced.total, vanilla.total), "terms": terms}
 
 
-def _text(report: dict[str, Any], formula: "Formula") -> str:
+def _text(report: dict[str, Any], formula: Formula) -> str:
     top = report["prefill"]["vanilla_flops"]
     unit = next((unit for unit in UNITS if top >= UNITS[unit]), "M")
     used = {formula.attention, *"".join(symbols for _, symbols in formula.per_token.values())}
     sizes = [f"{symbol} = {size}" for symbol, size in report["sizes"].items() if symbol in used]
     text = f", {report['text_tokens']} of them text" if report["text_tokens"] else ""
+    schedules = (
+        f"{report['schedule']} (layers x tokens{text}); vanilla {report['vanilla_schedule']}"
+    )
     facts = [
         ("model", f"{report['model']}: {report['n_layers']} layers, {', '.join(sizes)}"),
         ("formula", f"{report['formula']}: {formula.summary} ({formula.source})"),
         ("video", f"{report['frames']} frames of {report['tokens_per_frame']} tokens"),
-        (
-            "n",
-            f"{report['schedule']} (layers x tokens{text}); vanilla {report['vanilla_schedule']}",
-        ),
+        ("n", schedules),
         ("R", f"{report['n_generated']} generated tokens"),
     ]
-    rows = [("", "each layer", f"{unit}FLOPs", "vanilla", "share")]
+    rows: list[tuple[str, ...]] = [("", "each layer", f"{unit}FLOPs", "vanilla", "share")]
     for part in ("prefill", "decode"):
         cost = report[part]
         rows += [

@@ -90,7 +90,8 @@ class ModelAdapter(Protocol):
 
 ADAPTERS: dict[str, str] = {
     "LlavaOnevisionForConditionalGeneration": "llava_onevision.LlavaOnevisionAdapter",
-    "LlavaMetaForCausalLM": "llava_next.LlavaNextAdapter",
+    "LlavaNextVideoForConditionalGeneration": "llava_next_video.LlavaNextVideoAdapter",
+    "LlavaMetaForCausalLM": "llava_original.LlavaOriginalAdapter",
 }
 """Model class -> adapter in this package; imported when it is needed."""
 

@@ -25,6 +25,12 @@ _PREFIX = "tokenred_"
 
 Recorder = Callable[[Tensor, Tensor, float | None], None]
 
+AttentionInputs = tuple[Tensor, Tensor, Tensor | None]
+"""Keys, values and mask of one attention call."""
+
+Intercept = Callable[[Tensor, AttentionInputs, float | None], AttentionInputs | Tensor]
+"""Sees queries, ``AttentionInputs`` and scaling; returns other inputs, or the output itself."""
+
 
 @dataclass
 class Captured:
@@ -44,6 +50,9 @@ class Captured:
 _recorders: ContextVar[Mapping[nn.Module, Recorder]] = ContextVar(
     "tokenred_recorders", default=MappingProxyType({})
 )
+
+# One model has one owner at a time, whichever threads it runs in.
+_intercepts: dict[nn.Module, Intercept] = {}
 
 
 @torch.no_grad()
@@ -120,6 +129,33 @@ def capture(modules: Mapping[nn.Module, Collection[str]]) -> Iterator[dict[nn.Mo
         yield captured
 
 
+@contextmanager
+def intercepted(intercepts: Mapping[nn.Module, Intercept]) -> Iterator[None]:
+    """Let functions look at, and change, what chosen attention modules work on.
+
+    Raises
+    ------
+    CapabilityError
+        If one of the modules is intercepted already, or its backend is not known to transformers.
+    """
+    if any(module in _intercepts for module in intercepts):
+        raise CapabilityError("something else works inside this LLM already")
+    with ExitStack() as stack:
+        for config in {id(module.config): module.config for module in intercepts}.values():
+            stack.enter_context(_routed(config))
+        _intercepts.update(intercepts)
+        try:
+            yield
+        finally:
+            for module in intercepts:
+                del _intercepts[module]
+
+
+def backend_of(config: Any) -> str:
+    """Return the attention backend that a model is set to, looking through our routing."""
+    return (config._attn_implementation or "eager").removeprefix(_PREFIX)
+
+
 def _recorder(into: Captured, kinds: Collection[str]) -> Recorder:
     def record(query: Tensor, key: Tensor, scaling: float | None) -> None:
         if "attention" in kinds:
@@ -171,6 +207,14 @@ def _passing_on(backend: str) -> Callable[..., Any]:
         record = _recorders.get().get(module)
         if record is not None:
             record(query, key, kwargs.get("scaling"))
+        intercept = _intercepts.get(module)
+        if intercept is not None:
+            value, mask, *args = args  # type: ignore[assignment]
+            answer = intercept(query, (key, value, mask), kwargs.get("scaling"))
+            if isinstance(answer, Tensor):
+                return answer, None
+            key, *others = answer
+            args = (*others, *args)
         config: Any = module.config
         routed = config._attn_implementation
         # Flash attention reads its own name from the config to find its kernel.

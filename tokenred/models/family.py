@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -14,6 +14,7 @@ from tokenred.models.answering import next_token_logits
 from tokenred.models.calls import Inside, Reduce, wrapped_calls
 from tokenred.models.capture import attention_layers
 from tokenred.models.cues import POOLER, Cue, parse_cues
+from tokenred.models.preparing import Prepared
 from tokenred.models.splice import (
     Clip,
     ClipLayout,
@@ -94,6 +95,23 @@ class FamilyAdapter:
         frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
     ) -> list[Clip]:
         """Encode all images and videos among the inputs of a call."""
+        raise NotImplementedError
+
+    def prepare(
+        self,
+        videos: Sequence[UInt8[Tensor, "frames 3 height width"]] = (),
+        images: Sequence[UInt8[Tensor, "3 height width"]] = (),
+        *,
+        frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Prepared:
+        """Turn pixels into the model's inputs, as its own processor would.
+
+        Parameters
+        ----------
+        frame_times : seconds of the frames, one tensor a video, for models that read them
+        settings : of the checkpoint's ``preprocessor_config.json``; default: the family's own
+        """
         raise NotImplementedError
 
     def newline(self) -> Float[Tensor, "dim"] | None:

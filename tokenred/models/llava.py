@@ -1,20 +1,29 @@
 """What LLaVA's descendants in transformers share: the tower, its cues, and tiled images."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 
 from tokenred.errors import InputError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
 from tokenred.models.capture import Captured, attention_layers, capture
 from tokenred.models.cues import Cue
 from tokenred.models.family import FamilyAdapter
+from tokenred.models.preparing import Prepared, resize_and_normalise
 from tokenred.models.splice import Clip, ClipLayout, Newlines
 from tokenred.pipeline.flow import NATIVE_STRIDE
 from tokenred.types import VisualTokens
+
+SIGLIP: Mapping[str, Sequence[float]] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+CLIP: Mapping[str, Sequence[float]] = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
 
 
 class LlavaAdapter(FamilyAdapter):
@@ -25,6 +34,7 @@ class LlavaAdapter(FamilyAdapter):
     public submodules: what ``get_video_features`` returns changed three times between versions.
     """
 
+    normalisation: ClassVar[Mapping[str, Sequence[float]]] = SIGLIP
     video_newlines: ClassVar[Newlines] = "none"
     native_pool: ClassVar[str] = "none"
 
@@ -43,6 +53,46 @@ class LlavaAdapter(FamilyAdapter):
     def has_pooler(self) -> bool:
         """Whether the tower sums up a frame in one vector."""
         return getattr(self.config.vision_config, "vision_use_head", True)
+
+    def prepare(
+        self,
+        videos: Sequence[UInt8[Tensor, "frames 3 height width"]] = (),
+        images: Sequence[UInt8[Tensor, "3 height width"]] = (),
+        *,
+        frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Prepared:
+        """Turn pixels into the model's inputs, as its own processor would.
+
+        Frames are squeezed to the tower's square; all videos of a call have equally many. An image
+        is fitted into the nearest of the model's resolutions, centred on black, and cut into tiles;
+        squeezed whole it is the overview.
+        """
+        settings = {**self.normalisation, **(settings or {})}
+        square = (self.config.vision_config.image_size,) * 2
+        inputs: dict[str, Tensor] = {}
+        pieces: dict[str, list[list[int | str]]] = {"image": [], "video": []}
+        if videos:
+            if len({len(video) for video in videos}) > 1:
+                raise InputError("the videos of one call must have equally many frames")
+            inputs["pixel_values_videos"] = torch.stack(
+                [resize_and_normalise(video, square, settings) for video in videos]
+            )
+            n = self.video_layout(len(videos[0])).n_placeholders
+            pieces["video"] = [[self.token_ids["video"]] * n for _ in videos]
+        if images:
+            cut = [_tiles_of(image, square, self.config.image_grid_pinpoints) for image in images]
+            tiles = [resize_and_normalise(each, square, settings) for each in cut]
+            most = max(map(len, tiles))
+            inputs["pixel_values"] = torch.stack(
+                [pad(each, (0, 0) * 3 + (0, most - len(each))) for each in tiles]
+            )
+            inputs["image_sizes"] = torch.tensor([image.shape[-2:] for image in images])
+            for each, size in zip(tiles, inputs["image_sizes"], strict=True):
+                empty = torch.zeros(len(each), self.grid[0] * self.grid[1], 1)
+                n = len(self._pack(empty, size[None], empty[0, 0]))  # as the model will
+                pieces["image"].append([self.token_ids["image"]] * n)
+        return Prepared(inputs, pieces)
 
     def video_layout(self, n_frames: int) -> ClipLayout:
         """Return how an unreduced video stands in the prompt."""
@@ -227,3 +277,24 @@ class LlavaAdapter(FamilyAdapter):
     def _drop_class_token(self, values: Tensor) -> Tensor:
         drops = self.config.vision_feature_select_strategy == "default"
         return values[:, 1:] if drops else values
+
+
+def _tiles_of(
+    image: UInt8[Tensor, "3 height width"], square: tuple[int, int], resolutions: Sequence[Any]
+) -> UInt8[Tensor, "tiles 3 rows columns"]:
+    """Return the overview of an image and then its tiles, row by row."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    height, width = image.shape[-2:]
+    rows, columns = select_best_resolution((height, width), [list(each) for each in resolutions])
+    scale = min(rows / height, columns / width)
+    fitted = (min(math.ceil(height * scale), rows), min(math.ceil(width * scale), columns))
+    top, left = (rows - fitted[0]) // 2, (columns - fitted[1]) // 2
+    canvas = image.new_zeros(3, rows, columns)
+    canvas[:, top : top + fitted[0], left : left + fitted[1]] = _resized(image, fitted)
+    tiles = canvas.unfold(1, square[0], square[0]).unfold(2, square[1], square[1])
+    return torch.cat((_resized(image, square)[None], tiles.permute(1, 2, 0, 3, 4).flatten(0, 1)))
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(image[None], size=size, mode="bicubic", antialias=True)[0]

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
@@ -44,10 +45,17 @@ class FoldMerger:
         if not (len(kept) and len(dropped)):
             return hidden[kept], hidden[:0]
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        unit = F.normalize(wide, dim=-1, eps=1e-12)
-        target = (unit[dropped] @ unit[kept].mT).argmax(-1)
+        target = fold_targets(wide, kept, dropped)
         chosen = F.one_hot(target, len(kept))
         later = chosen.flip(0).cumsum(0).flip(0).gather(1, target[:, None]).to(wide)
         folded = wide[kept] * torch.exp2(-chosen.sum(0).to(wide))[:, None]
         folded = folded.index_add(0, target, wide[dropped] * torch.exp2(-later))
         return folded.to(hidden.dtype), hidden[:0]
+
+
+def fold_targets(
+    hidden: Float[Tensor, "tokens dim"], kept: Int[Tensor, "kept"], dropped: Int[Tensor, "dropped"]
+) -> Int[Tensor, "dropped"]:
+    """Return which of the kept tokens each dropped one resembles most; the first of equals."""
+    unit = F.normalize(hidden, dim=-1, eps=1e-12)
+    return (unit[dropped] @ unit[kept].mT).argmax(-1)

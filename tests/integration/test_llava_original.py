@@ -6,7 +6,7 @@ import torch
 from tests.llava_stub import IMAGE_TOKEN_INDEX, PATCH, LlavaStubForCausalLM
 from tokenred.errors import CapabilityError, InputError
 from tokenred.models import adapter_for, attach
-from tokenred.models.llava_next import LlavaNextAdapter
+from tokenred.models.llava_original import LlavaOriginalAdapter
 from tokenred.pipeline import load_pipeline
 
 SIDE = 7
@@ -228,17 +228,8 @@ def test_an_encoder_that_runs_in_parts_gives_the_same():
     """Forks of the package encode long videos piece by piece."""
 
     class InParts(LlavaStubForCausalLM):
-        def prepare_inputs_labels_for_multimodal(self, *args, **kwargs):
-            whole = self.encode_images
-
-            def in_parts(images):
-                return torch.cat([whole(part) for part in images.split(3)])
-
-            self.encode_images = in_parts
-            try:
-                return super().prepare_inputs_labels_for_multimodal(*args, **kwargs)
-            finally:
-                self.encode_images = whole
+        def _encode(self, images):
+            return torch.cat([self.encode_images(part) for part in images.split(3)])
 
     model, other = LlavaStubForCausalLM(), InParts()
     with attach(model, "aot-paper"):
@@ -328,10 +319,21 @@ def test_original_positions_are_refused():
         pass
 
 
+class Reduce:
+    needs: frozenset = frozenset()
+
+    def __call__(self, clips):
+        raise AssertionError("nothing is to be reduced here")
+
+
 def test_stages_inside_the_llm_are_refused():
-    adapter = LlavaNextAdapter(LlavaStubForCausalLM())
-    with pytest.raises(CapabilityError, match="inside the LLM"):
-        _ = adapter.text_model
+    adapter = LlavaOriginalAdapter(LlavaStubForCausalLM())
+    assert not adapter.inside_llm_supported
+    with (
+        pytest.raises(CapabilityError, match="stages inside the LLM cannot run"),
+        adapter.reduced_calls(Reduce(), "contiguous", inside=object()),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -367,13 +369,8 @@ def test_towers_without_separate_projections_give_no_cues():
 
 
 def test_another_stride_is_refused():
-    class Strided(LlavaStubForCausalLM):
-        def prepare_inputs_labels_for_multimodal(self, *args, **kwargs):
-            pool = self.get_2dPool
-            self.get_2dPool = lambda feature: pool(feature, 3)
-            return super().prepare_inputs_labels_for_multimodal(*args, **kwargs)
-
-    model = Strided()
+    model = LlavaStubForCausalLM()
+    model.pool_arguments = (3,)
     with (
         attach(model, "vanilla"),
         pytest.raises(CapabilityError, match="stride 3"),
@@ -396,4 +393,4 @@ def test_models_of_other_packages_are_refused():
         pass
 
     with pytest.raises(CapabilityError, match="Old has no prepare_inputs_labels_for_multimodal"):
-        LlavaNextAdapter(Old())
+        LlavaOriginalAdapter(Old())

@@ -33,11 +33,15 @@ NEWLINES: Mapping[str, Newlines] = {
 }
 """The package's names of where newline tokens stand -> ours."""
 
+INSIDE_LLM = (
+    "stages inside the LLM cannot run on models of the llava package; use the class that "
+    "transformers or tokenred has for this model"
+)
 _WRAPPED = ("prepare_inputs_labels_for_multimodal", "encode_images", "get_2dPool")
 _MISSING = object()
 
 
-class LlavaNextAdapter:
+class LlavaOriginalAdapter:
     """Reduce videos inside the models of the original ``llava`` package.
 
     Serves ``LlavaQwenForCausalLM``, ``LlavaLlamaForCausalLM`` and their siblings, which all inherit
@@ -59,6 +63,7 @@ class LlavaNextAdapter:
 
     model_class: ClassVar[str] = "LlavaMetaForCausalLM"
     default_positions: ClassVar[str] = "contiguous"
+    inside_llm_supported: ClassVar[bool] = False
 
     def __init__(self, model: Any) -> None:
         missing = [name for name in _WRAPPED if not callable(getattr(model, name, None))]
@@ -75,17 +80,8 @@ class LlavaNextAdapter:
 
     @property
     def text_model(self) -> torch.nn.Module:
-        """Not to be had: the package's own versions of transformers are too old for it.
-
-        Raises
-        ------
-        CapabilityError
-            Always.
-        """
-        raise CapabilityError(
-            "stages inside the LLM cannot run on models of the llava package; use the class that "
-            "transformers or tokenred has for this model"
-        )
+        """The stack of decoder layers."""
+        return self.model.get_model()
 
     @property
     def native_pool(self) -> PoolMode:
@@ -219,8 +215,10 @@ class LlavaNextAdapter:
         Raises
         ------
         CapabilityError
-            If ``positions`` is not ``contiguous``.
+            If ``positions`` is not ``contiguous``, or the pipeline works inside the LLM.
         """
+        if inside is not None:
+            raise CapabilityError(INSIDE_LLM)
         if positions != "contiguous":
             raise CapabilityError(
                 f"positions {positions!r} cannot be had on models of the llava package, whose LLM "
@@ -268,7 +266,7 @@ class _Call:
 class _Calls:
     """The methods that stand in for those of the model."""
 
-    def __init__(self, adapter: LlavaNextAdapter, reduce: Reduce) -> None:
+    def __init__(self, adapter: LlavaOriginalAdapter, reduce: Reduce) -> None:
         self.adapter = adapter
         self.reduce = reduce
         self.cues = adapter.cues(reduce.needs)

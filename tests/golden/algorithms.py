@@ -1,0 +1,5 @@
+"""All algorithms that golden cases name and tokenred implements."""
+
+from golden import aot, in_llm
+
+ALGORITHMS = {**aot.ALGORITHMS, **in_llm.ALGORITHMS}

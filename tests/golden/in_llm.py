@@ -1,0 +1,420 @@
+"""The methods inside the LLM as the golden cases name them: a state of the case's tensors, a call.
+
+The layers between two steps are the case's business; what is asked of attention is read from it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenred.config import build, strategy_config
+from tokenred.kernels.attention import attention_rows
+from tokenred.kernels.clustering import cluster_means, density_peaks
+from tokenred.strategies.layer_mergers.fold import fold_targets
+from tokenred.strategies.layer_reducers.framefusion import (
+    dropped_share,
+    merge_chains,
+    neighbour_similarity,
+)
+from tokenred.strategies.rankers.text_raters import choose_raters, rater_relevance
+from tokenred.types import CacheState, LayerReduction, LayerState
+
+Tensors = Mapping[str, Tensor]
+Params = Mapping[str, Any]
+LAYER, DEPTH = 2, 32
+
+
+def make(role: str, name: str, **settings: Any) -> Any:
+    return build(role, strategy_config(role, {"name": name, **settings}))
+
+
+def _no_rows(*args: Any, **kwargs: Any) -> Tensor:
+    raise AssertionError("this case has no such attention")
+
+
+def state_of(hidden: Tensor, start: int, length: int, **fields: Any) -> LayerState:
+    """Return a prompt with ``length`` visual tokens of one frame from column ``start`` on."""
+    n = len(hidden)
+    visual = torch.zeros(n, dtype=torch.bool)
+    visual[start : start + length] = True
+    place = torch.full((n,), -1)
+    place[visual] = torch.arange(length)
+    settings: dict[str, Any] = {
+        "layer": LAYER,
+        "n_layers": DEPTH,
+        "hidden": hidden,
+        "origin": torch.arange(n),
+        "visual": visual,
+        "newline": torch.zeros_like(visual),
+        "clip": visual.long() - 1,
+        "frame_index": visual.long() - 1,
+        "token_index": place,
+        "group": visual.long() - 1,
+        "last": n - 1,
+        "embeddings": hidden,
+        "n_visual": length,
+        "cos": None,
+        "sin": None,
+        "attention": _no_rows,
+        "probe": _no_rows,
+    }
+    return LayerState(**{**settings, **fields})
+
+
+def rows_of(attention: Tensor) -> Callable[..., Tensor]:
+    """Return the rows of a stored (heads, tokens, tokens) map."""
+    return lambda queries, **_: attention[:, queries]
+
+
+def applied(state: LayerState, reduction: LayerReduction | None) -> tuple[Tensor, Tensor]:
+    """Return what is left: the source of every token and its hidden state."""
+    if reduction is None:
+        return torch.arange(len(state.hidden)), state.hidden
+    hidden = state.hidden[reduction.source] if reduction.hidden is None else reduction.hidden
+    return reduction.source, hidden
+
+
+def fastv_select(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    by_rank = params["rule"] == "rank"
+    amount = params["rank"] if by_rank else 1.0 - params["r"]
+    reducer = make("layer reducer", "ranked", schedule={LAYER: amount})
+    start, length = params["image_start"], params["image_len"]
+    attention = rows_of(inputs["attention"][0])
+    state = state_of(inputs["hidden_states"][0], start, length, attention=attention)
+    source, hidden = applied(state, reducer.reduce(state))
+    return {
+        "hidden_states": hidden[None],
+        "keep_index": source,
+        "position_ids": source[None],
+        "image_scores": reducer.ranker.rank(state, state.visual.nonzero()[:, 0]),
+    }
+
+
+def holitom_inner_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    reducer = make(
+        "layer reducer",
+        "ranked",
+        schedule={LAYER: 1 - params["r"]},
+        merger="fold",
+        newlines="rank",
+    )
+    start, length = params["image_start"], params["image_len"]
+    state = state_of(
+        inputs["hidden_states"][0], start, length, attention=rows_of(inputs["attention"][0])
+    )
+    # The image block of the release ends with a newline token, which it ranks with the others.
+    newline = state.newline.clone()
+    newline[start + length - 1] = True
+    fields = {**vars(state), "visual": state.visual & ~newline, "newline": newline}
+    state = LayerState(**{**fields, "n_visual": length - 1})
+    seen = _Seen(reducer)
+    source, hidden = applied(state, reducer.reduce(state))
+    kept, block = seen.kept, torch.arange(start, start + length)
+    dropped = block[~torch.isin(block, kept)]
+    targets = fold_targets(state.hidden, kept, dropped) if len(dropped) else dropped
+    return {
+        "hidden_states": hidden[None],
+        "keep_index": source,
+        "top_index": kept,
+        "merge_target": kept[targets],
+    }
+
+
+class _Seen:
+    """Listens to what a ranked reducer keeps, in the order of the ranking."""
+
+    def __init__(self, reducer: Any) -> None:
+        self._best = reducer._best
+        reducer._best = self
+
+    def __call__(self, *args: Any) -> Tensor:
+        self.kept: Tensor = self._best(*args)
+        return self.kept
+
+
+def sparsevlm_text_raters(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    embeddings = inputs["hidden_states"][0]
+    start, end = params["image_start"], params["image_start"] + params["image_len"]
+    visual, text = torch.arange(start, end), torch.arange(end, len(embeddings))
+    return {
+        "relevance": rater_relevance(embeddings, visual, text)[None],
+        "rater_index": choose_raters(embeddings, visual, text) - end,
+    }
+
+
+def sparsevlm_cluster_and_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    merger = make("layer merger", "recycle")
+    merger.noise = _replay(inputs)
+    merged = merger.cluster(inputs["x"][0])
+    assert len(merged) == params["cluster_num"]
+    return {"merged": merged[None]}
+
+
+def _replay(inputs: Tensors) -> Callable[[int], Tensor]:
+    drawn = iter([inputs[name][0] for name in sorted(inputs) if name.startswith("noise_")])
+    return lambda n: next(drawn)
+
+
+TABLES = {
+    ("1_0", 192): (300, 200, 110),
+    ("1_0", 64): (66, 30, 17),
+    ("2_0", 64): (66, 34, 20),
+}
+STAGES = {2: 0, 6: 1, 15: 2}
+
+
+def sparsevlm_stage(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    first = params["version"] == "1_0"
+    table = TABLES[params["version"], params["retain_tokens"]]
+    reducer = make(
+        "layer reducer",
+        "ranked",
+        schedule={LAYER: table[STAGES[params["layer"]]]},
+        ranker={"name": "text-raters"}
+        if first
+        else {"name": "text-raters", "heads": 14, "divide_rotary": True},
+        merger="recycle" if first else "drop",
+        positions="renumber" if first else "keep",
+        drop_at_least=1,
+    )
+    if first:
+        reducer.merger.noise = _replay(inputs)
+    hidden = inputs["layer_output"][0]
+    start, length = params["image_start"], params["v_token_num"]
+    raters = inputs["rater_index"] + start + length
+    state = state_of(
+        hidden,
+        start,
+        length,
+        attention=rows_of(inputs["attention"][0]),
+        cos=inputs["cos"][: len(hidden)],
+        sin=inputs["sin"][: len(hidden)],
+        memory={"raters": raters},
+    )
+    reduction = reducer.reduce(state)
+    source, left = applied(state, reduction)
+    columns = state.visual.nonzero()[:, 0]
+    made = source == -1
+    renumbered = reduction is not None and reduction.positions == "renumber"
+    ids = torch.arange(len(source)) if renumbered else source
+    outputs = {
+        "hidden_states": left[None],
+        "visual_keep_mask": torch.isin(columns, source)[None],
+        "visual_scores": reducer.ranker.rank(state, columns)[None],
+        "position_ids": inputs["position_ids"][:, ids],
+        "v_token_num": torch.isin(source, columns).sum() + made.sum(),
+    }
+    return {**outputs, "recycled_tokens": left[made][None]} if first else outputs
+
+
+def sparsevlm_rank_select_video(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    attention = inputs["attention"][0]
+    start, length = params["image_start"], params["v_token_num"]
+    reducer = make("layer reducer", "ranked", schedule={LAYER: "adaptive"}, ranker="text-raters")
+    state = state_of(
+        torch.zeros(attention.shape[-1], 4),
+        start,
+        length,
+        attention=rows_of(attention),
+        memory={"raters": inputs["rater_index"] + start + length},
+    )
+    reduction = reducer.reduce(state)
+    source, _ = applied(state, reduction)
+    columns = state.visual.nonzero()[:, 0]
+    return {
+        "visual_keep_mask": torch.isin(columns, source)[None],
+        "s_flag": torch.tensor(reduction is not None),
+        "visual_scores": reducer.ranker.rank(state, columns)[None],
+    }
+
+
+def framefusion_ratio(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    ratios = [dropped_share(sparsity, cost, 28) for sparsity, cost in params["queries"]]
+    return {"ratio": torch.tensor(ratios, dtype=torch.float64)}
+
+
+def framefusion_similarity(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    order, similarity = neighbour_similarity(inputs["hidden_states"][0], inputs["patch_type"][0])
+    return {"similarity_by_patch": similarity[None], "token_index_by_patch": order[None]}
+
+
+def framefusion_merge_tokens(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    hidden = inputs["hidden_states"][0]
+    order, similarity = neighbour_similarity(hidden, inputs["patch_type"][0])
+    joins = similarity >= params["threshold"]
+    merged = merge_chains(hidden, order, joins)
+    keep = torch.ones(len(hidden), dtype=torch.bool)
+    keep[order[joins]] = False
+    return {
+        "merge_index_by_patch": joins.nonzero()[:, 0],
+        "hidden_states_full": merged[None],
+        "keep_mask": keep[None],
+        "hidden_states": merged[keep],
+    }
+
+
+def framefusion_forward_chain(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    reducer = make(
+        "layer reducer",
+        "framefusion",
+        cost=params["cost"],
+        similarity=params["similarity_lower_bound"],
+        merge_at_least=params["ratio_lower_bound"],
+        newlines="merge",
+        assumed_layers=28,
+    )
+    kind, n_kinds = inputs["patch_type"][0], params["patch_num"]
+    # A grid of 4x4 and a column of newlines behind it, where the case has 20 kinds.
+    newline = (kind >= 0) & (kind % 5 == 4) & torch.tensor(n_kinds == 20)
+    place = (kind - newline.long()).where(kind >= 0, -1)
+    hidden, positions = inputs["hidden_states"][0], torch.arange(len(kind))
+    outputs: dict[str, Tensor] = {}
+    memory: dict[str, Any] = {}
+    phases, lengths = [], []
+    for call in range(params["calls"]):
+        if call:
+            hidden = torch.tanh(hidden @ inputs["mix"]) * 2
+        outputs[f"input_{call}"] = hidden[None]
+        scores = inputs["query"] @ hidden.mT / hidden.shape[-1] ** 0.5
+        weights = scores.softmax(-1)[:, None]
+
+        def attend(queries: Tensor, call: int = call, weights: Tensor = weights) -> Tensor:
+            outputs[f"attention_used_{call}"] = weights[None]
+            return weights
+
+        state = state_of(
+            hidden,
+            params["image_start"],
+            0,
+            layer=max(0, call - 1),
+            n_layers=28,
+            visual=(kind >= 0)[positions] & ~newline[positions],
+            newline=newline[positions],
+            clip=(kind >= 0)[positions].long() - 1,
+            token_index=place[positions],
+            n_visual=int(((kind >= 0) & ~newline).sum()),
+            attention=attend,
+            memory=memory,
+        )
+        source, hidden = applied(state, reducer.reduce(state))
+        positions = positions[source]
+        outputs.update({f"hidden_{call}": hidden[None], f"positions_{call}": positions})
+        phases.append(memory["phase"])
+        lengths.append(len(positions))
+    return {
+        **outputs,
+        "finish_merging": torch.tensor([phase != "merge" for phase in phases]),
+        "finish_pruning": torch.tensor([phase == "done" for phase in phases]),
+        "lengths": torch.tensor(lengths),
+        "sparsity_list": torch.tensor(memory["sparsity"], dtype=torch.float64),
+    }
+
+
+def dycoke_kv_pruning(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    pruner = make(
+        "cache pruner",
+        "dycoke",
+        layer=params["layer"],
+        drop_ratio=params["prune_ratio"],
+        unchanged="all",
+        spare_last=True,
+    )
+    start, length, prefill = params["image_start"], params["image_len"], params["prefill_len"]
+    # The release counts one visual token too few, so that the last always stays.
+    n_visual = min(length + 1, prefill - start)
+    if n_visual == length:
+        pruner.config = pruner.config.model_copy(update={"spare_last": False})
+    outputs: dict[str, Tensor] = {}
+    memory: dict[str, Any] = {}
+    pruned, similarity, before = [], [], None
+    for step in range(params["steps"]):
+        attention = inputs[f"attn_{step}"][0, :, 0]
+        visual = torch.zeros(attention.shape[-1], dtype=torch.bool)
+        visual[start : start + n_visual] = True
+        state = CacheState(step, attention, visual, torch.zeros_like(visual), memory)
+        chosen = pruner.prune(state)
+        kept = torch.arange(len(visual)) if chosen is None else chosen
+        outputs[f"kept_sorted_{step}"] = kept
+        outputs[f"gathered_keys_sorted_{step}"] = inputs["keys"][:, :, kept]
+        pruned.append(chosen is not None)
+        scores = memory["scores"]
+        cosine = 0.0 if before is None else torch.cosine_similarity(scores, before, dim=0)
+        similarity.append(float(cosine))
+        before = scores
+    return {
+        **outputs,
+        "similarity": torch.tensor(similarity),
+        "pruned_this_step": torch.tensor(pruned),
+    }
+
+
+def prunevid_dpc_knn(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    n = params["cluster_num"]
+    found = density_peaks(inputs["x"], n, params["k"], noise=inputs.get("noise_0"))
+    return {
+        "idx_cluster": found.label,
+        "cluster_mean": cluster_means(inputs["x"], found.label, n),
+    }
+
+
+def prunevid_llm_select(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    reducer = make(
+        "layer reducer",
+        "ranked",
+        schedule={params["selected_layer"] + 1: float(params["alpha"])},
+        ranker="position-free",
+        rounding="floor",
+        quota="group",
+        cut_cache=True,
+    )
+    visual = inputs["input_ids"][0] == params["pad"]
+    sizes = []
+    for static, dynamic, frames in zip(
+        params["static_sizes"], params["dynamic_sizes"], params["window_sizes"], strict=True
+    ):
+        sizes += [static, *[dynamic // frames] * frames]
+    group = torch.full((len(visual),), -1)
+    group[visual] = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    state = state_of(
+        inputs["hidden_states"][0],
+        params["pre"],
+        int(visual.sum()),
+        layer=params["selected_layer"] + 1,
+        group=group,
+        probe=rows_of(inputs["attention"][0]),
+    )
+    reduction = reducer.reduce(state)
+    source, hidden = applied(state, reduction)
+    if reduction is not None:
+        assert (reduction.cut_cache, reduction.positions) == (True, "keep")
+    return {
+        "hidden_states": hidden[None],
+        "position_ids": source[None],
+        "cache_position": torch.arange(len(source)),
+        "kept_keys": inputs["keys"][:, :, source],
+    }
+
+
+def prunevid_position_free_attention(inputs: Tensors, params: Params) -> dict[str, Tensor]:
+    rows = attention_rows(inputs["query"][0], inputs["key"][0])
+    return {"attention": rows[None]}
+
+
+ALGORITHMS = {
+    "dycoke_kv_pruning": dycoke_kv_pruning,
+    "fastv_select": fastv_select,
+    "framefusion_forward_chain": framefusion_forward_chain,
+    "framefusion_merge_tokens": framefusion_merge_tokens,
+    "framefusion_ratio": framefusion_ratio,
+    "framefusion_similarity": framefusion_similarity,
+    "holitom_inner_merge": holitom_inner_merge,
+    "prunevid_dpc_knn": prunevid_dpc_knn,
+    "prunevid_llm_select": prunevid_llm_select,
+    "prunevid_position_free_attention": prunevid_position_free_attention,
+    "sparsevlm_cluster_and_merge": sparsevlm_cluster_and_merge,
+    "sparsevlm_rank_select_video": sparsevlm_rank_select_video,
+    "sparsevlm_stage": sparsevlm_stage,
+    "sparsevlm_text_raters": sparsevlm_text_raters,
+}
