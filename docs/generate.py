@@ -44,6 +44,10 @@ INTERFACES = {
     "cost term": "CostTerm",
     "keep score": "KeepScore",
     "keep decision": "KeepDecision",
+    "token ranker": "TokenRanker",
+    "layer merger": "LayerMerger",
+    "layer reducer": "LayerReducer",
+    "cache pruner": "CachePruner",
 }
 
 
@@ -156,7 +160,7 @@ def field_table(config: type[BaseModel]) -> str:
 def _strategy(entry: Entry) -> str:
     flags = {
         name: getattr(entry.factory, name)
-        for name in ("marginals", "merges", "static", "keep", "exact")
+        for name in ("marginals", "merges", "static", "keep", "exact", "makes")
         if not callable(getattr(entry.factory, name, print))
     }
     shown = ", ".join(f"`{name} = {value!r}`" for name, value in flags.items())

@@ -67,12 +67,17 @@ __all__ = [
     "attach",
     "calibrate",
     "hookimpl",
+    "load_model",
     "load_pipeline",
     "read_video",
     "registry",
 ]
 
-_LAZY = {"attach": "tokenred.models.attach", "read_video": "tokenred.video"}
+_LAZY = {
+    "attach": "tokenred.models.attach",
+    "load_model": "tokenred.models.loading",
+    "read_video": "tokenred.video",
+}
 
 
 def __getattr__(name: str) -> Any:

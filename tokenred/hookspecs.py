@@ -75,5 +75,13 @@ def register_cache_pruners(register: Register) -> None:
 
 
 @hookspec
+def register_model_adapters(register: Register) -> None:
+    """Call ``register(model_class_name, "module:AdapterClass")`` for every model family.
+
+    Subclasses of the model class are served too. The module is imported when such a model turns up.
+    """
+
+
+@hookspec
 def register_presets(register: Register) -> None:
     """Call ``register(name, path_to_yaml)`` for every pipeline file that the plugin ships."""

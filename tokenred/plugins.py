@@ -14,7 +14,7 @@ from tokenred import hookspecs
 from tokenred.errors import PluginError, TokenredError
 from tokenred.registry import ROLES, Entry, Registry
 
-BUILTIN = "tokenred.strategies"
+BUILTIN = ("tokenred.strategies", "tokenred.models.families")
 ENTRY_POINT_GROUP = "tokenred"
 SWITCH = "TOKENRED_LOAD_PLUGINS"
 """Set this environment variable to ``0`` and no third-party plugin is loaded."""
@@ -39,7 +39,8 @@ def load_registry(third_party: bool | None = None) -> tuple[Registry, list[Plugi
     if third_party is None:
         third_party = os.environ.get(SWITCH, "1") != "0"
     registry = Registry()
-    register_plugin(registry, importlib.import_module(BUILTIN), "tokenred")
+    for module in BUILTIN:
+        register_plugin(registry, importlib.import_module(module), "tokenred")
     statuses = []
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP)) if third_party else []:
         dist = point.dist
@@ -77,13 +78,14 @@ def register_plugin(registry: Registry, plugin: object, owner: str) -> None:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(f"plugin {owner}: {_one_line(error)}") from None
-    before = dict(registry._entries), dict(registry._presets)
+    before = dict(registry._entries), dict(registry._presets), dict(registry._adapters)
     try:
         for role, hook in ROLES.items():
             _call(manager, hook, _adder(registry, role, owner))
+        _call(manager, "register_model_adapters", partial(registry.add_adapter, owner=owner))
         _call(manager, "register_presets", partial(registry.add_preset, owner=owner))
     except Exception:
-        registry._entries, registry._presets = before
+        registry._entries, registry._presets, registry._adapters = before
         raise
 
 

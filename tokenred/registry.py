@@ -39,10 +39,11 @@ class Entry:
 
 @dataclass
 class Registry:
-    """Names of all strategies and presets, by role."""
+    """Names of all strategies by role, of presets, and the adapters of models."""
 
     _entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     _presets: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    _adapters: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         """Add a strategy; a name that is taken in its role is a PluginError."""
@@ -63,6 +64,19 @@ class Registry:
             taken = self._presets[name][1]
             raise PluginError(f"preset '{name}' of {owner} is already taken by {taken}")
         self._presets[name] = (Path(path), owner)
+
+    def add_adapter(self, model_class: str, target: str, owner: str) -> None:
+        """Add the adapter ``module:Class`` of a model class."""
+        if model_class in self._adapters:
+            taken = self._adapters[model_class][1]
+            raise PluginError(f"the adapter of {model_class} is already that of {taken}")
+        if target.count(":") != 1:
+            raise PluginError(f"an adapter is given as 'module:Class', {owner} gives '{target}'")
+        self._adapters[model_class] = (target, owner)
+
+    def adapters(self) -> dict[str, tuple[str, str]]:
+        """Return model class -> (``module:Class`` of its adapter, owner)."""
+        return dict(self._adapters)
 
     def get(self, role: str, name: str) -> Entry:
         """Return the strategy called ``name``, or a ConfigError with the nearest name."""

@@ -1,4 +1,4 @@
-"""The original llava package itself, with tiny random weights; runs where that package is installed.
+"""The original llava package itself with tiny random weights; runs where it is installed.
 
 See docs/models/llava-original.md for how to install it.
 """

@@ -42,8 +42,37 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("cost term", "temporal"): [{"sigma_frames": 0.7, "max_gap_frames": 2}],
     ("keep decision", "threshold"): [{"tau": 0.9}],
     ("keep decision", "quantile"): [{"keep_ratio": 0.0}, {"keep_ratio": 1.0}],
+    ("token ranker", "text-raters"): [{"heads": 1}, {"divide_rotary": True}],
+    ("token ranker", "random"): [{"seed": 3}],
+    ("layer merger", "recycle"): [{"share": 1.0, "tokens_per_cluster": 2}, {"share": 0.0}],
+    ("layer reducer", "ranked"): [
+        {"schedule": {1: 0.0}, "merger": "fold"},
+        {"schedule": {1: 5, 2: 2}, "newlines": "rank", "merger": "fold", "cut_cache": True},
+        {"schedule": {0.3: 0.7, 0.6: 0.3}, "merger": "recycle", "positions": "renumber"},
+        {"schedule": {0.5: 0.4}, "quota": "group", "ranker": "position-free", "rounding": "floor"},
+        {"schedule": {0.5: "adaptive"}, "ranker": "text-raters", "drop_at_least": 1},
+        {"schedule": {0: 0.5, 0.9: 0.2}, "ranker": "next-layer", "rounding": "ceil"},
+    ],
+    ("layer reducer", "framefusion"): [
+        {"cost": 0.9, "similarity": 0.2, "newlines": "merge"},
+        {"cost": 0.1, "assumed_layers": 28},
+        {"merge_at_least": 0.0, "similarity": -1.0},
+    ],
+    ("cache pruner", "dycoke"): [
+        {"layer": 1, "drop_ratio": 1.0, "unchanged": "all"},
+        {"similarity": -1.0, "spare_last": True},
+    ],
 }
 """Settings beside the defaults. A strategy that is not named here runs with its defaults."""
+
+INSIDE_ROLES = ("token ranker", "layer merger", "layer reducer", "cache pruner")
+INSIDE_KINDS = ("llm", "cache")
+"""What works inside the LLM. Its settings have a table of their own: test_every_inside_field."""
+
+REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
+    ("layer reducer", "ranked"): {"schedule": {0.5: 0.5}},
+}
+"""Settings without a default, as a strategy's variants have them where they name no others."""
 
 
 def subjects(role: str) -> list[Any]:
@@ -53,7 +82,7 @@ def subjects(role: str) -> list[Any]:
     return [
         pytest.param(
             entry,
-            build(role, strategy_config(role, {"name": entry.name, **settings})),
+            make(role, entry.name, **settings),
             id=label(entry, settings),
         )
         for entry in registry().entries(role)
@@ -68,7 +97,8 @@ def label(entry: Entry, settings: dict[str, Any]) -> str:
 
 def make(role: str, name: str, **settings: Any) -> Any:
     """Build one strategy."""
-    return build(role, strategy_config(role, {"name": name, **settings}))
+    required = REQUIRED.get((role, name), {})
+    return build(role, strategy_config(role, {"name": name, **required, **settings}))
 
 
 def video(
@@ -108,12 +138,17 @@ def pipeline_video(pipeline: Pipeline, **settings: Any) -> VisualTokens:
     return video(needs=pipeline.needs, **settings)
 
 
-PRESETS = sorted(registry().presets())
 UNREDUCED = {
     name
-    for name in PRESETS
-    if all(stage.kind == "pool" for stage in load_pipeline(name).config.stages.values())
+    for name in registry().presets()
+    if not {"frame", "segment"} & {s.kind for s in load_pipeline(name).config.stages.values()}
 }
+# What acts inside the LLM alone is `vanilla` before it.
+PRESETS = sorted(
+    name
+    for name in registry().presets()
+    if name not in UNREDUCED or not load_pipeline(name).inside_llm
+)
 NATIVE_POOLS = ("bilinear", "average", "none")
 GRIDS = ((1, 4), (2, 2), (3, 3), (5, 7), (6, 6), (9, 4))
 RATIOS = st.one_of(

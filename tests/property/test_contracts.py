@@ -11,9 +11,13 @@ from tokenred.testing import (
     Check,
     _run,
     aggregator_checks,
+    cache_pruner_checks,
     cost_term_checks,
     coupler_checks,
     keep_checks,
+    layer_reducer_checks,
+    merger_checks,
+    ranker_checks,
     segmenter_checks,
     selector_checks,
 )
@@ -26,6 +30,10 @@ CHECKS = {
     "cost term": cost_term_checks,
     "keep score": keep_checks,
     "keep decision": keep_checks,
+    "token ranker": ranker_checks,
+    "layer merger": merger_checks,
+    "layer reducer": layer_reducer_checks,
+    "cache pruner": cache_pruner_checks,
 }
 DEFAULTS, VARIANTS = 8, 4
 """Examples of a check for a strategy as it comes, and for one of its variants."""

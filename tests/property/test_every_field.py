@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from property.cases import pipeline_video
+from property.cases import INSIDE_KINDS, INSIDE_ROLES, pipeline_video
 from tokenred import (
     PipelineConfig,
     StrategyConfig,
@@ -306,11 +306,14 @@ def fields_of(cls: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def every_field() -> list[str]:
-    """Return every setting that a pipeline file can hold."""
+    """Return every setting that a pipeline file can hold for what stands before the LLM."""
     found = list(fields_of(PipelineConfig, ""))
     for kind, cls in STAGE_CONFIGS.items():
-        found += fields_of(cls, f"{kind}.")
+        if kind not in INSIDE_KINDS:
+            found += fields_of(cls, f"{kind}.")
     for entry in registry().entries():
+        if entry.role in INSIDE_ROLES:
+            continue
         found += fields_of(entry.config_class, f"{entry.role} {entry.name}.")
     return found
 

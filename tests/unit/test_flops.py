@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 
@@ -231,7 +232,7 @@ def test_without_grouped_keys_every_head_has_its_own():
 )
 def test_a_shape_is_read_from_transformers_configs(model_type, tmp_path):
     transformers = pytest.importorskip("transformers")
-    nested = {"text_config": TEXT} if model_type != "qwen2" else TEXT
+    nested = {"text_config": dict(TEXT)} if model_type != "qwen2" else TEXT
     config = transformers.AutoConfig.for_model(model_type, **nested)
     head_dim = getattr(config.get_text_config(), "head_dim", None) or 16
     wanted = LlmShape(64, 160, 3, 4 * head_dim, 2 * head_dim)
@@ -245,7 +246,9 @@ def test_what_an_old_config_leaves_out_is_filled_in():
     pytest.importorskip("transformers")
     text = {"model_type": "llama", "vocab_size": 32064}
     config = {"model_type": "llava_next_video", "text_config": text}
+    before = deepcopy(config)
     assert LlmShape.of(config) == SHAPES["vicuna-7b"]
+    assert config == before
 
 
 def test_named_shapes_are_those_of_their_heads():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -154,7 +155,8 @@ def _with_defaults(config: Mapping[str, Any]) -> Any:
     try:
         from transformers import AutoConfig
 
-        return _text_part(AutoConfig.for_model(**config))
+        own = deepcopy(dict(config))  # transformers 5.10 writes into its parts
+        return _text_part(AutoConfig.for_model(**own))
     except Exception:  # it raises what it likes, and the keys that are missing say enough
         return None
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tokenred.cli import ablate, config, doctor, flops, listing, plugins, run
+from tokenred.cli import ablate, config, conformance, doctor, flops, listing, plugins, run
 from tokenred.cli._common import say
 from tokenred.errors import TokenredError
 from tokenred.plugins import SWITCH
@@ -30,6 +30,7 @@ app.command("flops")(flops.flops)
 app.command("list")(listing.list_)
 app.add_typer(config.app, name="config")
 app.command("plugins")(plugins.plugins)
+app.command("conformance")(conformance.conformance)
 app.command("doctor")(doctor.doctor)
 
 _debug = False

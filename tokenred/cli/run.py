@@ -1,120 +1,223 @@
-"""``tokenred run``: ask a question about a video file, with and without reduction."""
+"""``tokenred run``: ask about a video or an image, with and without reduction."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tokenred.cli._common import Json, Overrides, columns, emit, parse_overrides, say
-from tokenred.errors import ConfigError, TokenredError
+from tokenred.errors import ConfigError, InputError, TokenredError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tokenred.models.loading import LoadedModel
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+NUM_FRAMES = 32
+"""Frames of a video, unless someone says otherwise; the embedded model has its own number."""
+MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the model says to one question, with its probability, and what it says unreduced."""
+class Picture:
+    """What is asked about, as the model's ``inputs`` takes it."""
 
-    question: str
-    answer: str
+    kind: str
+    pixels: "Tensor"
+    frame_indices: tuple[int, ...] = ()
+    frame_times: "Tensor | None" = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model says in one call.
+
+    ``probability`` is the product of those of its tokens; ``ms`` is the time of the whole call, the
+    vision tower included.
+    """
+
+    text: str
     probability: float
-    unreduced_answer: str
+    new_tokens: int
+    prompt_tokens: int
+    ms: float
+    layer_tokens: tuple[int, ...] = ()
 
 
 def run(
-    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.")],
+    picture: Annotated[
+        Path, typer.Argument(metavar="VIDEO_OR_IMAGE", help="A video file, or an image file.")
+    ],
     ask: Annotated[list[str], typer.Option(help="A question; repeat for more.")],
     pipeline: Annotated[
         str, typer.Option(help="Name of a preset, or path of a YAML file.")
     ] = "aot-paper",
-    frames: Annotated[
-        int | None, typer.Option(min=1, help="Frames to sample; as trained by default.")
-    ] = None,
     model: Annotated[
-        Path | None,
-        typer.Option(help="Folder with weights and tokenizer in the embedded model's format."),
+        str | None,
+        typer.Option(
+            metavar="ID_OR_PATH",
+            help="A local folder, or the id of a model on the hub; the embedded one by default.",
+        ),
     ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit on the hub; the newest by default.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU if there is one.")
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32, bfloat16 or float16; auto takes what the checkpoint has."),
+    ] = "auto",
+    frames: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
+    ] = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(help="contiguous or original; by default what suits the model's family."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer; 64, and one word for the embedded model."),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare/--no-compare", help="Also ask the unreduced model."),
+    ] = True,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Take what is on this machine; never ask the hub.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Let code of the checkpoint run, where transformers has none for it.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Load even what seems not to fit into the memory.")
+    ] = False,
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Answer questions about a video file with a reduced number of visual tokens."""
-    from tokenred import load_pipeline, read_video
-    from tokenred.embedded import MODEL_DIR, NUM_FRAMES, to_pixel_values
+    """Answer questions about a video or an image with a reduced number of visual tokens.
+
+    Answers are greedy, so they are the same every time.
+    """
+    import torch
+
+    from tokenred import embedded, load_model, load_pipeline
 
     reducer = load_pipeline(pipeline, parse_overrides(set_))
-    clip = read_video(video, frames or NUM_FRAMES)
-    for remark in clip.remarks:
+    if not picture.is_file():
+        raise InputError(f"{picture} is not a file")
+    _quiet()
+    loaded = load_model(
+        model or embedded.MODEL_DIR,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        local_files_only=offline,
+        force=force,
+        on_plan=None if model is None else (lambda plan: say(str(plan))),
+    )
+    small = set(loaded.tokenizer.get_vocab()) == set(embedded.VOCABULARY)
+    questions = [_words(each) for each in ask] if small else ask
+    default = embedded.NUM_FRAMES if small else NUM_FRAMES
+    shown = _read(picture, frames or default)
+    for remark in shown.remarks:
         say(remark)
-    llm = _Model(model or MODEL_DIR)
-    questions = [llm.words(question) for question in ask]
-    tokens = llm.encode(to_pixel_values(clip.frames.numpy()), clip.frame_times, reducer.needs)
-    reduced, vanilla = llm.reduce(tokens, reducer), llm.reduce(tokens, load_pipeline("vanilla"))
-    answers = [
-        Answer(question, *kept, plain[0])
-        for question, kept, plain in zip(
-            questions, llm.answer(reduced, questions), llm.answer(vanilla, questions), strict=True
-        )
-    ]
-    report = _report(reducer.config, clip, reduced.realised, answers)
+    longest = max_new_tokens or (1 if small else MAX_NEW_TOKENS)
+    try:
+        answers, sessions = [], []
+        for question in questions:
+            kept, session = _ask(loaded, shown, question, longest, (reducer, positions))
+            whole, _ = _ask(loaded, shown, question, longest) if compare else (None, None)
+            answers.append(_answer(question, kept, whole))
+            sessions.append(session)
+    except torch.OutOfMemoryError as error:
+        raise TokenredError("out of memory; fewer --frames may do") from error
+    report = {
+        "model": {
+            "name": "embedded" if model is None else model,
+            "revision": loaded.revision,
+            "class": loaded.plan.model_class,
+            "parameters": loaded.plan.n_parameters,
+            "dtype": str(loaded.plan.dtype).removeprefix("torch."),
+            "device": str(loaded.plan.device),
+        },
+        "pipeline": reducer.config.name,
+        "config_id": reducer.config.config_id,
+        "positions": positions or loaded.adapter.default_positions,
+        "answers": answers,
+        "medium": shown.kind,
+        "frame_indices": list(shown.frame_indices),
+        **_realised(sessions[0].realised),
+    }
     if json:
         emit(report)
     else:
         print(_text(report))
 
 
-class _Model:
-    """The model at hand, as far as this verb needs it."""
+def _quiet() -> None:
+    """Keep transformers' progress bars, and remarks on settings that are not used, off stderr."""
+    from transformers.utils import logging
 
-    def __init__(self, folder: Path) -> None:
-        from transformers.utils import logging
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
-        from tokenred.embedded import load_model, load_tokenizer
-        from tokenred.models import adapter_for
 
-        logging.disable_progress_bar()
-        try:
-            self.adapter: Any = adapter_for(load_model(folder))
-            self.tokenizer = load_tokenizer(folder)
-        except OSError as error:
-            raise TokenredError(
-                f"no model can be loaded from {folder}: {str(error).splitlines()[0]}"
-            ) from None
+def _read(path: Path, n_frames: int) -> Picture:
+    """Read an image, or frames of a video."""
+    from tokenred import read_video
 
-    def words(self, question: str) -> str:
-        """Return a question in words of the model, without its mark; unknown ones are an error."""
-        words = question.lower().replace("?", " ").split()
-        known = self.tokenizer.get_vocab()
-        unknown = sorted({word for word in words if word not in known})
-        if unknown or not words:
-            raise ConfigError(
-                f"the model does not know {', '.join(map(repr, unknown)) or 'an empty question'}; "
-                f"it can be asked, for example: {'; '.join(_examples())}",
-                ["ask"],
-            )
-        return " ".join(words)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return Picture("image", _read_image(path))
+    clip = read_video(path, n_frames)
+    return Picture("video", clip.frames, clip.frame_indices, clip.frame_times, clip.remarks)
 
-    def encode(self, pixels: Any, frame_times: Any, needs: frozenset[str]) -> Any:
-        inputs = {"pixel_values_videos": pixels[None]}
-        (clip,) = self.adapter.encode(inputs, needs, frame_times=[frame_times])
-        return clip
 
-    def reduce(self, clip: Any, pipeline: Any) -> Any:
-        from tokenred.models import reduce_clip
+def _read_image(path: Path) -> "Tensor":
+    """Read an image as it is meant to be seen: (height, width, 3), RGB."""
+    import numpy as np
+    import torch
 
-        return reduce_clip(self.adapter, clip, pipeline)
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise InputError("reading images needs Pillow: pip install pillow") from error
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as an image: {error}") from error
+    return torch.from_numpy(np.array(upright))
 
-    def answer(self, reduced: Any, questions: Sequence[str]) -> list[tuple[str, float]]:
-        """Return the most probable next word after each question, with its probability."""
-        import torch
 
-        layout = self.adapter.video_layout(len(reduced.realised.tokens_per_frame))
-        video = [self.adapter.token_ids["video"]] * layout.n_placeholders
-        prompts = [torch.tensor([*video, *self.tokenizer(text).input_ids]) for text in questions]
-        best = self.adapter.answer_logits(reduced, prompts, layout=layout).softmax(-1).max(-1)
-        return [
-            (self.tokenizer.decode([word]), share)
-            for word, share in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+def _words(question: str) -> str:
+    """Return a question in words of the embedded model, without its mark."""
+    from tokenred.embedded import VOCABULARY
+
+    words = question.lower().replace("?", " ").split()
+    unknown = sorted({word for word in words if word not in VOCABULARY})
+    if unknown or not words:
+        raise ConfigError(
+            f"the model does not know {', '.join(map(repr, unknown)) or 'an empty question'}; "
+            f"it can be asked, for example: {'; '.join(_examples())}",
+            ["ask"],
+        )
+    return " ".join(words)
 
 
 def _examples() -> list[str]:
@@ -129,33 +232,101 @@ def _examples() -> list[str]:
     return list(found.values())
 
 
-def _report(config: Any, clip: Any, realised: Any, answers: Sequence[Answer]) -> dict[str, Any]:
+def _ask(
+    loaded: "LoadedModel",
+    picture: Picture,
+    question: str,
+    max_new_tokens: int,
+    reduction: tuple[Any, str | None] | None = None,
+) -> tuple[Reply, Any]:
+    """Let the model answer, reduced by a pipeline or whole; return the session besides."""
+    import torch
+
+    from tokenred import attach
+
+    given: dict[str, Any] = {picture.kind: picture.pixels, "frame_times": picture.frame_times}
+    inputs = loaded.inputs(question, **given)
+    attached: Any = nullcontext()
+    if reduction is not None:
+        pipeline, positions = reduction
+        adapter = _timed(loaded, picture)
+        attached = attach(loaded.model, pipeline, positions=positions, adapter=adapter)
+    start = perf_counter()
+    with attached as session:
+        output = loaded.model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        made = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    ms = (perf_counter() - start) * 1e3
+    logits = torch.cat(output.logits).float().log_softmax(-1).cpu()
+    reply = Reply(
+        text=loaded.tokenizer.decode(made, skip_special_tokens=True).strip(),
+        probability=float(logits[torch.arange(len(made)), made].sum().exp()),
+        new_tokens=len(made),
+        prompt_tokens=inputs["input_ids"].shape[1] - _saved(session),
+        ms=ms,
+        layer_tokens=() if session is None else next(iter(session.layer_tokens), ()),
+    )
+    return reply, session
+
+
+def _timed(loaded: "LoadedModel", picture: Picture) -> Any:
+    """Return an adapter that knows the seconds of the frames, for strategies that read them."""
+    adapter = copy(loaded.adapter)
+    if picture.frame_times is not None:
+        times = [picture.frame_times.to(loaded.plan.device)]
+        adapter.encode = partial(adapter.encode, frame_times=times)
+    return adapter
+
+
+def _saved(session: Any) -> int:
+    """Return how many tokens shorter the prompt became."""
+    if session is None:
+        return 0
+    real = sum(each.n_tokens + each.newline_tokens for each in session.realised)
+    return sum(clip.layout.n_placeholders for clip in session.clips) - real
+
+
+def _answer(question: str, kept: Reply, whole: Reply | None) -> dict[str, Any]:
+    """Return one answer as it is reported, with what the unreduced model says beside it."""
+    facts = asdict(kept)
+    beside = dict.fromkeys(facts) if whole is None else asdict(whole)
+    del beside["layer_tokens"]
     return {
-        "pipeline": config.name,
-        "config_id": config.config_id,
-        "answers": [asdict(answer) for answer in answers],
-        "frame_indices": list(clip.frame_indices),
-        "vanilla_tokens": realised.vanilla_tokens,
-        "n_tokens": realised.n_tokens,
-        "newline_tokens": realised.newline_tokens,
-        "retention_ratio": realised.retention_ratio,
-        "tokens_per_frame": list(realised.tokens_per_frame),
-        "reducer_ms": realised.reducer_ms,
-        "stages": [asdict(stage) for stage in realised.stages],
+        "question": question,
+        "answer": facts.pop("text"),
+        **facts,
+        "unreduced_answer": beside.pop("text"),
+        **{f"unreduced_{name}": value for name, value in beside.items()},
+    }
+
+
+def _realised(realised: Sequence[Any]) -> dict[str, Any]:
+    """Sum up what the pipeline did; a model may see an image as two clips."""
+    vanilla, kept = (
+        sum(getattr(each, name) for each in realised) for name in ("vanilla_tokens", "n_tokens")
+    )
+    return {
+        "vanilla_tokens": vanilla,
+        "n_tokens": kept,
+        "newline_tokens": sum(each.newline_tokens for each in realised),
+        "retention_ratio": kept / vanilla,
+        "tokens_per_frame": [n for each in realised for n in each.tokens_per_frame],
+        "reducer_ms": sum(each.reducer_ms for each in realised),
+        "stages": [asdict(stage) for each in realised for stage in each.stages],
     }
 
 
 def _text(report: dict[str, Any]) -> str:
-    rows = [
-        (
-            answer["question"],
-            f"{answer['answer']} ({answer['probability']:.0%})",
-            f"unreduced: {answer['unreduced_answer']}",
-        )
-        for answer in report["answers"]
-    ]
+    blocks = [_block(answer, report["pipeline"]) for answer in report["answers"]]
+    model, answers = report["model"], report["answers"]
     facts = [
-        ("pipeline", f"{report['pipeline']} ({report['config_id']})"),
+        ("model", f"{model['name']} ({model['class']}, {model['dtype']} on {model['device']})"),
+        ("pipeline", f"{report['pipeline']} ({report['config_id']}), {report['positions']}"),
         (
             "tokens",
             f"{report['n_tokens']} of {report['vanilla_tokens']} "
@@ -163,6 +334,36 @@ def _text(report: dict[str, Any]) -> str:
         ),
         ("per frame", " ".join(map(str, report["tokens_per_frame"]))),
         ("frames", " ".join(map(str, report["frame_indices"]))),
+        ("per layer", "; ".join(" ".join(map(str, each["layer_tokens"])) for each in answers)),
+        ("prompt", _beside(answers, "prompt_tokens", "d", "tokens")),
+        ("answering", _beside(answers, "ms", ".0f", "ms")),
         ("reducer", f"{report['reducer_ms']:.1f} ms"),
     ]
-    return f"{columns(rows)}\n\n{columns(facts)}"
+    return "\n\n".join([*blocks, columns([fact for fact in facts if fact[1].strip("; ")])])
+
+
+def _block(answer: dict[str, Any], pipeline: str) -> str:
+    rows = [
+        (f"  {name}", _with_probability(answer, prefix))
+        for name, prefix in ((pipeline, ""), ("unreduced", "unreduced_"))
+        if answer[f"{prefix}answer"] is not None
+    ]
+    return f"{answer['question']}\n{columns(rows)}"
+
+
+def _with_probability(answer: dict[str, Any], prefix: str) -> str:
+    """Return the answer; one word comes with its probability, of many it says little."""
+    text = " ".join(answer[f"{prefix}answer"].split())
+    if answer[f"{prefix}new_tokens"] > 1:
+        return text
+    return f"{text} ({answer[f'{prefix}probability']:.0%})"
+
+
+def _beside(answers: Sequence[dict[str, Any]], name: str, form: str, unit: str) -> str:
+    """Return a figure of every answer, and what it is unreduced."""
+    kept, whole = (
+        [format(each[key], form) for each in answers if each[key] is not None]
+        for key in (name, f"unreduced_{name}")
+    )
+    text = f"{' '.join(kept)} {unit}"
+    return f"{text}, unreduced {' '.join(whole)}" if whole else text

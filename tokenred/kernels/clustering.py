@@ -11,8 +11,8 @@ FastVID                   4             product formula      by cosine       cen
 SparseVLM                 the clusters  differences          nearest centre  sum / (count + 1e-6)
 ========================  ============  ===================  ==============  =====================
 
-All add ``1e-6`` times uniform noise to the densities. Here the noise is an argument, and without it
-the first of equals wins.
+All add ``1e-6`` times uniform noise to the densities, which decides between equals. Here the noise
+is an argument; without it, of two equally dense points the earlier counts as denser.
 """
 
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ def density_peaks(
     Parameters
     ----------
     neighbours : how many nearest neighbours make the density, the point itself counted
-    noise : uniform noise in [0, 1) that breaks ties between densities
+    noise : uniform noise in [0, 1) that decides between equal densities; default by order
     distances : ``product`` takes distances from inner products when there are more than 25 points,
         which is fast and leaves self-distances slightly above zero; ``difference`` never does
 
@@ -85,6 +85,11 @@ def density_peaks(
     if noise is not None:
         density = density + NOISE_SCALE * noise.to(density)
     denser = density[..., None, :] > density[..., :, None]
+    if noise is None:
+        # Two points that are each other's nearest are equally dense; without an order between them
+        # both would be centres.
+        equal = density[..., None, :] == density[..., :, None]
+        denser |= equal & torch.ones_like(equal).tril(-1)
     farthest = distance.amax((-2, -1))[..., None, None]
     score = distance.where(denser, farthest).amin(-1) * density
     centres = score.argsort(dim=-1, descending=True, stable=True)[..., :n_clusters]

@@ -94,6 +94,11 @@ def attach(
     reducer = _resolve(pipeline)
     adapter.check(reducer.needs)
     within = getattr(reducer, "inside_llm", None)
+    if within and not getattr(adapter, "inside_llm_supported", True):
+        raise CapabilityError(
+            f"stages inside the LLM cannot run on {type(model).__name__}; use the model's class in "
+            "transformers"
+        )
     _attached.add(model)
     try:
         with inside_llm(adapter.text_model, within) if within else nullcontext() as inside:

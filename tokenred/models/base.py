@@ -14,6 +14,7 @@ from torch import Tensor
 from tokenred.errors import CapabilityError
 from tokenred.models.calls import Inside, Reduce
 from tokenred.models.splice import Clip, ClipLayout, VisualPart
+from tokenred.registry import registry
 from tokenred.types import ReducedTokens, VisualTokens
 
 MINIMUM_TRANSFORMERS, TRANSFORMERS_BELOW = "5.10", "6"
@@ -77,7 +78,12 @@ class ModelAdapter(Protocol):
         """
         ...
 
-    def part(self, layout: ClipLayout, reduced: ReducedTokens, clip: Clip | None) -> VisualPart:
+    def part(
+        self,
+        layout: ClipLayout,
+        reduced: ReducedTokens,
+        deep: Float[Tensor, "levels tokens dim"] | None = None,
+    ) -> VisualPart:
         """Return what a reduced clip puts into the sequence, newline tokens included."""
         ...
 
@@ -88,31 +94,22 @@ class ModelAdapter(Protocol):
         ...
 
 
-ADAPTERS: dict[str, str] = {
-    "LlavaOnevisionForConditionalGeneration": "llava_onevision.LlavaOnevisionAdapter",
-    "LlavaNextVideoForConditionalGeneration": "llava_next_video.LlavaNextVideoAdapter",
-    "LlavaMetaForCausalLM": "llava_original.LlavaOriginalAdapter",
-}
-"""Model class -> adapter in this package; imported when it is needed."""
-
-
 def adapter_for(model: Any) -> Any:
-    """Return the adapter of a model.
+    """Return the adapter of a model: the one registered for the nearest class of its ancestry.
 
     Raises
     ------
     CapabilityError
         If no adapter serves the model's class, or transformers is outside the supported range.
     """
+    known = registry().adapters()
     for cls in type(model).__mro__:
-        if cls.__name__ in ADAPTERS:
-            module, name = ADAPTERS[cls.__name__].rsplit(".", 1)
+        if cls.__name__ in known:
+            module, name = known[cls.__name__][0].split(":")
             if not cls.__module__.startswith("llava."):  # that package brings its own transformers
                 _check_transformers()
-            return getattr(import_module(f"tokenred.models.{module}"), name)(model)
-    raise CapabilityError(
-        f"no adapter for {type(model).__name__}; supported: {', '.join(ADAPTERS)}"
-    )
+            return getattr(import_module(module), name)(model)
+    raise CapabilityError(f"no adapter for {type(model).__name__}; supported: {', '.join(known)}")
 
 
 def reduce_clip(
@@ -126,7 +123,7 @@ def reduce_clip(
     """Run a pipeline on one encoded clip and count the newline tokens that the model adds."""
     trace = trace or clip.deep is not None
     reduced = pipeline.run(clip.tokens, generator=generator, trace=trace)
-    newlines = int(adapter.part(clip.layout, reduced, clip).newline.sum())
+    newlines = int(adapter.part(clip.layout, reduced, clip.deep).newline.sum())
     return replace(reduced, realised=replace(reduced.realised, newline_tokens=newlines))
 
 

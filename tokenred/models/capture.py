@@ -206,7 +206,8 @@ def _passing_on(backend: str) -> Callable[..., Any]:
     def attention(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
         record = _recorders.get().get(module)
         if record is not None:
-            record(query, key, kwargs.get("scaling"))
+            for queries, keys in _packed(query, key, kwargs.get("cu_seq_lens_q")):
+                record(queries, keys, kwargs.get("scaling"))
         intercept = _intercepts.get(module)
         if intercept is not None:
             value, mask, *args = args  # type: ignore[assignment]
@@ -225,6 +226,14 @@ def _passing_on(backend: str) -> Callable[..., Any]:
             config._attn_implementation = routed
 
     return attention
+
+
+def _packed(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield queries and keys of sequences that flash attention gets packed into one."""
+    if bounds is None:
+        return iter([(query, key)])
+    sizes = bounds.diff().tolist()
+    return zip(query.split(sizes, dim=2), key.split(sizes, dim=2), strict=True)
 
 
 def _backend(name: str, module: nn.Module) -> Callable[..., Any]:

@@ -118,12 +118,16 @@ class FamilyAdapter:
         """Return the newline token, if the family has one."""
         return None
 
-    def part(self, layout: ClipLayout, reduced: ReducedTokens, clip: Clip | None) -> VisualPart:
-        """Return what a reduced clip puts into the sequence."""
-        deep = None
-        if clip is not None and clip.deep is not None:
+    def part(
+        self,
+        layout: ClipLayout,
+        reduced: ReducedTokens,
+        deep: Float[Tensor, "levels tokens dim"] | None = None,
+    ) -> VisualPart:
+        """Return what a reduced clip puts into the sequence; ``deep`` is that of the clip."""
+        if deep is not None:
             assert reduced.trace is not None
-            deep = _mapped(reduced.trace, clip.deep)
+            deep = _mapped(reduced.trace, deep)
         return pack(reduced, layout, self.newline(), deep)
 
     def splice(
@@ -147,7 +151,7 @@ class FamilyAdapter:
         InputError
             If the placeholders in the prompts do not fit the clips.
         """
-        parts = tuple(self.part(clip.layout, left, clip) for clip, left in zip(clips, reduced))
+        parts = tuple(self.part(clip.layout, left, clip.deep) for clip, left in zip(clips, reduced))
         return self.splice_parts(inputs, parts, positions)
 
     def splice_parts(
@@ -191,6 +195,7 @@ class FamilyAdapter:
         prompts: Sequence[Tensor],
         *,
         layout: ClipLayout,
+        deep: Float[Tensor, "levels tokens dim"] | None = None,
         inside: Inside = None,
     ) -> Float[Tensor, "prompts vocabulary"]:
         """Return float32 next-token logits of several prompts about one video.
@@ -198,11 +203,11 @@ class FamilyAdapter:
         Parameters
         ----------
         prompts : token ids, each with the placeholders of the unreduced video
-        layout : of the unreduced video
+        layout, deep : of the unreduced video, see ``Clip``
         inside : what works inside the LLM; then every prompt is read whole, as the question has a
             say in what is dropped
         """
-        part = self.part(layout, reduced, None)
+        part = self.part(layout, reduced, deep)
         if inside is None and self.default_positions == "contiguous":
             return next_token_logits(self.model, part, prompts, self.token_ids["video"])
         return self._answer_whole(part, prompts, inside)
@@ -239,4 +244,6 @@ def _mapped(
     trace: Tensor, values: Float[Tensor, "levels tokens dim"]
 ) -> Float[Tensor, "levels kept dim"]:
     """Send values through the linear map of a reduction, level by level."""
-    return torch.stack([(trace.float() @ level.float()).to(values.dtype) for level in values])
+    exact = torch.promote_types(values.dtype, torch.float32)
+    trace = trace.to(exact)
+    return torch.stack([(trace @ level.to(exact)).to(values.dtype) for level in values])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tokenred.errors import CapabilityError
 from tokenred.models.capture import backend_of
-from tokenred.models.llm_sequence import PromptTokens, Sequence, backend_mask, pad_left, visible
+from tokenred.models.llm_sequence import PromptTokens, Sequence, backend_mask, visible
 
 FACTS = ("visual", "newline", "clip", "frame_index", "token_index", "group")
 Tables = tuple[Tensor, Tensor]
@@ -23,11 +23,13 @@ class Prompt:
     Attributes
     ----------
     facts : one tensor (rows, names) a field of ``PromptTokens``, also for tokens that were made
+    column : (rows, names) the column whose position a token has
     entered : the prompts as they enter the LLM
     last : (rows,) column of the last token
     """
 
     facts: dict[str, Tensor]
+    column: Int[Tensor, "rows names"]
     entered: Sequence
     last: Int[Tensor, "rows"]
 
@@ -38,7 +40,7 @@ class Prompt:
         columns = torch.arange(mask.shape[1], device=device).expand_as(mask)
         entered = Sequence(columns.masked_fill(~mask, -1), untouched=True)
         facts = {name: getattr(tokens, name).to(device) for name in FACTS}
-        return cls(facts, entered, entered.names.amax(1))
+        return cls(facts, columns, entered, entered.names.amax(1))
 
     @property
     def n_rows(self) -> int:
@@ -51,14 +53,18 @@ class Prompt:
         return self.entered.width
 
     def add(self, parents: list[Tensor]) -> list[Tensor]:
-        """Name tokens that were made, one list a row; they are visual and take after a parent."""
-        first, width = self.facts["visual"].shape[1], max(len(row) for row in parents)
+        """Name tokens that were made, one list of parents a row.
+
+        They are visual, and have clip and position of their parents, but no place in a frame.
+        """
+        first, width = self.column.shape[1], max(len(row) for row in parents)
         rows = torch.stack([nn.functional.pad(row, (0, width - len(row))) for row in parents])
-        for name, fact in self.facts.items():
-            new = fact.gather(1, rows)
-            if name in ("visual", "newline"):
-                new = torch.full_like(new, name == "visual")
-            self.facts[name] = torch.cat((fact, new), 1)
+        new = {name: torch.full_like(rows, -1) for name in FACTS}
+        new["visual"] = torch.ones_like(rows, dtype=torch.bool)
+        new["newline"] = ~new["visual"]
+        new["clip"] = self.facts["clip"].gather(1, rows)
+        self.facts = {name: torch.cat((old, new[name]), 1) for name, old in self.facts.items()}
+        self.column = torch.cat((self.column, self.column.gather(1, rows)), 1)
         return [first + torch.arange(len(row), device=row.device) for row in parents]
 
 
@@ -203,6 +209,10 @@ class Call:
         rope = getattr(self.model.config, "rope_parameters", None) or {}
         return self.tables[0].ndim > 3 or "mrope_section" in rope
 
+    def columns_of(self, sequence: Sequence) -> Int[Tensor, "prompts width"]:
+        """Return the columns of the prompt whose positions a sequence has; 0 for padding."""
+        return self.prompt.column.gather(1, sequence.names.clamp_min(0))
+
     def tables_of(self, sequence: Sequence, hidden: Tensor) -> tuple[Tables, Tensor | None]:
         """Return rotary tables and position ids of what this call reads of a sequence."""
         key = ("tables", id(sequence))
@@ -219,11 +229,11 @@ class Call:
             if self.reads_prompt:
                 new = torch.cat((self.spread(sequence.positions), new), 1)
             return self.model.rotary_emb(hidden, new), new
-        names = self.spread(sequence.names).clamp_min(0)
-        later = self.prompt.width + torch.arange(self.n_new, device=names.device)
-        columns = torch.cat((names, later.expand(len(names), -1)), 1)
+        columns = self.spread(self.columns_of(sequence))
+        later = self.prompt.width + torch.arange(self.n_new, device=columns.device)
+        columns = torch.cat((columns, later.expand(len(columns), -1)), 1)
         if ids is not None:
-            ids = ids.expand(len(names), -1).gather(1, columns)
+            ids = ids.expand(len(columns), -1).gather(1, columns)
         cos, sin = self.tables
         return (gather(cos, columns), gather(sin, columns)), ids
 
@@ -288,6 +298,3 @@ def gather(table: Tensor, index: Int[Tensor, "*lead entries"]) -> Tensor:
     table = table.expand(*lead, *table.shape[-2:])
     where = index[..., None].expand(*lead, index.shape[-1], table.shape[-1])
     return table.gather(-2, where.to(table.device))
-
-
-__all__ = ["FACTS", "Call", "Chosen", "Prompt", "Recorded", "Tables", "gather", "pad_left"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -93,7 +93,7 @@ class Sequence:
         return held, Sequence(names, positions, self.shift)
 
 
-def pad_left(rows: Rows[Tensor], fill: float) -> Tensor:
+def pad_left(rows: Rows[Tensor], fill: int) -> Tensor:
     """Stack ragged rows; like prompts that are generated from, they end together."""
     return pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side="left")
 
@@ -106,21 +106,6 @@ def places(names: Int[Tensor, "tokens"], of: Int[Tensor, "others"]) -> Int[Tenso
     table = names.new_full((size,), -1)
     table[names] = torch.arange(len(names), device=names.device)
     return table[of]
-
-
-def attention_rows(
-    query: Float[Tensor, "heads queries head_dim"],
-    key: Float[Tensor, "key_heads tokens head_dim"],
-    scaling: float | None,
-    allowed: Bool[Tensor, "queries tokens"] | None,
-) -> Float[Tensor, "heads queries tokens"]:
-    """Return rows of softmax attention in float32, whatever the model's precision."""
-    key = key.repeat_interleave(query.shape[0] // key.shape[0], 0)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query.float(), key.float().mT) * scaling
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, -torch.inf)
-    return scores.softmax(-1)
 
 
 def visible(

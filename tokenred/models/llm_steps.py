@@ -9,8 +9,9 @@ from torch import Tensor
 
 from tokenred.errors import CapabilityError, ConfigError, InputError
 from tokenred.interfaces import CachePruner, LayerReducer
+from tokenred.kernels.attention import attention_rows
 from tokenred.models.llm_call import Call, Chosen, Recorded
-from tokenred.models.llm_sequence import Sequence, attention_rows, pad_left, places, visible
+from tokenred.models.llm_sequence import Sequence, pad_left, places, visible
 from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep
 
 QueryAndKey = tuple[Tensor, Tensor, float | None]
@@ -145,7 +146,8 @@ def _rows_among(
     allowed = None
     if causal:
         allowed = torch.arange(len(held), device=held.device) <= asked[:, None]
-    rows = attention_rows(query[:, asked], key, scaling, allowed)
+    # Wide before the product: logits of some models lie beyond the largest half-precision number.
+    rows = attention_rows(query[:, asked].float(), key.float(), scaling=scaling, visible=allowed)
     return rows[..., where.clamp_min(0)] * (where >= 0)
 
 
@@ -161,8 +163,8 @@ def _checked(reduction: LayerReduction | None, state: LayerState) -> LayerReduct
         return None
     source, hidden, n_tokens = reduction.source, reduction.hidden, len(state.hidden)
     real = source[source >= 0]
-    if len(real) < len(source) and (hidden is None or reduction.positions == "keep"):
-        raise InputError("tokens that are made need hidden states, and positions anew (renumber)")
+    if len(real) < len(source) and hidden is None:
+        raise InputError("tokens that are made inside the LLM need hidden states")
     if hidden is not None and len(hidden) != len(source):
         raise InputError(f"{len(source)} tokens go on, but {len(hidden)} hidden states are given")
     if not bool((source == state.last).any()):
@@ -184,14 +186,14 @@ def _apply(
     if any(each is not None and each.positions == "renumber" for each in reductions):
         came = call.prompt_positions()
         if positions is None:
-            positions = came.gather(1, old.names.clamp_min(0))
+            positions = came.gather(1, call.columns_of(old))
     names, numbers, states = [], [], []
     sources = _sources(call, reductions)
-    for row, (each, (source, named)) in enumerate(zip(reductions, sources, strict=True)):
+    for row, (each, (source, stands, named)) in enumerate(zip(reductions, sources, strict=True)):
         columns, _ = old.row(row)
         names.append(named)
         if positions is not None:
-            numbers.append(positions[row, columns][source])
+            numbers.append(positions[row, columns][stands])
             if each is not None and each.positions == "renumber":
                 numbers[-1] = torch.arange(len(source), device=source.device)
         for copy in range(row * call.copies, (row + 1) * call.copies):
@@ -211,24 +213,25 @@ def _apply(
                 "(cut_cache)"
             )
         call.cuts.append((before, call.now))
-    return torch.cat((pad_left(states, 0.0), hidden[:, old.width :]), 1)
+    return torch.cat((pad_left(states, 0), hidden[:, old.width :]), 1)
 
 
 def _sources(
     call: Call, reductions: list[LayerReduction | None]
-) -> list[tuple[Int[Tensor, "kept"], Int[Tensor, "kept"]]]:
-    """Return for every row the source of each token that goes on, and its name."""
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return for every row and token that goes on its source, where it stands, and its name."""
     found, parents = [], []
     for row, each in enumerate(reductions):
         _, names = call.now.row(row)
         source = torch.arange(len(names), device=names.device)
         if each is not None:
             source = each.source.to(names.device)
-        visual = call.prompt.facts["visual"][row, names]
-        found.append((source, names[source]))
-        parents.append(names[_parents(source, visual)])
+        stands = source.clone()
+        stands[source < 0] = _parents(source, call.prompt.facts["visual"][row, names])
+        found.append((source, stands, names[stands]))
+        parents.append(names[stands[source < 0]])
     if any(len(row) for row in parents):
-        for (source, named), new in zip(found, call.prompt.add(parents), strict=True):
+        for (source, _, named), new in zip(found, call.prompt.add(parents), strict=True):
             named[source < 0] = new
     return found
 
@@ -298,7 +301,8 @@ def _cache_state(
     prompt_row = row // call.copies
     step = call.n_later - call.n_new + number
     query = found.query[row, :, found.query.shape[2] - call.n_new + number][:, None]
-    weights = attention_rows(query, found.key[row], found.scaling, seen[None])[:, 0]
+    key = found.key[row].float()
+    weights = attention_rows(query.float(), key, scaling=found.scaling, visible=seen[None])[:, 0]
     columns, held = found.sequence.row(prompt_row)
     _, names = sequence.row(prompt_row)
     where = places(held, names)

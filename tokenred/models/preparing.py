@@ -5,7 +5,7 @@ what families share. Settings come from the ``preprocessor_config.json`` of a ch
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,10 +27,12 @@ class Prepared:
     inputs : the model's arguments by name, those in ``visual_inputs`` of its adapter
     pieces : kind -> for every image or video, in reading order, what stands for it in the prompt:
         token ids (placeholders and marks of the model) and texts (such as time stamps)
+    token_types : placeholder -> what it is called in ``mm_token_type_ids``, for models that ask
     """
 
     inputs: dict[str, Tensor]
     pieces: Mapping[str, Sequence[Sequence[int | str]]]
+    token_types: Mapping[int, int] = field(default_factory=dict)
 
 
 def resize_and_normalise(
@@ -86,6 +88,11 @@ def tokenise(tokenizer: Any, prompts: Sequence[str], prepared: Prepared) -> dict
             )
             texts = [each.replace(f"\0{kind}{n}\0", text) for each in texts]
     found = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    if prepared.token_types:
+        types = torch.zeros_like(found["input_ids"])
+        for token_id, number in prepared.token_types.items():
+            types[found["input_ids"] == token_id] = number
+        found["mm_token_type_ids"] = types
     return {**found, **prepared.inputs}
 
 

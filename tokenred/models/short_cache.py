@@ -59,6 +59,8 @@ def _short_layer() -> type:
     from transformers.cache_utils import DynamicLayer
 
     class ShortLayer(DynamicLayer):
+        keys: Any
+        values: Any
         dropped: int
         n_prompt: int
         memories: list[Any]

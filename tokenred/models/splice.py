@@ -31,12 +31,14 @@ class ClipLayout:
     kind : ``video`` or ``image``; says which placeholder it has
     frames, grid : what the LLM reads of it unreduced
     newlines : where newline tokens stand
+    seconds_per_frame : for models whose positions count seconds, where a call says how many
     """
 
     kind: str
     frames: int
     grid: tuple[int, int]
     newlines: Newlines = "none"
+    seconds_per_frame: float | None = None
 
     @property
     def vanilla_tokens(self) -> int:

@@ -13,19 +13,27 @@ from typing import Any
 from tokenred.interfaces import (
     Aggregator,
     AnchorSelector,
+    CachePruner,
     CostTerm,
     Coupler,
     KeepDecision,
     KeepScore,
+    LayerMerger,
+    LayerReducer,
     TemporalSegmenter,
+    TokenRanker,
 )
+from tokenred.testing._adapters import adapter_checks
 from tokenred.testing._aggregators import aggregator_checks
 from tokenred.testing._costs import cost_term_checks
 from tokenred.testing._couplers import coupler_checks
+from tokenred.testing._inside_ranking import merger_checks, ranker_checks
+from tokenred.testing._inside_reducers import cache_pruner_checks, layer_reducer_checks
 from tokenred.testing._keep import keep_checks
 from tokenred.testing._run import Check
 from tokenred.testing._segmenters import segmenter_checks
 from tokenred.testing._selectors import selector_checks
+from tokenred.testing.models import TinyFamily
 
 
 def parametrize_coupler_checks(coupler: Coupler) -> Any:
@@ -58,6 +66,31 @@ def parametrize_cost_term_checks(term: CostTerm) -> Any:
 def parametrize_keep_checks(strategy: KeepScore | KeepDecision) -> Any:
     """Parametrise a test over the contract of a keep score or a keep decision."""
     return _parametrize(keep_checks(strategy))
+
+
+def parametrize_ranker_checks(ranker: TokenRanker) -> Any:
+    """Parametrise a test over the contract of a token ranker."""
+    return _parametrize(ranker_checks(ranker))
+
+
+def parametrize_merger_checks(merger: LayerMerger, *, averages: bool = True) -> Any:
+    """Parametrise a test over the contract of a layer merger; see ``merger_checks``."""
+    return _parametrize(merger_checks(merger, averages=averages))
+
+
+def parametrize_layer_reducer_checks(reducer: LayerReducer) -> Any:
+    """Parametrise a test over the contract of a layer reducer."""
+    return _parametrize(layer_reducer_checks(reducer))
+
+
+def parametrize_cache_pruner_checks(pruner: CachePruner) -> Any:
+    """Parametrise a test over the contract of a cache pruner."""
+    return _parametrize(cache_pruner_checks(pruner))
+
+
+def parametrize_adapter_checks(family: TinyFamily, *, device: str = "cpu") -> Any:
+    """Parametrise a test over the contract of a model family's adapter; see ``adapter_checks``."""
+    return _parametrize(adapter_checks(family, device=device))
 
 
 def _parametrize(checks: Iterable[Check]) -> Any:

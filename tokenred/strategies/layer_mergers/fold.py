@@ -46,11 +46,21 @@ class FoldMerger:
             return hidden[kept], hidden[:0]
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         target = fold_targets(wide, kept, dropped)
-        chosen = F.one_hot(target, len(kept))
-        later = chosen.flip(0).cumsum(0).flip(0).gather(1, target[:, None]).to(wide)
-        folded = wide[kept] * torch.exp2(-chosen.sum(0).to(wide))[:, None]
-        folded = folded.index_add(0, target, wide[dropped] * torch.exp2(-later))
+        received = target.bincount(minlength=len(kept))
+        folded = wide[kept] * torch.exp2(-received.to(wide))[:, None]
+        weight = torch.exp2(-_folds_to_come(target, received).to(wide))
+        folded = folded.index_add(0, target, wide[dropped] * weight[:, None])
         return folded.to(hidden.dtype), hidden[:0]
+
+
+def _folds_to_come(
+    target: Int[Tensor, "dropped"], received: Int[Tensor, "kept"]
+) -> Int[Tensor, "dropped"]:
+    """Return how many folds the target has left when a token's turn comes, its own counted."""
+    order = target.argsort(stable=True)
+    ends = received.cumsum(0)[target[order]]
+    left = ends - torch.arange(len(target), device=target.device)
+    return torch.empty_like(target).scatter_(0, order, left)
 
 
 def fold_targets(

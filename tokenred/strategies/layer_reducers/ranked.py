@@ -1,7 +1,7 @@
 """Rank visual tokens at some layers, keep the best, and do something with the rest."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ from tokenred.types import LayerReduction, LayerState, LayerStep
 
 Amount = int | float | Literal["adaptive"]
 Rounding = Literal["round", "floor", "ceil"]
-_ROUND = {"round": round, "floor": math.floor, "ceil": math.ceil}
+_ROUND: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor, "ceil": math.ceil}
 
 
 def _amount(value: object) -> Amount:

@@ -18,8 +18,19 @@ from tokenred.testing.models.llava_onevision import (
     llava_onevision_inputs,
     tiny_llava_onevision,
 )
+from tokenred.testing.models.qwen_vl import (
+    QWEN2_5_VL,
+    QWEN2_VL,
+    QWEN3_VL,
+    tiny_qwen2_5_vl,
+    tiny_qwen2_vl,
+    tiny_qwen3_vl,
+)
 
-FAMILIES = {family.name: family for family in (LLAVA_ONEVISION, LLAVA_NEXT_VIDEO)}
+FAMILIES = {
+    family.name: family
+    for family in (LLAVA_ONEVISION, LLAVA_NEXT_VIDEO, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
+}
 """Every family that tokenred serves, by name."""
 
 __all__ = [
@@ -33,4 +44,7 @@ __all__ = [
     "synthetic_video",
     "tiny_llava_next_video",
     "tiny_llava_onevision",
+    "tiny_qwen2_5_vl",
+    "tiny_qwen2_vl",
+    "tiny_qwen3_vl",
 ]

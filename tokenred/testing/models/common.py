@@ -1,7 +1,7 @@
 """What the tiny models share: a tokenizer, a text configuration, a synthetic video."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,11 +32,13 @@ class TinyFamily:
     build : ``build(seed=0, attn_implementation="sdpa")`` returns a random model in ``eval`` mode
         and a tokenizer
     frame_size : height and width of the frames that suit it
+    settings : what ``prepare`` is told, as in a checkpoint's ``preprocessor_config.json``
     """
 
     name: str
     build: Callable[..., tuple[Any, Any]]
     frame_size: tuple[int, int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(
         self,
@@ -56,7 +58,8 @@ class TinyFamily:
         from tokenred.models import adapter_for
         from tokenred.models.preparing import tokenise
 
-        return tokenise(tokenizer, prompts, adapter_for(model).prepare(videos, images))
+        prepared = adapter_for(model).prepare(videos, images, settings=self.settings)
+        return tokenise(tokenizer, prompts, prepared)
 
 
 def text_settings(vocab_size: int, **changes: Any) -> dict[str, Any]:

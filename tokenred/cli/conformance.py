@@ -1,0 +1,42 @@
+"""``tokenred conformance``: every model family against every check of an adapter."""
+
+from typing import Annotated
+
+import typer
+
+from tokenred.cli._common import Json, columns, emit, say
+from tokenred.errors import ConfigError, nearest
+
+
+def conformance(
+    family: Annotated[
+        list[str] | None, typer.Option(help="A family by name; repeat for more. Default: all.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the models run, such as cuda:0.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Check every model family on tiny random models of its real class; no downloads.
+
+    Exit code 4 if a check fails.
+    """
+    from tokenred.testing.matrix import run_matrix
+    from tokenred.testing.models import FAMILIES
+
+    for name in family or ():
+        if name not in FAMILIES:
+            raise ConfigError(f"unknown family {name!r}{nearest(name, FAMILIES)}", ["family"])
+    chosen = [FAMILIES[name] for name in family or FAMILIES]
+    matrix = run_matrix(
+        chosen,
+        device=device,
+        on_result=lambda result: say(
+            f"{result.family}: {result.check} {result.fault or 'ok'} ({result.seconds:.1f} s)"
+        ),
+    )
+    if json:
+        emit(matrix.to_dict())
+    else:
+        print(f"transformers {matrix.transformers}, torch {matrix.torch}, {matrix.device}\n")
+        print(columns(matrix.rows()))
+    if not matrix.passed:
+        raise typer.Exit(4)

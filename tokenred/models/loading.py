@@ -1,0 +1,361 @@
+"""Load a model of any supported family, from the hub or a local folder."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from tokenred.errors import CapabilityError, ConfigError, TokenredError, nearest
+from tokenred.models.base import adapter_for
+from tokenred.models.checkpoint import Checkpoint, cannot_load, find_checkpoint
+from tokenred.models.memory import count_text, free_memory, size_text
+from tokenred.models.preparing import tokenise
+from tokenred.models.prompting import chat_prompt
+from tokenred.registry import registry
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What a load is about to need; as text, one sentence.
+
+    Attributes
+    ----------
+    name, revision : what is loaded, and its commit if it comes from the hub
+    model_class : its class in transformers
+    n_parameters : counted from the config alone
+    n_bytes : memory that the weights take
+    free_bytes : of the device; None where nobody says
+    disk_bytes : size of the weight files; None if unknown
+    downloaded : whether they are on this machine
+    """
+
+    name: str
+    revision: str | None
+    model_class: str
+    n_parameters: int
+    dtype: torch.dtype
+    device: torch.device
+    n_bytes: int
+    free_bytes: int | None
+    disk_bytes: int | None
+    downloaded: bool
+
+    def __str__(self) -> str:
+        free = "unknown how much is" if self.free_bytes is None else size_text(self.free_bytes)
+        stored = "of unknown size" if self.disk_bytes is None else size_text(self.disk_bytes)
+        return (
+            f"loading {self.name} ({stored} {'on disk' if self.downloaded else 'to download'}): "
+            f"{count_text(self.n_parameters)} parameters, {size_text(self.n_bytes)} in "
+            f"{_dtype_name(self.dtype)} on {self.device}; {free} free"
+        )
+
+    def check(self) -> None:
+        """Raise a ``TokenredError`` if the weights cannot fit."""
+        places = [(self.device, self.free_bytes)]
+        if self.device.type != "cpu":  # weights go through the RAM on their way
+            places.append((torch.device("cpu"), free_memory(torch.device("cpu"))))
+        for device, free in places:
+            if free is not None and self.n_bytes > free:
+                raise TokenredError(
+                    f"{self.name} needs {size_text(self.n_bytes)} in {_dtype_name(self.dtype)}, "
+                    f"but {size_text(free)} are free on {device}; a narrower dtype or another "
+                    "device may do, or force the load"
+                )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what goes with it.
+
+    Attributes
+    ----------
+    model : in ``eval`` mode, on its device
+    tokenizer : with the checkpoint's chat template, padding on the left
+    adapter : of the model's family
+    settings : of the checkpoint's own processors, for ``image`` and ``video``
+    plan : what was announced
+    """
+
+    model: Any
+    tokenizer: Any
+    adapter: Any
+    settings: Mapping[str, Mapping[str, Any]]
+    plan: LoadPlan
+
+    @property
+    def name(self) -> str:
+        """Folder or id, as it was asked for."""
+        return self.plan.name
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of the hub; None for a local folder."""
+        return self.plan.revision
+
+    def inputs(
+        self,
+        question: str,
+        *,
+        video: UInt8[Tensor, "frames height width 3"] | None = None,
+        image: UInt8[Tensor, "height width 3"] | None = None,
+        frame_times: Float[Tensor, "frames"] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the inputs of a call with one question about one video or image.
+
+        Parameters
+        ----------
+        question : text; the chat template is put around it
+        video, image : one of them, as ``read_video`` gives it
+        frame_times : seconds of the frames
+
+        Raises
+        ------
+        ConfigError
+            If both or none of ``video`` and ``image`` are given.
+        InputError
+            If the question or the picture cannot be used.
+        """
+        if (video is None) == (image is None):
+            raise ConfigError("give a video or an image")
+        if video is not None:
+            kind, given = "video", {"videos": [video.permute(0, 3, 1, 2)]}
+        else:
+            assert image is not None
+            kind, given = "image", {"images": [image.permute(2, 0, 1)]}
+        times = None if frame_times is None or video is None else [frame_times]
+        prepared = self.adapter.prepare(
+            **given, frame_times=times, settings=self.settings[kind] or None
+        )
+        placeholder = self.adapter.token_ids[kind]
+        prompt = chat_prompt(
+            self.tokenizer,
+            question,
+            kind,
+            self.tokenizer.convert_ids_to_tokens(placeholder),
+            self._around(prepared.pieces[kind][0]),
+        )
+        inputs = tokenise(self.tokenizer, [prompt], prepared)
+        return {name: value.to(self.plan.device) for name, value in inputs.items()}
+
+    def _around(self, pieces: Any) -> list[tuple[str, str]]:
+        """Return the tokens around a picture's placeholders that its pieces bring along."""
+        ids = [
+            getattr(self.model.config, f"vision_{side}_token_id", None) for side in ("start", "end")
+        ]
+        if None in ids or ids[0] not in pieces:
+            return []
+        before, after = self.tokenizer.convert_ids_to_tokens(ids)
+        return [(before, after)]
+
+
+def load_model(
+    name: Any,
+    *,
+    device: Any = "auto",
+    dtype: Any = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    local_files_only: bool = False,
+    attn_implementation: str = "sdpa",
+    force: bool = False,
+    on_plan: Callable[[LoadPlan], None] | None = None,
+) -> LoadedModel:
+    """Load a model, its tokenizer and its settings.
+
+    The config is read first. It says how many parameters there will be, so the memory is known, and
+    announced, before anything is loaded or any weights are downloaded. A local folder is all that
+    is needed: for such a name nobody asks the hub.
+
+    Parameters
+    ----------
+    name : a local folder, or the id of a model on the hub; a folder goes first
+    device : such as ``cpu`` or ``cuda:1``; ``auto`` takes the first GPU if there is one
+    dtype : ``float32``, ``bfloat16``, ``float16``; ``auto`` takes what the checkpoint has
+    revision : branch, tag or commit on the hub
+    trust_remote_code : whether code of the checkpoint may run, where transformers has none for it
+    local_files_only : whether to do without the hub
+    attn_implementation : such as ``sdpa`` or ``eager``
+    force : whether to try what seems not to fit into the memory
+    on_plan : called with the plan before the load
+
+    Raises
+    ------
+    InputError
+        If there is no such model, it cannot be had, or its files are damaged or incomplete.
+    CapabilityError
+        If no adapter serves its class, or there is no such device.
+    ConfigError
+        If ``device`` or ``dtype`` is not one.
+    TokenredError
+        If the weights do not fit into the free memory.
+    """
+    name = str(name)
+    place, wanted = _device(device), _dtype(dtype)
+    checkpoint = find_checkpoint(
+        name,
+        revision=revision,
+        local_files_only=local_files_only,
+        with_code=trust_remote_code,
+    )
+    model_class, config = _class_and_config(checkpoint, trust_remote_code, attn_implementation)
+    stored = None if checkpoint.missing_weights else checkpoint.check_weights()
+    wanted = wanted or getattr(config, "dtype", None) or _STORED.get(stored or "", torch.float32)
+    n_parameters = _count(checkpoint, model_class, config)
+    plan = LoadPlan(
+        name=name,
+        revision=checkpoint.revision,
+        model_class=model_class.__name__,
+        n_parameters=n_parameters,
+        dtype=wanted,
+        device=place,
+        n_bytes=n_parameters * wanted.itemsize,
+        free_bytes=free_memory(place),
+        disk_bytes=checkpoint.n_bytes_on_disk,
+        downloaded=not checkpoint.missing_weights,
+    )
+    if on_plan is not None:
+        on_plan(plan)
+    if not force:
+        plan.check()
+    tokenizer = _tokenizer(checkpoint, trust_remote_code)
+    if not local_files_only:
+        checkpoint.fetch_weights()
+    checkpoint.check_weights()
+    with _in_one_sentence(checkpoint):
+        model, found = model_class.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=wanted,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise cannot_load(name, f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+    try:
+        model = model.to(place).eval()
+    except torch.OutOfMemoryError as error:
+        raise TokenredError(f"{name} does not fit on {place}: out of memory") from error
+    adapter = adapter_for(model)
+    _check_tokenizer(checkpoint, tokenizer, adapter)
+    return LoadedModel(model, tokenizer, adapter, checkpoint.settings, plan)
+
+
+def _class_and_config(
+    checkpoint: Checkpoint, trust_remote_code: bool, attn_implementation: str
+) -> tuple[Any, Any]:
+    """Return the class of the model, and its config; code of the checkpoint only if trusted."""
+    import transformers
+
+    names = checkpoint.config.get("architectures") or []
+    known = [name for name in registry().adapters() if hasattr(transformers, name)]
+    found = next((getattr(transformers, name) for name in names if name in known), None)
+    with _in_one_sentence(checkpoint):
+        if found is not None:
+            config = found.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
+        elif trust_remote_code and "auto_map" in checkpoint.config:
+            found, config = _remote_class_and_config(checkpoint)
+    if found is None or not any(cls.__name__ in known for cls in found.__mro__):
+        what = " and ".join(names) or "a config.json without architectures"
+        own = "; it brings code of its own, which runs only if you trust it"
+        unused_code = found is None and "auto_map" in checkpoint.config
+        raise CapabilityError(
+            f"no adapter for {what} in {checkpoint.name}; supported: {', '.join(known)}"
+            f"{own if unused_code else ''}"
+        )
+    # A config may name a kernel to be downloaded for attention; only the caller may.
+    config._attn_implementation = attn_implementation
+    return found, config
+
+
+def _remote_class_and_config(checkpoint: Checkpoint) -> tuple[Any, Any]:
+    from transformers import AutoConfig
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=True)
+    references = checkpoint.config["auto_map"]
+    models = sorted(key for key in references if key.startswith("AutoModel"))
+    if not models:
+        return None, config
+    return get_class_from_dynamic_module(references[models[-1]], checkpoint.folder), config
+
+
+def _count(checkpoint: Checkpoint, model_class: Any, config: Any) -> int:
+    """Count the parameters, tied ones once, without any weights."""
+    with _in_one_sentence(checkpoint), torch.device("meta"):
+        return sum(each.numel() for each in model_class(deepcopy(config)).parameters())
+
+
+def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    kinds = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    if not any((checkpoint.folder / file).is_file() for file in kinds):
+        raise cannot_load(checkpoint.name, "it has no tokenizer")
+    with _in_one_sentence(checkpoint):
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if checkpoint.chat_template is not None:
+        tokenizer.chat_template = checkpoint.chat_template
+    return tokenizer
+
+
+def _check_tokenizer(checkpoint: Checkpoint, tokenizer: Any, adapter: Any) -> None:
+    """Refuse a tokenizer that does not know the model's placeholders: it is not of this model."""
+    for kind, number in adapter.token_ids.items():
+        token = tokenizer.convert_ids_to_tokens(number) if number < len(tokenizer) else None
+        if token is None or tokenizer(token, add_special_tokens=False).input_ids != [number]:
+            reason = f"its tokenizer has no token {number}, which stands for the {kind}"
+            raise cannot_load(checkpoint.name, reason)
+
+
+@contextmanager
+def _in_one_sentence(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn whatever transformers says about a broken checkpoint into one sentence."""
+    try:
+        yield
+    except TokenredError:
+        raise
+    except Exception as error:
+        line = str(error).strip().partition("\n")[0]
+        raise cannot_load(checkpoint.name, line or type(error).__name__) from error
+
+
+def _device(name: Any) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"{name!r} is not a device, such as cpu or cuda:0", ["device"]) from None
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise CapabilityError(f"there is no device {device} on this machine")
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def _dtype(name: Any) -> torch.dtype | None:
+    if name == "auto":
+        return None
+    if _dtype_name(name) not in DTYPES:
+        known = ["auto", *DTYPES]
+        raise ConfigError(f"unknown dtype {str(name)!r}{nearest(str(name), known)}", ["dtype"])
+    return DTYPES[_dtype_name(name)]
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

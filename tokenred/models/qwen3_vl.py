@@ -1,0 +1,103 @@
+"""Qwen3-VL of transformers: inner layers of the tower speak to the LLM, times stand in the text."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenred.errors import InputError
+from tokenred.models.llava import SIGLIP
+from tokenred.models.qwen_vl import PixelBounds, QwenAdapter
+from tokenred.models.splice import ClipLayout, Spliced, VisualPart
+from tokenred.types import ReducedTokens
+
+FRAMES_PER_SECOND = 2.0
+"""How often the checkpoints' own processor takes a frame."""
+
+
+class Qwen3VLAdapter(QwenAdapter):
+    """Encode and splice for ``Qwen3VLForConditionalGeneration``.
+
+    Chosen layers of the tower have features of their own for every token, which the LLM adds to its
+    hidden states behind its first layers. They go through the same linear map as their tokens: a
+    merged token gets the merged features. A video's placeholders stand in one run a time stamp.
+
+    Source
+    ------
+    transformers, ``models/qwen3_vl/modeling_qwen3_vl.py`` (written anew).
+    """
+
+    model_class: ClassVar[str] = "Qwen3VLForConditionalGeneration"
+    normalisation: ClassVar[Mapping[str, Sequence[float]]] = SIGLIP
+    bounds: ClassVar[Mapping[str, PixelBounds]] = {
+        "image": PixelBounds(64 * 32 * 32, 16384 * 32 * 32),
+        "video": PixelBounds(4 * 32 * 32, 24576 * 32 * 32, whole_video=True),
+    }
+
+    def pieces(
+        self, layout: ClipLayout, frame_times: Float[Tensor, "frames"] | None
+    ) -> list[int | str]:
+        """Return what stands for a clip in the prompt: a time stamp before every frame's run."""
+        if layout.kind == "image":
+            return super().pieces(layout, None)
+        if frame_times is None:
+            frame_times = torch.arange(layout.frames * self.frame_group) / FRAMES_PER_SECOND
+        run = super().pieces(ClipLayout(layout.kind, 1, layout.grid), None)
+        times = self.group_times(frame_times).tolist()
+        return [piece for time in times for piece in (f"<{time:.1f} seconds>", *run)]
+
+    def deep_features(self, output: Any) -> Float[Tensor, "levels tokens dim"]:
+        """Return what the tower's inner layers have for the LLM."""
+        return torch.stack(list(output.deepstack_features))
+
+    def part(
+        self,
+        layout: ClipLayout,
+        reduced: ReducedTokens,
+        deep: Float[Tensor, "levels tokens dim"] | None = None,
+    ) -> VisualPart:
+        """Return what a reduced clip puts into the sequence, and behind the LLM's first layers."""
+        if deep is None:
+            raise InputError(
+                "Qwen3-VL also reads what inner layers of its tower saw: the deep features of the "
+                "clip are needed"
+            )
+        return super().part(layout, reduced, deep)
+
+    @contextmanager
+    def during_call(self, spliced: Spliced) -> Iterator[None]:
+        """Hand the features of the tower's inner layers to the LLM when it reads the prompt."""
+        deep = torch.cat([part.deep for part in spliced.parts if part.deep is not None], dim=1)
+        deep = deep[:, spliced.layout.visual_order.to(deep.device)]
+        give = partial(_give_deep, spliced.layout.visual, deep)
+        hook = self.text_model.register_forward_pre_hook(give, with_kwargs=True)
+        try:
+            with super().during_call(spliced):
+                yield
+        finally:
+            hook.remove()
+
+
+def _give_deep(
+    visual: Tensor, deep: Tensor, module: Any, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
+    """Add to a call of the LLM the deep features of the visual tokens that it reads."""
+    hidden, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
+    start = 0 if cache is None else int(cache.get_seq_length())
+    stop = start + hidden.shape[1]
+    read = torch.zeros_like(visual)
+    read[:, start:stop] = visual[:, start:stop]
+    if not bool(read.any()):
+        return None
+    mask = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    copies = hidden.shape[0] // visual.shape[0]
+    window = read[:, start:stop].repeat_interleave(copies, 0)
+    mask[:, : window.shape[1]] = window.to(mask.device)
+    per_row = deep[:, read[visual].to(deep.device)].split(read.sum(1).tolist(), dim=1)
+    repeated = torch.cat([each for each in per_row for _ in range(copies)], dim=1)
+    embeds = list(repeated.to(hidden.device))
+    return args, {**kwargs, "visual_pos_masks": mask, "deepstack_visual_embeds": embeds}
