@@ -9,9 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+FLOOR := $(VENV)/floor
+FLOOR_TESTS := tests/integration/test_conformance.py tests/integration/test_in_llm.py tests/golden -k "conformance or in_llm or tiny"
 ARGS ?=
 
-.PHONY: help setup lint format types layers test docs docs-serve ablate ci constraints clean
+.PHONY: help setup lint format types layers test test-floor conformance docs docs-serve ablate ci constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +52,20 @@ test: setup  ## all tests; ARGS="tests/unit -k pool" runs some
 	@echo "test: pytest $(ARGS)"
 	@$(BIN)/python -m pytest -q $(ARGS)
 
+$(FLOOR)/.installed: floor.txt $(STAMP)
+	@echo "floor: installing the oldest supported transformers into $(FLOOR)"
+	@rm -rf $(FLOOR)
+	@$(PIP) install --quiet --no-deps --target $(FLOOR) -r floor.txt
+	@touch $@
+
+test-floor: $(FLOOR)/.installed  ## tests of models, on the oldest transformers that is supported
+	@echo "test-floor: pytest $(FLOOR_TESTS)"
+	@PYTHONPATH=$(FLOOR) $(BIN)/python -m pytest -q $(FLOOR_TESTS)
+
+conformance: $(FLOOR)/.installed  ## the conformance matrix, on both ends of the supported range
+	@PYTHONPATH=$(FLOOR) $(BIN)/tokenred conformance --record docs/reference/conformance.json
+	@$(BIN)/tokenred conformance --record docs/reference/conformance.json
+
 docs: setup  ## build the site into site/, its examples run on the way
 	@echo "docs: mkdocs build --strict"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -61,7 +77,7 @@ docs-serve: setup  ## read the site while writing it
 ablate: setup  ## what each part of AOT is worth: encode, reduce, answer, print the table
 	@$(BIN)/tokenred ablate $(ARGS)
 
-ci: lint types layers test docs  ## everything that .ci/run runs
+ci: lint types layers test test-floor docs  ## everything that .ci/run runs
 
 constraints: setup  ## write the versions now installed to constraints.txt
 	@{ grep '^#' constraints.txt; $(PIP) freeze --all --exclude pip --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' | sort -f; } > constraints.new

@@ -33,6 +33,8 @@ from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.config import STAGE_CONFIGS, About, PipelineConfig, load_config
 from tokenred.pipeline.stages.segment import KeepRuleConfig
 from tokenred.registry import Entry, registry
+from tokenred.testing.matrix import descriptions
+from tokenred.testing.matrix import read as read_matrices
 
 MARKER = re.compile(r"^\{\{ *([a-z_]+)((?: +[^}]*?)?) *\}\}$", re.MULTILINE)
 SECTION = re.compile(r"^([A-Z][A-Za-z ]+)\n-+$", re.MULTILINE)
@@ -119,10 +121,33 @@ def table(arguments: str) -> str:
     return f"```console\n$ tokenred ablate {name} --limit {limit}\n```\n{shown}"
 
 
+def conformance(_: str = "") -> str:
+    """The recorded conformance matrices: what each check holds, and how each family did where."""
+    matrices = read_matrices(Path(__file__).parent / "reference" / "conformance.json")
+    families = list(dict.fromkeys(each.family for each in matrices[-1].results))
+    head = ["| check | " + " | ".join(families) + " |", "|---" * (len(families) + 1) + "|"]
+    rows = []
+    for check, text in descriptions().items():
+        cells = []
+        for family in families:
+            found = [each.faults().get((family, check)) for each in matrices]
+            faults = [fault for fault in found if fault is not None]
+            ok = faults.count("")
+            cells.append("-" if not faults else "ok" if ok == len(faults) else f"{ok}/{len(faults)}")
+        rows.append(f"| **{check.replace('_', ' ')}**: {_cell(text)} | {' | '.join(cells)} |")
+    places = [
+        f"- transformers {each.transformers}, torch {each.torch}, Python {each.python}, "
+        f"{each.device}"
+        for each in matrices
+    ]
+    return "\n".join([*head, *rows, "", "It ran on:", "", *places])
+
+
 GENERATORS: dict[str, Callable[[str], str]] = {
     "strategies": strategies,
     "presets": presets,
     "ablations": ablations,
+    "conformance": conformance,
     "settings": settings,
     "verbs": verbs,
     "command": command,

@@ -44,6 +44,7 @@ def original_config(**settings):
         "mm_spatial_pool_mode": "average",
         "mm_newline_position": "grid",
         "image_aspect_ratio": "anyres_max_9",
+        "image_grid_pinpoints": [[54, 54], [108, 54], [162, 54]],  # width and height
         **settings,
     }
 
@@ -104,6 +105,11 @@ def original_weights():
 
 def pixels(n_frames=FRAMES):
     return _numbers((n_frames, 3, SIDE * PATCH, SIDE * PATCH), 1000, 1.0)
+
+
+def tiles():
+    """An image of 150x50 pixels as the package cuts it: squeezed whole, then three tiles."""
+    return _numbers((4, 3, SIDE * PATCH, SIDE * PATCH), 2000, 1.0), (150, 50)
 
 
 def write_original(folder: Path, n_shards=1, **settings):

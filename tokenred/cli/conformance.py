@@ -1,5 +1,6 @@
 """``tokenred conformance``: every model family against every check of an adapter."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,13 +14,17 @@ def conformance(
         list[str] | None, typer.Option(help="A family by name; repeat for more. Default: all.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where the models run, such as cuda:0.")] = "cpu",
+    record: Annotated[
+        Path | None,
+        typer.Option(help="JSON file to add the matrix to, one for each version and device."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check every model family on tiny random models of its real class; no downloads.
 
     Exit code 4 if a check fails.
     """
-    from tokenred.testing.matrix import run_matrix
+    from tokenred.testing.matrix import add_to, run_matrix
     from tokenred.testing.models import FAMILIES
 
     for name in family or ():
@@ -33,6 +38,8 @@ def conformance(
             f"{result.family}: {result.check} {result.fault or 'ok'} ({result.seconds:.1f} s)"
         ),
     )
+    if record is not None:
+        add_to(record, matrix)
     if json:
         emit(matrix.to_dict())
     else:

@@ -5,9 +5,12 @@ from tokenred.hookspecs import Register, hookimpl
 FAMILIES = {
     "LlavaOnevisionForConditionalGeneration": "llava_onevision:LlavaOnevisionAdapter",
     "LlavaNextVideoForConditionalGeneration": "llava_next_video:LlavaNextVideoAdapter",
+    "LlavaNextForConditionalGeneration": "llava_next:LlavaNextAdapter",
+    "LlavaForConditionalGeneration": "llava_1_5:Llava15Adapter",
     "Qwen2VLForConditionalGeneration": "qwen2_vl:Qwen2VLAdapter",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl:Qwen2_5VLAdapter",
     "Qwen3VLForConditionalGeneration": "qwen3_vl:Qwen3VLAdapter",
+    "LlavaVideoForConditionalGeneration": "llava_video:LlavaVideoAdapter",
     "LlavaMetaForCausalLM": "llava_original:LlavaOriginalAdapter",
 }
 

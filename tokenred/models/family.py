@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tokenred.errors import CapabilityError
+from tokenred.errors import CapabilityError, InputError
 from tokenred.models.answering import next_token_logits
 from tokenred.models.calls import Inside, Reduce, wrapped_calls
 from tokenred.models.capture import attention_layers
@@ -62,7 +62,7 @@ class FamilyAdapter:
     @property
     def token_ids(self) -> dict[str, int]:
         """Placeholder of every kind of clip."""
-        return {"image": self.config.image_token_id, "video": self.config.video_token_id}
+        return {kind: getattr(self.config, f"{kind}_token_id") for kind in self.visual_inputs}
 
     def check(self, needs: Collection[str]) -> None:
         """Refuse, before any work, cues that this model cannot give.
@@ -113,6 +113,11 @@ class FamilyAdapter:
         settings : of the checkpoint's ``preprocessor_config.json``; default: the family's own
         """
         raise NotImplementedError
+
+    def refuse_videos(self) -> None:
+        """Raise an ``InputError`` if the family reads images only."""
+        if "video" not in self.visual_inputs:
+            raise InputError(f"{self.model_class} reads images, not videos")
 
     def newline(self) -> Float[Tensor, "dim"] | None:
         """Return the newline token, if the family has one."""
@@ -198,18 +203,18 @@ class FamilyAdapter:
         deep: Float[Tensor, "levels tokens dim"] | None = None,
         inside: Inside = None,
     ) -> Float[Tensor, "prompts vocabulary"]:
-        """Return float32 next-token logits of several prompts about one video.
+        """Return float32 next-token logits of several prompts about one clip.
 
         Parameters
         ----------
-        prompts : token ids, each with the placeholders of the unreduced video
-        layout, deep : of the unreduced video, see ``Clip``
+        prompts : token ids, each with the placeholders of the unreduced clip
+        layout, deep : of the unreduced clip, see ``Clip``
         inside : what works inside the LLM; then every prompt is read whole, as the question has a
             say in what is dropped
         """
         part = self.part(layout, reduced, deep)
         if inside is None and self.default_positions == "contiguous":
-            return next_token_logits(self.model, part, prompts, self.token_ids["video"])
+            return next_token_logits(self.model, part, prompts, self.token_ids[layout.kind])
         return self._answer_whole(part, prompts, inside)
 
     @torch.no_grad()

@@ -73,6 +73,7 @@ class LlavaAdapter(FamilyAdapter):
         inputs: dict[str, Tensor] = {}
         pieces: dict[str, list[list[int | str]]] = {"image": [], "video": []}
         if videos:
+            self.refuse_videos()
             if len({len(video) for video in videos}) > 1:
                 raise InputError("the videos of one call must have equally many frames")
             inputs["pixel_values_videos"] = torch.stack(

@@ -200,7 +200,10 @@ class LlavaOriginalAdapter:
         ]
 
     def part(
-        self, layout: ClipLayout, reduced: ReducedTokens, clip: Clip | None = None
+        self,
+        layout: ClipLayout,
+        reduced: ReducedTokens,
+        deep: Float[Tensor, "levels tokens dim"] | None = None,
     ) -> VisualPart:
         """Return what a reduced video puts into the sequence, newline tokens included."""
         newline = None if layout.newlines == "none" else self.model.get_model().image_newline

@@ -221,7 +221,7 @@ class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration)
         """
         folder = Path(folder)
         original = _read_json(folder / "config.json")
-        config = _convert_config(original, vision_config, image_token_id, video_token_id)
+        config = convert_config(original, vision_config, image_token_id, video_token_id)
         with torch.device("meta"):
             expected = cls(config).state_dict()
         weights = _rename(_read_weights(folder), expected)
@@ -245,12 +245,21 @@ class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration)
         return model
 
 
-def _convert_config(
+def convert_config(
     original: Mapping[str, Any],
     vision: Mapping[str, Any] | None,
     image_token_id: int,
     video_token_id: int,
 ) -> LlavaVideoConfig:
+    """Return the config of a checkpoint of the ``llava`` package in the words of transformers.
+
+    Raises
+    ------
+    InputError
+        If the placeholders do not lie in the vocabulary.
+    CapabilityError
+        If the checkpoint has parts that ``LlavaVideoForConditionalGeneration`` does not have.
+    """
     fixed = {
         "model_type": ("llava_qwen", None),
         "mm_projector_type": ("mlp2x_gelu", "linear"),
@@ -279,7 +288,8 @@ def _convert_config(
     if isinstance(aspect, str) and aspect.startswith("anyres_max_"):
         optional["vision_aspect_ratio"] = aspect
     if isinstance(pinpoints, list):
-        optional["image_grid_pinpoints"] = pinpoints
+        # The package puts width first, transformers height.
+        optional["image_grid_pinpoints"] = [[height, width] for width, height in pinpoints]
     return LlavaVideoConfig(
         vision_config={
             "model_type": "siglip_vision_model",

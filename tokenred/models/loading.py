@@ -1,8 +1,6 @@
 """Load a model of any supported family, from the hub or a local folder."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +14,7 @@ from tokenred.models.checkpoint import Checkpoint, cannot_load, find_checkpoint
 from tokenred.models.memory import count_text, free_memory, size_text
 from tokenred.models.preparing import tokenise
 from tokenred.models.prompting import chat_prompt
-from tokenred.registry import registry
+from tokenred.models.recipe import Recipe, check_served, in_one_sentence, recipe_for
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -205,43 +203,22 @@ def load_model(
         local_files_only=local_files_only,
         with_code=trust_remote_code,
     )
-    model_class, config = _class_and_config(checkpoint, trust_remote_code, attn_implementation)
-    stored = None if checkpoint.missing_weights else checkpoint.check_weights()
-    wanted = wanted or getattr(config, "dtype", None) or _STORED.get(stored or "", torch.float32)
-    n_parameters = _count(checkpoint, model_class, config)
-    plan = LoadPlan(
-        name=name,
-        revision=checkpoint.revision,
-        model_class=model_class.__name__,
-        n_parameters=n_parameters,
-        dtype=wanted,
-        device=place,
-        n_bytes=n_parameters * wanted.itemsize,
-        free_bytes=free_memory(place),
-        disk_bytes=checkpoint.n_bytes_on_disk,
-        downloaded=not checkpoint.missing_weights,
-    )
+    check_served(checkpoint, trust_remote_code)
+    tokenizer = _tokenizer(checkpoint, trust_remote_code)
+    recipe = recipe_for(checkpoint, tokenizer)
+    # A config may name a kernel to be downloaded for attention; only the caller may.
+    recipe.config._attn_implementation = attn_implementation
+    plan = _plan(checkpoint, recipe, place, wanted)
     if on_plan is not None:
         on_plan(plan)
     if not force:
         plan.check()
-    tokenizer = _tokenizer(checkpoint, trust_remote_code)
     if not local_files_only:
         checkpoint.fetch_weights()
     checkpoint.check_weights()
-    with _in_one_sentence(checkpoint):
-        model, found = model_class.from_pretrained(
-            checkpoint.folder,
-            config=config,
-            dtype=wanted,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    if missing := sorted(found["missing_keys"]):
-        raise cannot_load(name, f"its weights lack {len(missing)} tensors, such as {missing[0]}")
     try:
+        with in_one_sentence(checkpoint):
+            model = recipe.build(dtype=plan.dtype, attn_implementation=attn_implementation)
         model = model.to(place).eval()
     except torch.OutOfMemoryError as error:
         raise TokenredError(f"{name} does not fit on {place}: out of memory") from error
@@ -250,49 +227,28 @@ def load_model(
     return LoadedModel(model, tokenizer, adapter, checkpoint.settings, plan)
 
 
-def _class_and_config(
-    checkpoint: Checkpoint, trust_remote_code: bool, attn_implementation: str
-) -> tuple[Any, Any]:
-    """Return the class of the model, and its config; code of the checkpoint only if trusted."""
-    import transformers
-
-    names = checkpoint.config.get("architectures") or []
-    known = [name for name in registry().adapters() if hasattr(transformers, name)]
-    found = next((getattr(transformers, name) for name in names if name in known), None)
-    with _in_one_sentence(checkpoint):
-        if found is not None:
-            config = found.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
-        elif trust_remote_code and "auto_map" in checkpoint.config:
-            found, config = _remote_class_and_config(checkpoint)
-    if found is None or not any(cls.__name__ in known for cls in found.__mro__):
-        what = " and ".join(names) or "a config.json without architectures"
-        own = "; it brings code of its own, which runs only if you trust it"
-        unused_code = found is None and "auto_map" in checkpoint.config
-        raise CapabilityError(
-            f"no adapter for {what} in {checkpoint.name}; supported: {', '.join(known)}"
-            f"{own if unused_code else ''}"
-        )
-    # A config may name a kernel to be downloaded for attention; only the caller may.
-    config._attn_implementation = attn_implementation
-    return found, config
-
-
-def _remote_class_and_config(checkpoint: Checkpoint) -> tuple[Any, Any]:
-    from transformers import AutoConfig
-    from transformers.dynamic_module_utils import get_class_from_dynamic_module
-
-    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=True)
-    references = checkpoint.config["auto_map"]
-    models = sorted(key for key in references if key.startswith("AutoModel"))
-    if not models:
-        return None, config
-    return get_class_from_dynamic_module(references[models[-1]], checkpoint.folder), config
-
-
-def _count(checkpoint: Checkpoint, model_class: Any, config: Any) -> int:
-    """Count the parameters, tied ones once, without any weights."""
-    with _in_one_sentence(checkpoint), torch.device("meta"):
-        return sum(each.numel() for each in model_class(deepcopy(config)).parameters())
+def _plan(
+    checkpoint: Checkpoint, recipe: Recipe, device: torch.device, dtype: torch.dtype | None
+) -> LoadPlan:
+    downloaded = not checkpoint.missing_weights
+    if dtype is None:
+        stored = checkpoint.check_weights() if downloaded else None
+        said = getattr(recipe.config, "dtype", None)
+        dtype = said or _STORED.get(stored or "", torch.float32)
+    with in_one_sentence(checkpoint):
+        n_parameters = recipe.count()
+    return LoadPlan(
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        model_class=recipe.model_class.__name__,
+        n_parameters=n_parameters,
+        dtype=dtype,
+        device=device,
+        n_bytes=n_parameters * dtype.itemsize,
+        free_bytes=free_memory(device),
+        disk_bytes=checkpoint.n_bytes_on_disk,
+        downloaded=downloaded,
+    )
 
 
 def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
@@ -301,7 +257,7 @@ def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     kinds = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
     if not any((checkpoint.folder / file).is_file() for file in kinds):
         raise cannot_load(checkpoint.name, "it has no tokenizer")
-    with _in_one_sentence(checkpoint):
+    with in_one_sentence(checkpoint):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
@@ -320,18 +276,6 @@ def _check_tokenizer(checkpoint: Checkpoint, tokenizer: Any, adapter: Any) -> No
         if token is None or tokenizer(token, add_special_tokens=False).input_ids != [number]:
             reason = f"its tokenizer has no token {number}, which stands for the {kind}"
             raise cannot_load(checkpoint.name, reason)
-
-
-@contextmanager
-def _in_one_sentence(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn whatever transformers says about a broken checkpoint into one sentence."""
-    try:
-        yield
-    except TokenredError:
-        raise
-    except Exception as error:
-        line = str(error).strip().partition("\n")[0]
-        raise cannot_load(checkpoint.name, line or type(error).__name__) from error
 
 
 def _device(name: Any) -> torch.device:

@@ -161,6 +161,7 @@ def after_reduction(state: LayerState, reduction: LayerReduction | None) -> Laye
     if reduction is None:
         return state
     source = reduction.source
+    assert bool((source == state.last).any()), "the prompt's last token is lost"
     made = source < 0
     clip = state.clip[source.clamp_min(0)]
     for i in made.nonzero()[:, 0].tolist():

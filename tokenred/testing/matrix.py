@@ -1,10 +1,12 @@
 """The conformance matrix: every model family against every check of an adapter."""
 
+import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +36,11 @@ class Matrix:
     device: str
 
     @property
+    def place(self) -> tuple[str, ...]:
+        """Versions and device, which tell one matrix from another."""
+        return self.transformers, self.torch, self.device
+
+    @property
     def passed(self) -> bool:
         """Whether every check of every family passed."""
         return not any(result.fault for result in self.results)
@@ -42,13 +49,18 @@ class Matrix:
         """Return plain data."""
         return asdict(self)
 
+    def faults(self) -> dict[tuple[str, str], str]:
+        """Return (family, check) -> fault."""
+        return {(result.family, result.check): result.fault for result in self.results}
+
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the table, head first: one row a check, one column a family."""
+        """Return the table, head first: one row a check, one column a family, - if not asked."""
         families = list(dict.fromkeys(result.family for result in self.results))
-        faults = {(result.family, result.check): result.fault for result in self.results}
+        faults = self.faults()
         rows = [("check", *families)]
         for check in dict.fromkeys(result.check for result in self.results):
-            cells = ("FAILED" if faults[family, check] else "ok" for family in families)
+            found = (faults.get((family, check)) for family in families)
+            cells = ("-" if fault is None else "FAILED" if fault else "ok" for fault in found)
             rows.append((check.replace("_", " "), *cells))
         return rows
 
@@ -70,7 +82,7 @@ def run_matrix(
                 fault = (
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 )
-            result = Result(family.name, check.name, fault, time.perf_counter() - start)
+            result = Result(family.name, check.name, fault, round(time.perf_counter() - start, 1))
             results.append(result)
             on_result(result)
     return Matrix(
@@ -80,6 +92,22 @@ def run_matrix(
         platform.python_version(),
         torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     )
+
+
+def add_to(path: Path, matrix: Matrix) -> None:
+    """Add a matrix to a JSON file; one of the same versions and device is replaced."""
+    known = read(path) if path.exists() else []
+    others = [each for each in known if each.place != matrix.place]
+    data = [each.to_dict() for each in sorted([*others, matrix], key=lambda each: each.place)]
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> list[Matrix]:
+    """Return the matrices in a JSON file."""
+    return [
+        Matrix(**{**each, "results": tuple(Result(**result) for result in each["results"])})
+        for each in json.loads(path.read_text(encoding="utf-8"))
+    ]
 
 
 def descriptions() -> Mapping[str, str]:

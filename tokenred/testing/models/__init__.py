@@ -12,12 +12,19 @@ from tokenred.testing.models.common import (
     pixel_values,
     synthetic_video,
 )
+from tokenred.testing.models.llava_images import (
+    LLAVA_1_5,
+    LLAVA_NEXT,
+    tiny_llava_1_5,
+    tiny_llava_next,
+)
 from tokenred.testing.models.llava_next_video import LLAVA_NEXT_VIDEO, tiny_llava_next_video
 from tokenred.testing.models.llava_onevision import (
     LLAVA_ONEVISION,
     llava_onevision_inputs,
     tiny_llava_onevision,
 )
+from tokenred.testing.models.llava_video import LLAVA_VIDEO, tiny_llava_video
 from tokenred.testing.models.qwen_vl import (
     QWEN2_5_VL,
     QWEN2_VL,
@@ -29,7 +36,16 @@ from tokenred.testing.models.qwen_vl import (
 
 FAMILIES = {
     family.name: family
-    for family in (LLAVA_ONEVISION, LLAVA_NEXT_VIDEO, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
+    for family in (
+        LLAVA_ONEVISION,
+        LLAVA_VIDEO,
+        LLAVA_NEXT_VIDEO,
+        QWEN2_VL,
+        QWEN2_5_VL,
+        QWEN3_VL,
+        LLAVA_1_5,
+        LLAVA_NEXT,
+    )
 }
 """Every family that tokenred serves, by name."""
 
@@ -42,8 +58,11 @@ __all__ = [
     "llava_onevision_inputs",
     "pixel_values",
     "synthetic_video",
+    "tiny_llava_1_5",
+    "tiny_llava_next",
     "tiny_llava_next_video",
     "tiny_llava_onevision",
+    "tiny_llava_video",
     "tiny_qwen2_5_vl",
     "tiny_qwen2_vl",
     "tiny_qwen3_vl",

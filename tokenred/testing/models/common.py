@@ -38,6 +38,8 @@ class TinyFamily:
     name: str
     build: Callable[..., tuple[Any, Any]]
     frame_size: tuple[int, int]
+    media: tuple[str, ...] = ("image", "video")
+    views: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(

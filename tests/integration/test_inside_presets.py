@@ -1,0 +1,48 @@
+"""The presets that work inside the LLM, through ``attach`` and ``generate`` on a tiny model."""
+
+from typing import Any
+
+import pytest
+import torch
+from attach_cases import CASES, make_inputs
+
+import tokenred
+from tokenred.testing.models import tiny_llava_onevision
+
+PRESETS = sorted(
+    name for name in tokenred.registry().presets() if tokenred.load_pipeline(name).inside_llm
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Any:
+    return tiny_llava_onevision()
+
+
+def write(loaded: Any, preset: str, *prompts: str) -> torch.Tensor:
+    """Return what the model writes after each prompt."""
+    model, _ = loaded
+    inputs = make_inputs(loaded, *prompts)
+    with tokenred.attach(model, preset):
+        out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    return out[:, -4:]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_batch_is_written_like_its_rows(preset: str, loaded: Any) -> None:
+    together = write(loaded, preset, *CASES["padded"])
+    # Both films of the batch differ, so only the first row has the film that it has alone.
+    assert torch.equal(together[:1], write(loaded, preset, CASES["padded"][0]))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_prompt_without_a_film_is_left_alone(preset: str, loaded: Any) -> None:
+    text = CASES["mixed"][1]
+    assert torch.equal(write(loaded, preset, *CASES["mixed"])[1:2], write(loaded, "vanilla", text))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_something_is_reduced(preset: str, loaded: Any) -> None:
+    assert not torch.equal(
+        write(loaded, preset, *CASES["mixed"]), write(loaded, "vanilla", *CASES["mixed"])
+    )

@@ -1,0 +1,181 @@
+"""What a checkpoint is: the class that runs it, its config, and how the weights get in."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from tokenred.errors import CapabilityError, TokenredError
+from tokenred.models.checkpoint import Checkpoint, cannot_load
+from tokenred.models.preparing import MARKS
+from tokenred.registry import registry
+
+OWN_CLASSES = {"LlavaVideoForConditionalGeneration": "tokenred.models.llava_video_model"}
+"""Model classes that transformers lacks -> the module of tokenred that has them."""
+ORIGINAL_TYPES = ("llava_qwen", "llava_llama")
+"""Model types of checkpoints of the ``llava`` package."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a model.
+
+    Attributes
+    ----------
+    config : of transformers
+    build : ``build(dtype=..., attn_implementation=...)`` loads the model
+    """
+
+    model_class: Any
+    config: Any
+    build: Callable[..., Any]
+
+    def count(self) -> int:
+        """Count the parameters, tied ones once, without any weights."""
+        with torch.device("meta"):
+            return sum(
+                each.numel() for each in self.model_class(deepcopy(self.config)).parameters()
+            )
+
+
+def check_served(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
+    """Refuse, before anything is read or run, a checkpoint of a class that nobody serves.
+
+    Raises
+    ------
+    CapabilityError
+        With the classes that can be loaded.
+    """
+    if _is_original(checkpoint) or _known_class(checkpoint) is not None:
+        return
+    brings_code = "auto_map" in checkpoint.config
+    if brings_code and trust_remote_code:
+        return
+    names = " and ".join(_architectures(checkpoint)) or "a config.json without architectures"
+    own = "; it brings code of its own, which runs only if you trust it" if brings_code else ""
+    raise CapabilityError(
+        f"no adapter for {names} in {checkpoint.name}; supported: {', '.join(_loadable())}{own}"
+    )
+
+
+def recipe_for(checkpoint: Checkpoint, tokenizer: Any) -> Recipe:
+    """Return how to make the model of a checkpoint; its own code runs if no class is known.
+
+    Parameters
+    ----------
+    tokenizer : of the checkpoint; the placeholders of original checkpoints are added to it
+
+    Raises
+    ------
+    InputError
+        If the config cannot be read.
+    CapabilityError
+        If the checkpoint is built in a way that is not supported.
+    """
+    with in_one_sentence(checkpoint):
+        if _is_original(checkpoint):
+            return _original(checkpoint, tokenizer)
+        found = _known_class(checkpoint)
+        if found is not None:
+            config = found.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
+            return Recipe(found, config, _from_pretrained(checkpoint, found, config))
+        found, config = _remote(checkpoint)
+        return Recipe(found, config, _from_pretrained(checkpoint, found, config))
+
+
+@contextmanager
+def in_one_sentence(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn whatever transformers says about a broken checkpoint into one sentence."""
+    try:
+        yield
+    except (TokenredError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        line = str(error).strip().partition("\n")[0]
+        raise cannot_load(checkpoint.name, line or type(error).__name__) from error
+
+
+def _from_pretrained(checkpoint: Checkpoint, model_class: Any, config: Any) -> Callable[..., Any]:
+    def build(**options: Any) -> Any:
+        model, found = model_class.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+        if missing := sorted(found["missing_keys"]):
+            reason = f"its weights lack {len(missing)} tensors, such as {missing[0]}"
+            raise cannot_load(checkpoint.name, reason)
+        return model
+
+    return build
+
+
+def _original(checkpoint: Checkpoint, tokenizer: Any) -> Recipe:
+    """Return how to load a checkpoint of the ``llava`` package, whose prompts name no ids."""
+    from tokenred.models.llava_video_model import (
+        LlavaVideoForConditionalGeneration,
+        convert_config,
+    )
+
+    tokenizer.add_tokens(list(MARKS.values()), special_tokens=True)
+    ids: dict[str, Any] = {
+        f"{kind}_token_id": tokenizer.convert_tokens_to_ids(mark) for kind, mark in MARKS.items()
+    }
+    config = convert_config(checkpoint.config, None, **ids)
+
+    def build(**options: Any) -> Any:
+        return LlavaVideoForConditionalGeneration.from_original(checkpoint.folder, **ids, **options)
+
+    return Recipe(LlavaVideoForConditionalGeneration, config, build)
+
+
+def _remote(checkpoint: Checkpoint) -> tuple[Any, Any]:
+    """Run the checkpoint's own code; return its class and config."""
+    from transformers import AutoConfig
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=True)
+    references = checkpoint.config["auto_map"]
+    models = sorted(key for key in references if key.startswith("AutoModel"))
+    if not models:
+        raise CapabilityError(f"{checkpoint.name} brings code, but none for a model")
+    found = get_class_from_dynamic_module(references[models[-1]], checkpoint.folder)
+    if not any(cls.__name__ in registry().adapters() for cls in found.__mro__):
+        raise CapabilityError(
+            f"no adapter for {found.__name__} in {checkpoint.name}; supported are "
+            f"{', '.join(_loadable())}, and classes made from them"
+        )
+    return found, config
+
+
+def _is_original(checkpoint: Checkpoint) -> bool:
+    return checkpoint.config.get("model_type") in ORIGINAL_TYPES
+
+
+def _architectures(checkpoint: Checkpoint) -> list[str]:
+    return checkpoint.config.get("architectures") or []
+
+
+def _known_class(checkpoint: Checkpoint) -> Any:
+    """Return the first of its classes that tokenred serves and that code is here for."""
+    names = [name for name in _architectures(checkpoint) if name in _loadable()]
+    return _class(names[0]) if names else None
+
+
+def _loadable() -> list[str]:
+    return [name for name in registry().adapters() if _class(name) is not None]
+
+
+def _class(name: str) -> Any:
+    import transformers
+
+    if name in OWN_CLASSES:
+        return getattr(import_module(OWN_CLASSES[name]), name)
+    return getattr(transformers, name, None)
