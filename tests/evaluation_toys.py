@@ -15,10 +15,12 @@ import torch
 from tokenred.accounting import LlmShape
 from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import Ablation, load_ablation
+from tokenred.evaluation.model import Reply
 from tokenred.evaluation.runner import PlannedRow, Progress, plan, run
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.task import Question, Sample
 from tokenred.pipeline import Pipeline
+from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import ReducedTokens, VisualTokens
 
 FRAMES, SIDE, DIM = 8, 6, 8
@@ -98,13 +100,13 @@ class ToyModel:
         reduced = pipeline.run(tokens, generator=generator)
         return replace(reduced, realised=replace(reduced.realised, newline_tokens=1))
 
-    def option_scores(
-        self, reduced: ReducedTokens, questions: Sequence[Question]
-    ) -> list[dict[str, float]]:
+    def replies(
+        self, reduced: ReducedTokens, questions: Sequence[Question], inside: InsideLlm
+    ) -> list[Reply]:
         colours = dict(zip(COLOURS, reduced.features.mean(0)[:3].log_softmax(-1).tolist()))
         red = torch.tensor(colours["red"]).exp()
         yes_no = {"yes": float(red.log()), "no": float((1 - red).log())}
-        return [colours, yes_no]
+        return [Reply(colours), Reply(yes_no)]
 
 
 def toy_ablation() -> Ablation:

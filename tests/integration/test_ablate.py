@@ -15,13 +15,15 @@ import pytest
 import torch
 
 from tests.evaluation_toys import ToyModel, ToyTask, run_toy, toy_ablation
+from tokenred.accounting import prefill_flops
 from tokenred.cli import main
 from tokenred.errors import BudgetError, CapabilityError, ConfigError, InputError
 from tokenred.evaluation.ablation import ablation_files, load_ablation
-from tokenred.evaluation.model import EmbeddedModel
+from tokenred.evaluation.model import EmbeddedModel, Reply
 from tokenred.evaluation.provenance import package_version
 from tokenred.evaluation.runner import frame_subset, plan, run, sample_generator
 from tokenred.evaluation.store import Store
+from tokenred.evaluation.summary import record_flops
 from tokenred.evaluation.task import EmbeddedTask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,8 +137,8 @@ class TestRunner:
 
     def test_a_failing_row_and_sample_are_named(self) -> None:
         class Broken(ToyModel):
-            def option_scores(self, reduced, questions):
-                return [{option: float("nan") for option in q.options} for q in questions]
+            def replies(self, reduced, questions, inside):
+                return [Reply({option: float("nan") for option in q.options}) for q in questions]
 
         with (
             Store(":memory:") as store,
@@ -323,6 +325,28 @@ class TestEmbedded:
                     assert torch.tensor(list(scores.values())).exp().sum() == pytest.approx(1)
                     assert record.answer.answer == max(scores, key=scores.__getitem__)
                     assert record.answer.correct == (record.answer.answer == question.answer)
+
+    def test_a_pipeline_inside_the_llm_counts_every_layer(self, model: EmbeddedModel) -> None:
+        """FLOPs follow what entered each layer, question by question."""
+        task = EmbeddedTask()
+        with Store(":memory:") as store:
+            planned = plan(load_ablation("fastv").expand(), task, model, store)
+            run(planned, task, model, store, 1)
+            found = {
+                cell.row.label: store.records(cell.origin, [task.sample_id(0)]) for cell in planned
+            }
+        depth = model.shape.n_layers
+        for record in found["fastv"]:
+            counts = record.answer.layer_tokens
+            assert len(counts) == depth
+            assert counts[0] == record.cost.n_tokens
+            assert counts[-1] < counts[0]
+            assert record_flops(record, model.shape) == prefill_flops(counts, model.shape).total
+        assert all(record.answer.layer_tokens == () for record in found["vanilla"])
+        assert any(
+            a.answer.option_scores != b.answer.option_scores
+            for a, b in zip(found["fastv"], found["vanilla"])
+        )
 
     def test_vanilla_answers_are_the_models_own(self, model: EmbeddedModel) -> None:
         """The runner's path gives the logits of an ordinary forward pass over the whole video."""

@@ -36,7 +36,10 @@ def model() -> Any:
 
 def generate(model: Any, case: Prompts, **options: Any) -> torch.Tensor:
     options = {"max_new_tokens": 6, "do_sample": False, **options}
-    return model.generate(input_ids=case.ids, **case.inputs(), **options)[:, case.ids.shape[1] :]
+    inputs = case.inputs()
+    if options.get("use_cache") is False:
+        inputs.pop("inputs_embeds")  # with embeddings, transformers would use a cache all the same
+    return model.generate(input_ids=case.ids, **inputs, **options)[:, case.ids.shape[1] :]
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +135,14 @@ def test_without_a_cache_the_tokens_are_the_same(
         cached = generate(model, case)
         counted = run.layer_tokens, run.sequence_tokens
         run.begin(case.tokens)
-        hook = uncached_ids(case)
+        lengths, count = [], lambda module, args: lengths.append(args[0].shape[1])
+        hooks = [uncached_ids(case), model.model.norm.register_forward_pre_hook(count)]
         try:
             assert torch.equal(generate(model, case, use_cache=False), cached)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
+        assert lengths == [case.ids.shape[1] + step for step in range(6)]
         assert (run.layer_tokens, run.sequence_tokens) == counted
 
 

@@ -19,19 +19,19 @@ def loaded() -> Any:
     return tiny_llava_onevision()
 
 
-def write(loaded: Any, preset: str, *prompts: str) -> torch.Tensor:
+def write(loaded: Any, preset: str, *prompts: str, n_tokens: int = 4) -> torch.Tensor:
     """Return what the model writes after each prompt."""
     model, _ = loaded
     inputs = make_inputs(loaded, *prompts)
     with tokenred.attach(model, preset):
-        out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    return out[:, -4:]
+        out = model.generate(**inputs, max_new_tokens=n_tokens, do_sample=False)
+    return out[:, -n_tokens:]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_batch_is_written_like_its_rows(preset: str, loaded: Any) -> None:
     together = write(loaded, preset, *CASES["padded"])
-    # Both films of the batch differ, so only the first row has the film that it has alone.
+    # The second row has another film than it would have alone.
     assert torch.equal(together[:1], write(loaded, preset, CASES["padded"][0]))
 
 
@@ -43,6 +43,8 @@ def test_a_prompt_without_a_film_is_left_alone(preset: str, loaded: Any) -> None
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_something_is_reduced(preset: str, loaded: Any) -> None:
-    assert not torch.equal(
-        write(loaded, preset, *CASES["mixed"]), write(loaded, "vanilla", *CASES["mixed"])
+    # A few tokens can agree by chance.
+    reduced, whole = (
+        write(loaded, name, *CASES["mixed"], n_tokens=16) for name in (preset, "vanilla")
     )
+    assert not torch.equal(reduced, whole)

@@ -129,7 +129,9 @@ def test_generation_starts_as_the_logits_say(original):
 # --- reduced ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", ["average/grid", "average/frame", "bilinear/one_token", "max/no_token"]
+)
 def test_vanilla_is_bit_equal(original, name):
     pool, newlines = name.split("/")
     model = original(mm_spatial_pool_mode=pool, mm_newline_position=newlines)

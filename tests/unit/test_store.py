@@ -153,7 +153,7 @@ def test_another_layout_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("UPDATE meta SET value = '99'")
     database.close()
-    with pytest.raises(TokenredError, match=r"has layout 99 .* reads layout 1.*--out"):
+    with pytest.raises(TokenredError, match=r"has layout 99 .* reads layout 2.*--out"):
         Store(path)
 
 

@@ -2,19 +2,36 @@
 
 import hashlib
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenred.accounting import LlmShape
 from tokenred.errors import InputError, TokenredError
 from tokenred.evaluation.task import Question, Sample
 from tokenred.pipeline import Pipeline
+from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import ReducedTokens, VisualTokens
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model makes of one question.
+
+    Attributes
+    ----------
+    scores : option -> log-likelihood among the options
+    layer_tokens : visual tokens that entered each layer of the LLM; empty if nothing worked inside
+    """
+
+    scores: dict[str, float]
+    layer_tokens: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -46,10 +63,10 @@ class EvaluatedModel(Protocol):
         """Run a pipeline; the model adds its newline tokens to the count."""
         ...
 
-    def option_scores(
-        self, reduced: ReducedTokens, questions: Sequence[Question]
-    ) -> list[dict[str, float]]:
-        """Return option -> log-likelihood among the options, a dictionary for each question."""
+    def replies(
+        self, reduced: ReducedTokens, questions: Sequence[Question], inside: InsideLlm
+    ) -> list[Reply]:
+        """Answer each question, with what ``inside`` holds at work inside the LLM."""
         ...
 
 
@@ -98,17 +115,26 @@ class EmbeddedModel:
         clip = Clip(tokens, self._adapter.video_layout(len(tokens.features)))
         return reduce_clip(self._adapter, clip, pipeline, generator=generator)
 
-    def option_scores(
-        self, reduced: ReducedTokens, questions: Sequence[Question]
-    ) -> list[dict[str, float]]:
+    def replies(
+        self, reduced: ReducedTokens, questions: Sequence[Question], inside: InsideLlm
+    ) -> list[Reply]:
         """Score every option by its one token, in one batch over the questions."""
+        from tokenred.models.in_llm import inside_llm
+
         layout = self._adapter.video_layout(len(reduced.realised.tokens_per_frame))
         video = [self._adapter.token_ids["video"]] * layout.n_placeholders
         prompts = [torch.tensor([*video, *self._words(question.prompt)]) for question in questions]
-        logits = self._adapter.answer_logits(reduced, prompts, layout=layout)
+        with inside_llm(self._adapter.text_model, inside) if inside else nullcontext() as run:
+            logits = self._adapter.answer_logits(reduced, prompts, layout=layout, inside=run)
+            counts = run.layer_tokens if run else [()] * len(questions)
         return [
-            dict(zip(question.options, row[self._option_ids(question)].log_softmax(-1).tolist()))
-            for question, row in zip(questions, logits)
+            Reply(
+                dict(
+                    zip(question.options, row[self._option_ids(question)].log_softmax(-1).tolist())
+                ),
+                tuple(count),
+            )
+            for question, row, count in zip(questions, logits, counts, strict=True)
         ]
 
     def _option_ids(self, question: Question) -> Int[Tensor, "options"]:

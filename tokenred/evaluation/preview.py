@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenred.accounting import prefill_flops
 from tokenred.evaluation.ablation import Row
 from tokenred.evaluation.model import EvaluatedModel
 from tokenred.evaluation.runner import PlannedRow, plan, run
 from tokenred.evaluation.store import Store
+from tokenred.evaluation.summary import record_flops
 from tokenred.evaluation.task import Task
 
 
@@ -39,20 +39,20 @@ def preview(
     with Store(":memory:") as trial:
         planned = plan(rows, task, model, trial)
         run(planned, task, model, trial, 1)
-        costs = [trial.records(cell.origin, [task.sample_id(0)])[0].cost for cell in planned]
+        firsts = [trial.records(cell.origin, [task.sample_id(0)])[0] for cell in planned]
     stored = _stored(planned, task, path, n_samples)
     return [
         Preview(
             row=cell.row.label,
             retention=cell.row.retention,
             config_id=cell.origin.config_id,
-            n_tokens=cost.n_tokens,
-            retention_ratio=cost.retention_ratio,
-            prefill_flops=prefill_flops(cost.n_tokens, model.shape).total,
+            n_tokens=first.cost.n_tokens,
+            retention_ratio=first.cost.retention_ratio,
+            prefill_flops=record_flops(first, model.shape),
             stored=done,
             to_compute=n_samples - done,
         )
-        for cell, cost, done in zip(planned, costs, stored)
+        for cell, first, done in zip(planned, firsts, stored)
     ]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ import torch
 
 from tokenred.errors import ConfigError, InputError, TokenredError
 from tokenred.evaluation.ablation import Row
-from tokenred.evaluation.model import EvaluatedModel
+from tokenred.evaluation.model import EvaluatedModel, Reply
 from tokenred.evaluation.provenance import code_version
 from tokenred.evaluation.store import Answer, Cost, Origin, Store
 from tokenred.evaluation.task import Question, Sample, Task
@@ -141,17 +141,18 @@ def _compute(
     frames = frame_subset(len(sample.frame_indices), cell.row.frames)
     generator = sample_generator(seed, sample.id)
     reduced = model.reduce(_take(tokens, frames), cell.pipeline, generator)
-    scores = model.option_scores(reduced, sample.questions)
-    answers = [_answer(*pair) for pair in zip(sample.questions, scores, strict=True)]
+    replies = model.replies(reduced, sample.questions, cell.pipeline.inside_llm)
+    answers = [_answer(*pair) for pair in zip(sample.questions, replies, strict=True)]
     indices = tuple(sample.frame_indices[i] for i in frames)
     return answers, _cost(reduced, indices, encoder_ms, seed)
 
 
-def _answer(question: Question, scores: Mapping[str, float]) -> Answer:
+def _answer(question: Question, reply: Reply) -> Answer:
+    scores = reply.scores
     if not all(score <= 0 for score in scores.values()):  # NaN fails as well
         raise InputError(f"the model's scores are not finite for '{question.prompt}'")
     best = max(question.options, key=lambda option: scores[option])
-    return Answer(question.kind, best, best == question.answer, dict(scores))
+    return Answer(question.kind, best, best == question.answer, scores, reply.layer_tokens)
 
 
 def _cost(

@@ -17,7 +17,7 @@ from typing import Any
 from tokenred.config import canonical_json
 from tokenred.errors import TokenredError
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 BUSY_SECONDS = 60
 
 _SCHEMA = """
@@ -39,6 +39,7 @@ CREATE TABLE results (
     answer TEXT NOT NULL,
     correct INTEGER NOT NULL,
     option_scores TEXT NOT NULL,
+    layer_tokens TEXT NOT NULL,
     frame_indices TEXT NOT NULL,
     n_tokens INTEGER NOT NULL,
     newline_tokens INTEGER NOT NULL,
@@ -68,12 +69,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered to one question. ``option_scores`` are log-likelihoods by option."""
+    """What a model answered to one question.
+
+    ``option_scores`` are log-likelihoods by option. ``layer_tokens`` counts the visual tokens that
+    entered each layer of the LLM; empty if nothing worked inside it.
+    """
 
     kind: str
     answer: str
     correct: bool
     option_scores: dict[str, float]
+    layer_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ class Store:
             (
                 origin.config_id, sample_id, number, *astuple(origin)[1:],
                 answer.kind, answer.answer, answer.correct, canonical_json(answer.option_scores),
-                *shared.values(), created,
+                canonical_json(answer.layer_tokens), *shared.values(), created,
             )
             for number, answer in enumerate(answers)
         ]  # fmt: skip
@@ -245,5 +251,6 @@ def _record(row: dict[str, Any]) -> Record:
     answer = {name: row[name] for name in _ANSWER}
     cost = {name: row[name] for name in _COST}
     answer |= {"correct": bool(row["correct"]), "option_scores": json.loads(row["option_scores"])}
+    answer["layer_tokens"] = tuple(json.loads(row["layer_tokens"]))
     cost["frame_indices"] = tuple(json.loads(row["frame_indices"]))
     return Record(row["sample_id"], row["question_no"], Answer(**answer), Cost(**cost))

@@ -155,7 +155,7 @@ def _describe(
     cell: PlannedRow, records: Sequence[Record], shape: LlmShape, full_tokens: float
 ) -> RowSummary:
     costs = [record.cost for record in _by_video(records).values()]
-    flops = fmean(_flops(cost.n_tokens, shape) for cost in costs)
+    flops = fmean(record_flops(record, shape) for record in records)
     videos = [record.sample_id for record in records]
     correct = [record.answer.correct for record in records]
     return RowSummary(
@@ -179,8 +179,13 @@ def _describe(
     )
 
 
-def _flops(n_tokens: int, shape: LlmShape) -> int:
-    return prefill_flops(n_tokens, shape, FLOPS_FORMULA).total
+def record_flops(record: Record, shape: LlmShape) -> int:
+    """Return the prefill FLOPs of one answer, by what entered each layer."""
+    return _flops(record.answer.layer_tokens or record.cost.n_tokens, shape)
+
+
+def _flops(schedule: Sequence[int] | int, shape: LlmShape) -> int:
+    return prefill_flops(schedule, shape, FLOPS_FORMULA).total
 
 
 def _by_kind(records: Sequence[Record]) -> dict[str, Estimate]:
