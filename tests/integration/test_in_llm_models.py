@@ -83,13 +83,14 @@ def test_reading_and_writing_equal_hidden_columns(family: tuple[str, Any]) -> No
     case = prompts(text, RAGGED)
     inputs, width = inputs_of(name, text, case), case.ids.shape[1]
     deep = deep_features(case, case.embeds.shape[-1]) if name == "qwen3-vl" else {}
-    part = (
-        lambda start, stop: {  # noqa: E731
+
+    def part(start: int, stop: int) -> dict[str, Any]:
+        return {
             "inputs_embeds": inputs["inputs_embeds"][:, start:stop],
             "position_ids": inputs["position_ids"][..., start:stop],
             "attention_mask": inputs["attention_mask"][:, :stop],
         }
-    )
+
     with inside_llm(text, inside(KeepBest({1: 0.5}))) as run:
         run.begin(case.tokens)
         first = text(**part(0, width), **deep, use_cache=True)

@@ -128,14 +128,13 @@ class EmbeddedModel:
             logits = self._adapter.answer_logits(reduced, prompts, layout=layout, inside=run)
             counts = run.layer_tokens if run else [()] * len(questions)
         return [
-            Reply(
-                dict(
-                    zip(question.options, row[self._option_ids(question)].log_softmax(-1).tolist())
-                ),
-                tuple(count),
-            )
+            Reply(self._scores(question, row), tuple(count))
             for question, row, count in zip(questions, logits, counts, strict=True)
         ]
+
+    def _scores(self, question: Question, logits: Float[Tensor, "vocabulary"]) -> dict[str, float]:
+        chosen = logits[self._option_ids(question)].log_softmax(-1)
+        return dict(zip(question.options, chosen.tolist()))
 
     def _option_ids(self, question: Question) -> Int[Tensor, "options"]:
         ids = [self._words(option) for option in question.options]

@@ -241,8 +241,10 @@ def _parents(source: Int[Tensor, "kept"], visual: Tensor) -> Int[Tensor, "made"]
 
     Made tokens stand after the visual tokens of their clip, some or all of which may be gone.
     """
-    found, order = [], source.tolist()
-    for place in (source < 0).nonzero()[:, 0].tolist():
+    found: list[int] = []
+    made = (source < 0).nonzero()[:, 0].tolist()
+    order = source.tolist() if made else []
+    for place in made:
         before = next((each for each in reversed(order[:place]) if each >= 0), -1)
         after = next((each for each in order[place:] if each >= 0), len(visual))
         gone = visual[before + 1 : after].nonzero()[:, 0]

@@ -22,7 +22,7 @@ class Qwen2_5VLAdapter(QwenAdapter):
 
     model_class: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
 
-    def time_inputs(self, frame_times: Sequence[Float[Tensor, "frames"]]) -> dict[str, Tensor]:
+    def time_inputs(self, frame_times: Sequence[Float[Tensor, "_"]]) -> dict[str, Tensor]:
         """Return the seconds from one group of frames to the next, one number a video."""
         seconds = []
         for times in frame_times:

@@ -87,10 +87,10 @@ class QwenAdapter(FamilyAdapter):
 
     def prepare(
         self,
-        videos: Sequence[UInt8[Tensor, "frames 3 height width"]] = (),
-        images: Sequence[UInt8[Tensor, "3 height width"]] = (),
+        videos: Sequence[UInt8[Tensor, "_ 3 _ _"]] = (),
+        images: Sequence[UInt8[Tensor, "3 _ _"]] = (),
         *,
-        frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+        frame_times: Sequence[Float[Tensor, "_"]] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Prepared:
         """Turn pixels into the model's inputs, as its own processor would.
@@ -133,7 +133,7 @@ class QwenAdapter(FamilyAdapter):
         placeholders = [self.token_ids[layout.kind]] * layout.n_placeholders
         return [self.config.vision_start_token_id, *placeholders, self.config.vision_end_token_id]
 
-    def time_inputs(self, frame_times: Sequence[Float[Tensor, "frames"]]) -> dict[str, Tensor]:
+    def time_inputs(self, frame_times: Sequence[Float[Tensor, "_"]]) -> dict[str, Tensor]:
         """Return inputs that say when the frames of every video were taken."""
         return {}
 
@@ -152,9 +152,8 @@ class QwenAdapter(FamilyAdapter):
         counted = (
             {"n_frames": len(frames), "frame_group": self.frame_group} if bounds.whole_video else {}
         )
-        fitted = fitted_size(
-            tuple(frames.shape[-2:]), vision.patch_size * self.merge, limits, **counted
-        )
+        height, width = frames.shape[-2:]
+        fitted = fitted_size((height, width), vision.patch_size * self.merge, limits, **counted)
         pixels = resize_and_normalise(frames, fitted, settings)
         return patches(pixels, vision.patch_size, self.merge, self.frame_group)
 
@@ -171,7 +170,7 @@ class QwenAdapter(FamilyAdapter):
         self,
         inputs: Mapping[str, Any],
         needs: Collection[str] = frozenset(),
-        frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+        frame_times: Sequence[Float[Tensor, "_"]] | None = None,
     ) -> list[Clip]:
         """Encode images and videos up to and including the merger.
 
@@ -224,7 +223,9 @@ class QwenAdapter(FamilyAdapter):
             assert cue.layer is not None
             wanted.setdefault(layers[cue.layer], set()).add(cue.kind)
         with capture(wanted) as captured:
-            output = self.tower(pixels.type(self.tower.dtype), grid_thw=grids, return_dict=True)
+            output = self.tower(
+                pixels.type(self.model.model.visual.dtype), grid_thw=grids, return_dict=True
+            )
         counts = [layout.n_placeholders for layout in layouts]
         order = self.token_order(grids)
         by_cue = {

@@ -45,8 +45,8 @@ def caption(summary: Summary) -> list[str]:
         "percentage points; bold where its interval excludes 0. p is McNemar's exact test, "
         "adjusted by Holm for all comparisons of the table; it takes questions about one video as "
         "independent, which the interval does not.",
-        "Tokens are the visual tokens that the LLM reads, mean over videos, newline tokens apart; "
-        "FLOPs follow Eq. 17 of the AOT paper with this model's sizes, in brackets relative to "
+        "Tokens are the visual tokens that enter the LLM, mean over videos, newline tokens apart; "
+        "FLOPs follow Eq. 17 of the AOT paper with what enters each layer, in brackets relative to "
         "vanilla; ms is the median time of the reduction alone.",
     ]
     if any(row.unequal_budget for row in summary.rows):

@@ -335,6 +335,9 @@ def reduces_inside_the_llm(subject: _Subject) -> None:
             cached = _greedy(model, inputs)
             expect(torch.equal(cached, _greedy(model, inputs, use_cache=False)), f"{kind}: cache")
         expect(bool(torch.isfinite(logits).all()), f"{kind}: not finite")
+        n_prompts = len(inputs["input_ids"])
+        expect(len(schedule) == n_prompts, f"{kind}: {len(schedule)} of {n_prompts} prompts seen")
+        expect(any(row[-1] for row in schedule), f"{kind}: no visual token was seen")
         for row in schedule:
             expect(len(row) == n_layers, f"{kind}: {len(row)} layers reported, not {n_layers}")
             expect(len(set(row[:layer])) == 1, f"{kind}: tokens dropped too early: {row}")

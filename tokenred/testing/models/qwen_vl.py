@@ -142,6 +142,6 @@ def _token_ids(tokenizer: Any) -> dict[str, int]:
     }
 
 
-QWEN2_VL = TinyFamily("Qwen2-VL", tiny_qwen2_vl, (24, 32), _PIXELS)
-QWEN2_5_VL = TinyFamily("Qwen2.5-VL", tiny_qwen2_5_vl, (24, 32), _PIXELS)
-QWEN3_VL = TinyFamily("Qwen3-VL", tiny_qwen3_vl, (24, 32), _PIXELS)
+QWEN2_VL = TinyFamily("Qwen2-VL", tiny_qwen2_vl, (24, 32), settings=_PIXELS)
+QWEN2_5_VL = TinyFamily("Qwen2.5-VL", tiny_qwen2_5_vl, (24, 32), settings=_PIXELS)
+QWEN3_VL = TinyFamily("Qwen3-VL", tiny_qwen3_vl, (24, 32), settings=_PIXELS)
