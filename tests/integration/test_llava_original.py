@@ -394,3 +394,15 @@ def test_models_of_other_packages_are_refused():
 
     with pytest.raises(CapabilityError, match="Old has no prepare_inputs_labels_for_multimodal"):
         LlavaOriginalAdapter(Old())
+
+
+def test_other_versions_of_the_package_are_refused():
+    class Older(LlavaStubForCausalLM):
+        def prepare_inputs_labels_for_multimodal(self, input_ids, images):
+            raise AssertionError("never called")
+
+    model = Older()
+    before = dict(vars(model))
+    with pytest.raises(CapabilityError, match="images and modalities"), attach(model, "vanilla"):
+        pass
+    assert vars(model) == before

@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 from tokenred.models.llava_video_model import (
     LlavaVideoConfig,
     LlavaVideoForConditionalGeneration,
+    convert_config,
 )
 
 RECORDED = json.loads(
@@ -276,6 +277,14 @@ def test_checkpoints_that_are_not_supported(tmp_path, settings, message):
 def test_sizes_of_an_unknown_tower_have_to_be_said(folder):
     with pytest.raises(CapabilityError, match="'siglip-tiny' are not known"):
         LlavaVideoForConditionalGeneration.from_original(folder, **IDS)
+
+
+@pytest.mark.parametrize("prefix", ["google/", "/models/", ""])
+def test_the_released_tower_is_known_wherever_it_lies(prefix):
+    original = checkpoint.original_config(mm_vision_tower=f"{prefix}siglip-so400m-patch14-384")
+    config = convert_config(original, None, checkpoint.IMAGE_ID, checkpoint.VIDEO_ID)
+    assert config.vision_config.num_hidden_layers == 26
+    assert config.vision_config.hidden_size == 1152
 
 
 def test_placeholders_lie_in_the_vocabulary(folder):

@@ -10,6 +10,7 @@ FAMILIES = {
     "Qwen2VLForConditionalGeneration": "qwen2_vl:Qwen2VLAdapter",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl:Qwen2_5VLAdapter",
     "Qwen3VLForConditionalGeneration": "qwen3_vl:Qwen3VLAdapter",
+    "Qwen3VLMoeForConditionalGeneration": "qwen3_vl:Qwen3VLAdapter",
     "LlavaVideoForConditionalGeneration": "llava_video:LlavaVideoAdapter",
     "LlavaMetaForCausalLM": "llava_original:LlavaOriginalAdapter",
 }

@@ -283,6 +283,11 @@ class _Calls:
     def _prepare(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Know what a call holds while the package encodes and splices."""
         signature, config = inspect.signature(original), self.adapter.config
+        if not {"images", "modalities"} <= set(signature.parameters):
+            raise CapabilityError(
+                f"{original.__name__} of this model does not take images and modalities: it comes "
+                "from another version of LLaVA-NeXT than is supported"
+            )
 
         def prepare(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs)

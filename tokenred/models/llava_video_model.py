@@ -25,7 +25,7 @@ POOLS = ("bilinear", "average", "max")
 NEWLINES = ("one_token", "grid", "frame", "no_token")
 STRIDE = 2
 TOWERS = {
-    "google/siglip-so400m-patch14-384": {
+    "siglip-so400m-patch14-384": {
         "hidden_size": 1152,
         "intermediate_size": 4304,
         "num_hidden_layers": 26,
@@ -34,7 +34,8 @@ TOWERS = {
         "patch_size": 14,
     }
 }
-"""Vision towers as the llava package runs them: without their last layer and pooling head."""
+"""Vision towers as the llava package runs them: without their last layer and pooling head. Names
+without owner or folder."""
 
 _TEXT_FIELDS = (
     "vocab_size",
@@ -207,7 +208,7 @@ class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration)
         ----------
         folder : with ``config.json`` of model type ``llava_qwen`` and the weights
         vision_config : sizes of the SigLIP tower, its last layer not counted; needed if the
-            checkpoint names a tower other than ``google/siglip-so400m-patch14-384``
+            checkpoint names a tower other than SigLIP so400m
         image_token_id, video_token_id : placeholders in prompts, ids that no text uses
         kwargs : handed to ``from_pretrained``, such as ``dtype``, ``device_map`` or
             ``attn_implementation``
@@ -270,7 +271,7 @@ def convert_config(
         found = original.get(name, default)
         if found != supported:
             raise CapabilityError(f"{name} {found!r} is not supported, only {supported!r}")
-    tower = original.get("mm_vision_tower")
+    tower = str(original.get("mm_vision_tower")).rstrip("/").rpartition("/")[2]
     if vision is None and tower not in TOWERS:
         raise CapabilityError(
             f"the sizes of vision tower {tower!r} are not known: say vision_config"
@@ -294,7 +295,7 @@ def convert_config(
         vision_config={
             "model_type": "siglip_vision_model",
             "vision_use_head": False,
-            **(TOWERS[str(tower)] if vision is None else vision),
+            **(TOWERS[tower] if vision is None else vision),
         },
         text_config={"model_type": "qwen2", **text, "rope_parameters": rope},
         image_token_index=image_token_id,

@@ -20,7 +20,7 @@ FRAMES_PER_SECOND = 2.0
 
 
 class Qwen3VLAdapter(QwenAdapter):
-    """Encode and splice for ``Qwen3VLForConditionalGeneration``.
+    """Encode and splice for ``Qwen3VLForConditionalGeneration``, and its mixture of experts.
 
     Chosen layers of the tower have features of their own for every token, which the LLM adds to its
     hidden states behind its first layers. They go through the same linear map as their tokens: a

@@ -29,9 +29,11 @@ from tokenred.testing.models.qwen_vl import (
     QWEN2_5_VL,
     QWEN2_VL,
     QWEN3_VL,
+    QWEN3_VL_MOE,
     tiny_qwen2_5_vl,
     tiny_qwen2_vl,
     tiny_qwen3_vl,
+    tiny_qwen3_vl_moe,
 )
 
 FAMILIES = {
@@ -43,6 +45,7 @@ FAMILIES = {
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
+        QWEN3_VL_MOE,
         LLAVA_1_5,
         LLAVA_NEXT,
     )
@@ -66,4 +69,5 @@ __all__ = [
     "tiny_qwen2_5_vl",
     "tiny_qwen2_vl",
     "tiny_qwen3_vl",
+    "tiny_qwen3_vl_moe",
 ]

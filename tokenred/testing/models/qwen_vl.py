@@ -1,5 +1,6 @@
 """Tiny random models of Qwen's vision families."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tokenred.testing.models.common import (
@@ -99,8 +100,36 @@ def tiny_qwen3_vl(
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     tokenizer = byte_tokenizer()
-    vision = {
-        "depth": vision_layers,
+    config = Qwen3VLConfig(
+        text_config={**_text(tokenizer, mrope_interleaved=True), "head_dim": 16},
+        vision_config=_deep_tower(vision_layers, deep_layers),
+        attn_implementation=attn_implementation,
+        **_token_ids(tokenizer),
+    )
+    return finish(Qwen3VLForConditionalGeneration, config, tokenizer, seed)
+
+
+def tiny_qwen3_vl_moe(
+    *, vision_layers: int = 4, seed: int = 0, attn_implementation: str = "sdpa"
+) -> tuple[Any, Any]:
+    """Build a random ``Qwen3VLMoeForConditionalGeneration`` and its tokenizer."""
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    tokenizer = byte_tokenizer()
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    config = Qwen3VLMoeConfig(
+        text_config={**_text(tokenizer, mrope_interleaved=True), "head_dim": 16, **experts},
+        vision_config=_deep_tower(vision_layers, (0, 2)),
+        attn_implementation=attn_implementation,
+        experts_implementation="eager",  # torch's grouped product knows no double precision
+        **_token_ids(tokenizer),
+    )
+    return finish(Qwen3VLMoeForConditionalGeneration, config, tokenizer, seed)
+
+
+def _deep_tower(n_layers: int, deep_layers: Sequence[int]) -> dict[str, Any]:
+    return {
+        "depth": n_layers,
         "hidden_size": 32,
         "out_hidden_size": 64,
         "intermediate_size": 64,
@@ -109,13 +138,6 @@ def tiny_qwen3_vl(
         "deepstack_visual_indexes": list(deep_layers),
         **_patches(),
     }
-    config = Qwen3VLConfig(
-        text_config={**_text(tokenizer, mrope_interleaved=True), "head_dim": 16},
-        vision_config=vision,
-        attn_implementation=attn_implementation,
-        **_token_ids(tokenizer),
-    )
-    return finish(Qwen3VLForConditionalGeneration, config, tokenizer, seed)
 
 
 def _patches() -> dict[str, Any]:
@@ -145,3 +167,4 @@ def _token_ids(tokenizer: Any) -> dict[str, int]:
 QWEN2_VL = TinyFamily("Qwen2-VL", tiny_qwen2_vl, (24, 32), settings=_PIXELS)
 QWEN2_5_VL = TinyFamily("Qwen2.5-VL", tiny_qwen2_5_vl, (24, 32), settings=_PIXELS)
 QWEN3_VL = TinyFamily("Qwen3-VL", tiny_qwen3_vl, (24, 32), settings=_PIXELS)
+QWEN3_VL_MOE = TinyFamily("Qwen3-VL-MoE", tiny_qwen3_vl_moe, (24, 32), settings=_PIXELS)
