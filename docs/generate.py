@@ -133,7 +133,9 @@ def conformance(_: str = "") -> str:
             found = [each.faults().get((family, check)) for each in matrices]
             faults = [fault for fault in found if fault is not None]
             ok = faults.count("")
-            cells.append("-" if not faults else "ok" if ok == len(faults) else f"{ok}/{len(faults)}")
+            cells.append(
+                "-" if not faults else "ok" if ok == len(faults) else f"{ok}/{len(faults)}"
+            )
         rows.append(f"| **{check.replace('_', ' ')}**: {_cell(text)} | {' | '.join(cells)} |")
     places = [
         f"- transformers {each.transformers}, torch {each.torch}, Python {each.python}, "

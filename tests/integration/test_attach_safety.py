@@ -237,3 +237,16 @@ def test_an_empty_cache_is_welcome(loaded, model):
         expected = greedy(model, inputs)
         cache = transformers.DynamicCache(config=model.config.text_config)
         assert torch.equal(greedy(model, inputs, past_key_values=cache), expected)
+
+
+@pytest.mark.parametrize("in_config", [False, True])
+def test_decoding_that_guesses_is_refused(loaded, model, in_config):
+    inputs = make_inputs(loaded, *CASES["single"])
+    options = {"prompt_lookup_num_tokens": 3}
+    if in_config:
+        options = {"generation_config": transformers.GenerationConfig(**options)}
+    with (
+        attach(model, load_pipeline("random", QUARTER)),
+        pytest.raises(CapabilityError, match="prompt_lookup_num_tokens cannot be used"),
+    ):
+        model.generate(**inputs, **options)

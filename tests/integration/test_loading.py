@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import tokenred
 from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError
 from tokenred.models import loading
+from tokenred.models.memory import size_text
 from tokenred.testing.models import FAMILIES, synthetic_video
 
 FAMILY = "LLaVA-OneVision"
@@ -162,7 +163,7 @@ def test_shards_are_found_through_their_index(folder):
     assert loaded.plan.disk_bytes == sum(shard.stat().st_size for shard in shards)
     shards[1].unlink()
     with pytest.raises(InputError, match=f"the folder lacks {shards[1].name}"):
-        tokenred.load_model(folder, device="cpu")
+        tokenred.load_model(folder, device="cpu", on_plan=pytest.fail)
 
 
 def refusal(error, folder, **options):
@@ -270,6 +271,38 @@ def test_a_tokenizer_without_padding_gets_some(folder):
     assert loaded.tokenizer.pad_token == "<|im_end|>"
     assert loaded.tokenizer.padding_side == "left"
     loaded.inputs("what moves?", **picture(FAMILY))
+
+
+def test_an_unsupported_transformers_is_said_first(folder, monkeypatch):
+    from tokenred.models import base
+
+    monkeypatch.setattr(base, "version", lambda name: "4.57.0")
+    sentence = refusal(CapabilityError, folder, on_plan=pytest.fail)
+    assert "needs transformers 5.10 or newer" in sentence
+
+
+def test_what_is_not_here_yet_is_announced_as_a_download(folder, monkeypatch):
+    """A model of the hub whose small files are here, and its weights are not."""
+    import huggingface_hub
+
+    path = folder / "model.safetensors"
+    weights = path.read_bytes()
+    path.unlink()
+    index = {"metadata": {"total_size": len(weights)}, "weight_map": {"all": path.name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    asked = []
+
+    def download(name, *, allow_patterns, **_):
+        asked.append(allow_patterns)
+        if path.name in allow_patterns:
+            path.write_bytes(weights)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    plans = []
+    tokenred.load_model("someone/model", device="cpu", on_plan=plans.append)
+    assert f"({size_text(len(weights))} to download)" in str(plans[0])
+    assert asked[1:] == [[path.name]]
 
 
 def test_inputs_take_one_picture(folder):

@@ -107,7 +107,7 @@ def adapter_for(model: Any) -> Any:
         if cls.__name__ in known:
             module, name = known[cls.__name__][0].split(":")
             if not cls.__module__.startswith("llava."):  # that package brings its own transformers
-                _check_transformers()
+                check_transformers()
             return getattr(import_module(module), name)(model)
     raise CapabilityError(f"no adapter for {type(model).__name__}; supported: {', '.join(known)}")
 
@@ -127,7 +127,8 @@ def reduce_clip(
     return replace(reduced, realised=replace(reduced.realised, newline_tokens=newlines))
 
 
-def _check_transformers() -> None:
+def check_transformers() -> None:
+    """Raise a ``CapabilityError`` if transformers is outside the supported range."""
     from packaging.version import Version
 
     installed = version("transformers")

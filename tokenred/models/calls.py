@@ -93,6 +93,7 @@ class _Calls:
                 inputs["input_ids"] = inputs.pop("inputs")
             if not self._has_clips(inputs):
                 return original(*args, **kwargs)
+            _refuse_guesses(inputs, self.adapter.model.generation_config)
             prompt = inputs["input_ids"]
             with torch.no_grad():
                 spliced, rest = self._shorten(inputs)
@@ -182,6 +183,14 @@ def _refuse(inputs: Mapping[str, Any]) -> None:
         raise CapabilityError(
             "images and videos cannot be reduced in the middle of a cached conversation"
         )
+
+
+def _refuse_guesses(inputs: Mapping[str, Any], default: Any) -> None:
+    """Refuse decoding that looks words up in the prompt: the model is given none, but vectors."""
+    config = inputs.get("generation_config") or default
+    for name in ("assistant_model", "prompt_lookup_num_tokens"):
+        if (inputs.get(name) or getattr(config, name, None)) is not None:
+            raise CapabilityError(f"{name} cannot be used while images or videos are reduced")
 
 
 def _lower_limits(inputs: dict[str, Any], saved: int) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.errors import CapabilityError, ConfigError, TokenredError, nearest
-from tokenred.models.base import adapter_for
+from tokenred.models.base import adapter_for, check_transformers
 from tokenred.models.checkpoint import Checkpoint, cannot_load, find_checkpoint
 from tokenred.models.memory import count_text, free_memory, size_text
 from tokenred.models.preparing import tokenise
@@ -189,7 +189,8 @@ def load_model(
     InputError
         If there is no such model, it cannot be had, or its files are damaged or incomplete.
     CapabilityError
-        If no adapter serves its class, or there is no such device.
+        If no adapter serves its class, there is no such device, or transformers is outside the
+        supported range.
     ConfigError
         If ``device`` or ``dtype`` is not one.
     TokenredError
@@ -197,6 +198,7 @@ def load_model(
     """
     name = str(name)
     place, wanted = _device(device), _dtype(dtype)
+    check_transformers()
     checkpoint = find_checkpoint(
         name,
         revision=revision,
@@ -204,6 +206,8 @@ def load_model(
         with_code=trust_remote_code,
     )
     check_served(checkpoint, trust_remote_code)
+    if local_files_only or checkpoint.revision is None:
+        checkpoint.check_weights()
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
     recipe = recipe_for(checkpoint, tokenizer)
     # A config may name a kernel to be downloaded for attention; only the caller may.

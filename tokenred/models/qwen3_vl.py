@@ -88,16 +88,15 @@ def _give_deep(
     """Add to a call of the LLM the deep features of the visual tokens that it reads."""
     hidden, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
     start = 0 if cache is None else int(cache.get_seq_length())
-    stop = start + hidden.shape[1]
-    read = torch.zeros_like(visual)
-    read[:, start:stop] = visual[:, start:stop]
-    if not bool(read.any()):
+    window = visual[:, start : start + hidden.shape[1]]
+    if not bool(window.any()):
         return None
-    mask = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    read = torch.zeros_like(visual)
+    read[:, start : start + hidden.shape[1]] = window
     copies = hidden.shape[0] // visual.shape[0]
-    window = read[:, start:stop].repeat_interleave(copies, 0)
-    mask[:, : window.shape[1]] = window.to(mask.device)
-    per_row = deep[:, read[visual].to(deep.device)].split(read.sum(1).tolist(), dim=1)
-    repeated = torch.cat([each for each in per_row for _ in range(copies)], dim=1)
+    mask = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    mask[:, : window.shape[1]] = window.repeat_interleave(copies, 0).to(mask.device)
+    rows = deep[:, read[visual].to(deep.device)].split(read.sum(1).tolist(), dim=1)
+    repeated = torch.cat([row for row in rows for _ in range(copies)], dim=1)
     embeds = list(repeated.to(hidden.device))
     return args, {**kwargs, "visual_pos_masks": mask, "deepstack_visual_embeds": embeds}

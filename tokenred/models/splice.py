@@ -313,17 +313,19 @@ def prompt_tokens(spliced: Spliced) -> PromptTokens:
         full[layout.visual] = torch.cat(list(values)).to(full)[order.to(values[0].device)].to(full)
         return full
 
-    sizes = [len(part.places) for part in parts]
     clip = spread([torch.full_like(part.places, n) for n, part in enumerate(parts)], -1)
     newline = spread([part.newline.long() for part in parts], 0).bool()
-    frame_index = spread([part.frame_index for part in parts], -1)
-    assert sum(sizes) == int(layout.visual.sum())
+    first = 0  # groups with a quota: every frame of every clip
+    groups = []
+    for part in parts:
+        groups.append(first + part.frame_index)
+        first += part.layout.frames
     return PromptTokens(
         attention_mask=layout.attention_mask,
         visual=layout.visual & ~newline,
         newline=newline,
         clip=clip,
-        frame_index=frame_index,
+        frame_index=spread([part.frame_index for part in parts], -1),
         token_index=spread([part.token_index for part in parts], -1),
-        group=frame_index,
+        group=spread(groups, -1),
     )

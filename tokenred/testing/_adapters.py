@@ -176,12 +176,9 @@ def cache_equals_no_cache(subject: _Subject) -> None:
         inputs = subject.inputs(kind, torch.float64)
         for positions in ("contiguous", "original"):
             with attach(model, _random(), positions=positions):
-                cached = _greedy(model, inputs)
-                again = _greedy(model, inputs, use_cache=False)
-                grown = _greedy_by_hand(model, inputs)
-            expect(torch.equal(cached, again), f"{kind}, {positions}: use_cache=False differs")
-            if positions == adapter_for(model).default_positions:
-                expect(torch.equal(cached, grown), f"{kind}, {positions}: whole passes differ")
+                # By hand: with embedded prompts, generate(use_cache=False) caches all the same.
+                same = torch.equal(_greedy(model, inputs), _greedy_by_hand(model, inputs))
+            expect(same, f"{kind}, {positions}: whole passes give other tokens")
 
 
 def batch_equals_singles(subject: _Subject) -> None:
@@ -322,7 +319,7 @@ def answers_equal(subject: _Subject) -> None:
 
 
 def reduces_inside_the_llm(subject: _Subject) -> None:
-    """A stage inside the LLM drops what it should, whatever the cache, the padding, the batch."""
+    """A stage inside the LLM drops what it should; a padded batch gives what its prompts give."""
     model = subject.model(torch.float64)
     n_layers = len(adapter_for(model).text_model.layers)
     layer = n_layers - 1
@@ -331,9 +328,7 @@ def reduces_inside_the_llm(subject: _Subject) -> None:
         inputs = subject.inputs(kind, torch.float64)
         with attach(model, pipeline) as done:
             logits = _logits(model, inputs)
-            schedule = [tuple(row) for row in done.layer_tokens]
-            cached = _greedy(model, inputs)
-            expect(torch.equal(cached, _greedy(model, inputs, use_cache=False)), f"{kind}: cache")
+            schedule = list(done.layer_tokens)
         expect(bool(torch.isfinite(logits).all()), f"{kind}: not finite")
         n_prompts = len(inputs["input_ids"])
         expect(len(schedule) == n_prompts, f"{kind}: {len(schedule)} of {n_prompts} prompts seen")
@@ -345,10 +340,12 @@ def reduces_inside_the_llm(subject: _Subject) -> None:
     prompts = PROMPTS["padded batch"]
     inputs = subject.inputs_of(prompts, torch.float64)
     with attach(model, pipeline):
-        found = _logits(model, inputs)
+        found, tokens = _logits(model, inputs), _greedy(model, inputs)
         for row, single in enumerate(_rows(subject, inputs, prompts)):
             alone = _logits(model, single)[0, -1]
             expect_close(found[row, -1], alone, f"row {row}", SLACK)
+            answer = _greedy(model, single)[0, -N_GENERATED:]
+            expect(torch.equal(answer, tokens[row, -N_GENERATED:]), f"row {row}: other answer")
 
 
 CHECKS: tuple[Callable[..., None], ...] = (
@@ -497,8 +494,8 @@ def _check_positions(subject: _Subject, policy: str) -> None:
         expect(len(seen) == N_GENERATED, f"{kind}: {len(seen)} passes for {N_GENERATED} tokens")
         last = expected.amax((0, 2)) if policy == "original" else expected[0, :, -1]
         for step, later in enumerate(seen[1:], start=1):
-            wanted = (last + step)[None, :, None].expand_as(_axes(later))
-            expect(torch.equal(_axes(later), wanted), f"{kind}: other positions at step {step}")
+            following = (last + step)[None, :, None].expand_as(_axes(later))
+            expect(torch.equal(_axes(later), following), f"{kind}: other positions at step {step}")
 
 
 class _Failing:
