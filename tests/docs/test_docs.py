@@ -197,7 +197,7 @@ def test_every_page_is_in_the_navigation():
     Loader.add_multi_constructor("!", lambda *_: None)
     Loader.add_multi_constructor("tag:", lambda *_: None)
     site = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)
-    listed = set(re.findall(r"[\w/-]+\.md", str(site["nav"])))
+    listed = set(re.findall(r"[\w./-]+\.md", str(site["nav"])))
     assert listed == {str(path.relative_to(DOCS)) for path in PAGES}
     assert set(site["plugins"][0:2]) == {"search", "markdown-exec"}
 

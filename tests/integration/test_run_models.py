@@ -202,7 +202,7 @@ def test_what_cannot_be_is_one_sentence(capsys, folders, video, options, code, s
 
 
 def test_pictures_that_cannot_be_read(capsys, folders, tmp_path):
-    for name, sentence in (("none.mp4", "is not a file"), ("broken.png", "read as an image")):
+    for name, sentence in (("none.mp4", "does not exist"), ("broken.png", "read as an image")):
         path = tmp_path / name
         if name == "broken.png":
             path.write_bytes(b"no image")

@@ -118,8 +118,8 @@ def run(
     from tokenred import embedded, load_model, load_pipeline
 
     reducer = load_pipeline(pipeline, parse_overrides(set_))
-    if not picture.is_file():
-        raise InputError(f"{picture} is not a file")
+    if not picture.exists():
+        raise InputError(f"{picture} does not exist")
     _quiet()
     loaded = load_model(
         model or embedded.MODEL_DIR,
