@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tokenred.models import adapter_for
-from tokenred.testing.models import tiny_llava_onevision
+from tokenred.testing.models import tiny_llava_1_5, tiny_llava_onevision
 
 Image = pytest.importorskip("PIL.Image")
 SIZES = [(24, 24), (30, 50), (100, 37), (20, 61), (47, 48)]
@@ -42,3 +42,20 @@ def test_tiles_equal_the_processors(size):
     steps = (found["pixel_values"] - expected["pixel_values"]).abs() * 127.5
     assert steps.mean() < 0.2
     assert steps.max() < 8  # of 255, where a resize meets an edge
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_cut_square_equals_the_processors(size):
+    module = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
+    processor = module.CLIPImageProcessorPil(
+        size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
+    )
+    picture = smooth(*size)
+    expected = processor(
+        images=[Image.fromarray(np.asarray(picture.permute(1, 2, 0)))], return_tensors="pt"
+    )["pixel_values"]
+    found = adapter_for(tiny_llava_1_5()[0]).prepare(images=[picture]).inputs["pixel_values"]
+    assert found.shape == expected.shape
+    steps = (found - expected).abs() * 0.27 * 255
+    assert steps.mean() < 0.3
+    assert steps.max() < 8

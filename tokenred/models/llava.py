@@ -19,11 +19,12 @@ from tokenred.models.splice import Clip, ClipLayout, Newlines
 from tokenred.pipeline.flow import NATIVE_STRIDE
 from tokenred.types import VisualTokens
 
-SIGLIP: Mapping[str, Sequence[float]] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-CLIP: Mapping[str, Sequence[float]] = {
+SIGLIP: Mapping[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+CLIP: Mapping[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
+CLIP_CUT = {**CLIP, "do_center_crop": True}
 
 
 class LlavaAdapter(FamilyAdapter):
@@ -34,7 +35,7 @@ class LlavaAdapter(FamilyAdapter):
     public submodules: what ``get_video_features`` returns changed three times between versions.
     """
 
-    normalisation: ClassVar[Mapping[str, Sequence[float]]] = SIGLIP
+    normalisation: ClassVar[Mapping[str, Any]] = SIGLIP
     video_newlines: ClassVar[Newlines] = "none"
     native_pool: ClassVar[str] = "none"
 
@@ -64,7 +65,8 @@ class LlavaAdapter(FamilyAdapter):
     ) -> Prepared:
         """Turn pixels into the model's inputs, as its own processor would.
 
-        Frames are squeezed to the tower's square; all videos of a call have equally many. An image
+        Frames are squeezed to the tower's square, or cut to it where the family does; all videos of
+        a call have equally many. An image
         is fitted into the nearest of the model's resolutions, centred on black, and cut into tiles;
         squeezed whole it is the overview.
         """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenred.errors import InputError
 from tokenred.models.cues import Cue
-from tokenred.models.llava import CLIP, LlavaAdapter
+from tokenred.models.llava import CLIP_CUT, LlavaAdapter
 from tokenred.models.preparing import Prepared, resize_and_normalise
 from tokenred.models.splice import Clip, ClipLayout
 from tokenred.types import VisualTokens
@@ -27,7 +27,7 @@ class Llava15Adapter(LlavaAdapter):
     visual_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "image_sizes")
     }
-    normalisation = CLIP
+    normalisation = CLIP_CUT
 
     @property
     def has_pooler(self) -> bool:
@@ -42,7 +42,7 @@ class Llava15Adapter(LlavaAdapter):
         frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Prepared:
-        """Squeeze images to the tower's square; the model reads no videos."""
+        """Cut images to the tower's square; the model reads no videos."""
         if videos:
             self.refuse_videos()
         side = self.config.vision_config.image_size

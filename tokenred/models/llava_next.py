@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.models.llava import CLIP, LlavaAdapter
+from tokenred.models.llava import CLIP_CUT, LlavaAdapter
 
 
 class LlavaNextAdapter(LlavaAdapter):
@@ -21,7 +21,7 @@ class LlavaNextAdapter(LlavaAdapter):
     visual_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "image": ("pixel_values", "image_sizes")
     }
-    normalisation = CLIP
+    normalisation = CLIP_CUT
 
     @property
     def has_pooler(self) -> bool:

@@ -1,6 +1,6 @@
 """LLaVA-NeXT-Video of transformers: CLIP tower, pooling in front of the projector, no newline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tokenred.kernels.pooling import pool_tokens, pooled_grid
 from tokenred.models.cues import POOLER
-from tokenred.models.llava import CLIP, LlavaAdapter
+from tokenred.models.llava import CLIP_CUT, LlavaAdapter
 
 
 class LlavaNextVideoAdapter(LlavaAdapter):
@@ -27,7 +27,7 @@ class LlavaNextVideoAdapter(LlavaAdapter):
         "image": ("pixel_values", "image_sizes"),
         "video": ("pixel_values_videos",),
     }
-    normalisation: ClassVar[Mapping[str, Sequence[float]]] = CLIP
+    normalisation: ClassVar[Mapping[str, Any]] = CLIP_CUT
 
     @property
     def video_grid(self) -> tuple[int, int]:

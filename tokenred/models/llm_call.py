@@ -129,6 +129,7 @@ class Call:
     views: dict[int, Tensor] = field(default_factory=dict)
     middle: tuple[Tensor, Tensor] | None = None
     result: Tensor | None = None
+    # By the sequence itself: the number of one that is gone may be given to another.
     _memo: dict[Any, Any] = field(default_factory=dict)
 
     def spread(self, rows: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ class Call:
         self, index: int, sequence: Sequence, hidden: Tensor, two_way: bool
     ) -> dict[str, Any]:
         """Return mask and positions for a layer that works on ``sequence``."""
-        key = ("mask", id(sequence), two_way)
+        key = ("mask", sequence, two_way)
         if key not in self._memo:
             self._memo[key] = self._mask(sequence, hidden.dtype, two_way)
         mask, view = self._memo[key]
@@ -215,7 +216,7 @@ class Call:
 
     def tables_of(self, sequence: Sequence, hidden: Tensor) -> tuple[Tables, Tensor | None]:
         """Return rotary tables and position ids of what this call reads of a sequence."""
-        key = ("tables", id(sequence))
+        key = ("tables", sequence)
         if key not in self._memo:
             self._memo[key] = self._make_tables(sequence, hidden)
         return self._memo[key]

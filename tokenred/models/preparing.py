@@ -48,10 +48,19 @@ def resize_and_normalise(
     Parameters
     ----------
     size : rows and columns, in pixels
-    settings : ``image_mean`` and ``image_std``, of [0, 1] pixels
+    settings : ``image_mean`` and ``image_std``, of [0, 1] pixels; ``do_center_crop`` cuts off what
+        does not fit instead of squeezing it
     """
-    if tuple(frames.shape[-2:]) != tuple(size):
-        frames = torch.nn.functional.interpolate(frames, size=size, mode="bicubic", antialias=True)
+    height, width = frames.shape[-2:]
+    rows, columns = size
+    fitted = size
+    if settings.get("do_center_crop"):
+        scale = max(rows / height, columns / width)
+        fitted = (max(rows, int(height * scale)), max(columns, int(width * scale)))
+    if (height, width) != fitted:
+        frames = torch.nn.functional.interpolate(frames, fitted, mode="bicubic", antialias=True)
+    top, left = (fitted[0] - rows) // 2, (fitted[1] - columns) // 2
+    frames = frames[..., top : top + rows, left : left + columns]
     mean, std = (
         torch.tensor(settings[name], device=frames.device).view(3, 1, 1) * 255
         for name in ("image_mean", "image_std")

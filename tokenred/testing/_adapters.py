@@ -333,10 +333,11 @@ def reduces_inside_the_llm(subject: _Subject) -> None:
         n_prompts = len(inputs["input_ids"])
         expect(len(schedule) == n_prompts, f"{kind}: {len(schedule)} of {n_prompts} prompts seen")
         expect(any(row[-1] for row in schedule), f"{kind}: no visual token was seen")
-        for row in schedule:
-            expect(len(row) == n_layers, f"{kind}: {len(row)} layers reported, not {n_layers}")
-            expect(len(set(row[:layer])) == 1, f"{kind}: tokens dropped too early: {row}")
-            expect(row[layer] == round(row[0] / 2), f"{kind}: {row} is not half at layer {layer}")
+        for counts in schedule:
+            expect(len(counts) == n_layers, f"{kind}: {len(counts)} layers, not {n_layers}")
+            expect(len(set(counts[:layer])) == 1, f"{kind}: tokens dropped too early: {counts}")
+            half = round(counts[0] / 2)
+            expect(counts[layer] == half, f"{kind}: {counts} is not {half} at layer {layer}")
     prompts = PROMPTS["padded batch"]
     inputs = subject.inputs_of(prompts, torch.float64)
     with attach(model, pipeline):
