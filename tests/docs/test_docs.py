@@ -126,6 +126,26 @@ def test_ablation_has_its_entry_with_every_row(page, name):
         assert row.config_id in found
 
 
+def test_the_recorded_matrix_is_complete_and_without_faults():
+    """Recorded by ``make conformance``, on both ends of the range of transformers."""
+    from tokenred.models.base import MINIMUM_TRANSFORMERS
+    from tokenred.testing import adapter_checks
+    from tokenred.testing.matrix import read
+    from tokenred.testing.models import FAMILIES
+
+    matrices = read(DOCS / "reference/conformance.json")
+    versions = [matrix.transformers for matrix in matrices]
+    assert versions[0].startswith(f"{MINIMUM_TRANSFORMERS}.")
+    assert f"transformers=={versions[-1]}" in (ROOT / "constraints.txt").read_text().split()
+    assert f"transformers=={versions[0]}" in (ROOT / "floor.txt").read_text().split()
+    wanted = {
+        (name, check.name) for name, family in FAMILIES.items() for check in adapter_checks(family)
+    }
+    for matrix in matrices:
+        assert set(matrix.faults()) == wanted
+        assert matrix.passed
+
+
 COMMANDS = dict(generate.commands())
 
 

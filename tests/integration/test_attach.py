@@ -333,15 +333,21 @@ def test_generate_options_work(loaded, model, options):
     assert not torch.equal(reduced, expected)
 
 
-@pytest.mark.parametrize("in_config", [False, True])
-def test_length_limits_count_the_unreduced_prompt(loaded, model, in_config):
+@pytest.mark.parametrize("where", ["call", "config", "model"])
+def test_length_limits_count_the_unreduced_prompt(loaded, model, where, monkeypatch):
     inputs = make_inputs(loaded, *CASES["padded"])
     wanted = inputs["input_ids"].shape[1] + 5
     limits = {"max_length": wanted, "min_length": wanted}
     config = transformers.GenerationConfig(**limits)
-    options = {"generation_config": config} if in_config else limits
+    options = {"call": limits, "config": {"generation_config": config}, "model": {}}[where]
+    if where == "model":
+        for name, value in limits.items():
+            monkeypatch.setattr(model.generation_config, name, value)
     with attach(model, load_pipeline("random", QUARTER)):
         assert model.generate(**inputs, **options).shape[1] == wanted
+        news = {"max_new_tokens": 2, "min_new_tokens": 2}
+        if where == "model":  # limits of new tokens go before the model's own
+            assert model.generate(**inputs, **news).shape[1] == wanted - 3
     assert config.max_length == wanted
 
 

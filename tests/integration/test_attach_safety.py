@@ -239,14 +239,15 @@ def test_an_empty_cache_is_welcome(loaded, model):
         assert torch.equal(greedy(model, inputs, past_key_values=cache), expected)
 
 
+@pytest.mark.parametrize("name", ["prompt_lookup_num_tokens", "prefill_chunk_size"])
 @pytest.mark.parametrize("in_config", [False, True])
-def test_decoding_that_guesses_is_refused(loaded, model, in_config):
+def test_decoding_that_needs_the_words_is_refused(loaded, model, in_config, name):
     inputs = make_inputs(loaded, *CASES["single"])
-    options = {"prompt_lookup_num_tokens": 3}
+    options = {name: 3}
     if in_config:
         options = {"generation_config": transformers.GenerationConfig(**options)}
     with (
         attach(model, load_pipeline("random", QUARTER)),
-        pytest.raises(CapabilityError, match="prompt_lookup_num_tokens cannot be used"),
+        pytest.raises(CapabilityError, match=f"{name} cannot be used"),
     ):
         model.generate(**inputs, **options)

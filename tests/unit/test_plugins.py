@@ -191,3 +191,43 @@ def test_an_entry_point_of_this_process_can_be_loaded() -> None:
     register_plugin(found, point.load(), "somebody")
     assert names(found) == names(builtins())
     assert {entry.owner for entry in found.entries()} == {"somebody"}
+
+
+class Family:
+    @hookimpl
+    def register_model_adapters(self, register: Register) -> None:
+        register("TheirModel", "their_package.adapter:TheirAdapter")
+
+
+class CollidingFamily:
+    @hookimpl
+    def register_model_adapters(self, register: Register) -> None:
+        register("TheirModel", "their_package.adapter:TheirAdapter")
+        register("LlavaOnevisionForConditionalGeneration", "their_package.adapter:TheirAdapter")
+
+
+class ShapelessFamily:
+    @hookimpl
+    def register_model_adapters(self, register: Register) -> None:
+        register("TheirModel", "their_package.adapter")
+
+
+def test_a_plugin_brings_the_adapter_of_its_models() -> None:
+    found = builtins()
+    register_plugin(found, Family(), "their-package")
+    assert found.adapters()["TheirModel"] == ("their_package.adapter:TheirAdapter", "their-package")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "sentence"),
+    [
+        (CollidingFamily(), "adapter of LlavaOnevisionFor.* is already that of tokenred"),
+        (ShapelessFamily(), "given as 'module:Class', their-package gives"),
+    ],
+)
+def test_a_faulty_adapter_leaves_nothing_behind(plugin: object, sentence: str) -> None:
+    found = builtins()
+    before = found.adapters()
+    with pytest.raises(PluginError, match=sentence):
+        register_plugin(found, plugin, "their-package")
+    assert found.adapters() == before

@@ -12,6 +12,7 @@ from tokenred.registry import ROLES, Entry, registry
 KINDS = {f"{role}s".replace(" ", "-"): role for role in ROLES} | {
     "presets": "preset",
     "ablations": "ablation",
+    "models": "model",
 }
 """What can be listed, in the plural, and its singular."""
 
@@ -23,7 +24,7 @@ def list_(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List strategies, presets and ablations with their owners."""
+    """List strategies, presets, ablations and model classes with their owners."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"there is no list of '{kind}'{nearest(kind, KINDS)}")
     rows = [row for name in KINDS if kind in (None, name) for row in _rows(KINDS[name])]
@@ -52,6 +53,11 @@ def _rows(kind: str) -> list[dict[str, str]]:
         return [
             _row(kind, name, "tokenred", load_ablation(name).config.question)
             for name in ablation_files()
+        ]
+    if kind == "model":
+        return [
+            _row(kind, name, owner, f"served by {target}")
+            for name, (target, owner) in registry().adapters().items()
         ]
     return [
         _row(kind, entry.name, entry.owner, summary_of(entry)) for entry in registry().entries(kind)

@@ -93,12 +93,13 @@ class _Calls:
                 inputs["input_ids"] = inputs.pop("inputs")
             if not self._has_clips(inputs):
                 return original(*args, **kwargs)
-            _refuse_guesses(inputs, self.adapter.model.generation_config)
+            default = self.adapter.model.generation_config
+            _refuse_decoding(inputs, default)
             prompt = inputs["input_ids"]
             with torch.no_grad():
                 spliced, rest = self._shorten(inputs)
             short = spliced.layout.input_ids
-            _lower_limits(rest, prompt.shape[1] - short.shape[1])
+            _lower_limits(rest, prompt.shape[1] - short.shape[1], default)
             with self._during(spliced):
                 output = original(input_ids=short, **rest)
             if self.inside is not None:
@@ -185,24 +186,32 @@ def _refuse(inputs: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_guesses(inputs: Mapping[str, Any], default: Any) -> None:
-    """Refuse decoding that looks words up in the prompt: the model is given none, but vectors."""
+def _refuse_decoding(inputs: Mapping[str, Any], default: Any) -> None:
+    """Refuse decoding that needs the prompt's words: the model is given none, but vectors."""
     config = inputs.get("generation_config") or default
-    for name in ("assistant_model", "prompt_lookup_num_tokens"):
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size"):
         if (inputs.get(name) or getattr(config, name, None)) is not None:
             raise CapabilityError(f"{name} cannot be used while images or videos are reduced")
 
 
-def _lower_limits(inputs: dict[str, Any], saved: int) -> None:
-    """Lower limits that count the prompt, so that they mean what they mean unreduced."""
+def _lower_limits(inputs: dict[str, Any], saved: int, default: Any) -> None:
+    """Lower limits that count the prompt, so that they mean what they mean unreduced.
+
+    Limits that count new tokens go before those that count the prompt too.
+    """
     config = inputs.get("generation_config")
     if config is not None:
         inputs["generation_config"] = config = copy.deepcopy(config)
-    for name in ("max_length", "min_length"):
+    for name, rival in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         if inputs.get(name) is not None:
             inputs[name] -= saved
         elif config is not None and getattr(config, name, None) is not None:
             setattr(config, name, max(getattr(config, name) - saved, 0))
+        elif getattr(default, name, None) and not any(
+            each is not None
+            for each in (inputs.get(rival), getattr(config, rival, None), getattr(default, rival))
+        ):
+            inputs[name] = max(getattr(default, name) - saved, 0)
 
 
 def _restore_prompt(output: Any, prompt: Tensor, n_short: int) -> Any:

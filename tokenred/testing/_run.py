@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from torch import Tensor
 
 EXAMPLES = 25
@@ -53,7 +54,10 @@ def for_all(strategy: st.SearchStrategy[Any], body: Callable[[Any], None]) -> No
     def run(example: Any) -> None:
         body(example)
 
-    run()
+    try:
+        run()
+    except Flaky as error:  # a subject that answers differently to the same question
+        raise AssertionError(f"not reproducible: {error}") from error
 
 
 def expect(holds: bool | Tensor, message: str) -> None:
