@@ -71,9 +71,9 @@ def positions_lost_while_writing(patch):
     """generate does not pass the positions on; a plain call does."""
     lower = calls._lower_limits
 
-    def lose(inputs, saved):
+    def lose(inputs, *args):
         inputs.pop("position_ids", None)
-        lower(inputs, saved)
+        lower(inputs, *args)
 
     patch.setattr(calls, "_lower_limits", lose)
 

@@ -196,6 +196,25 @@ def test_sampled_sequences_share_the_reduced_prompt(model: Any) -> None:
         assert len(run.layer_tokens) == 2
 
 
+def test_positions_shown_are_right_whatever_came_before() -> None:
+    deep, case = tiny_causal(layers=6), prompts(tiny_causal(), ALONE)
+    at = [LayerStep(layer) for layer in range(1, 6)]
+    tables: list[torch.Tensor] = []
+
+    def drop_one(state: LayerState) -> LayerReduction:
+        assert state.cos is not None
+        if len(state.origin) == len(state.embeddings):
+            tables.append(state.cos)
+        assert torch.equal(state.cos, tables[-1][state.origin])
+        stays = torch.ones_like(state.visual)
+        stays[state.visual.nonzero()[0]] = False
+        return LayerReduction(stays.nonzero()[:, 0])
+
+    # Two at each layer: what the first leaves is gone soon, and its place in memory is free.
+    for _ in range(20):
+        read(deep, case, inside(Act(at, drop_one), Act(at, drop_one)))
+
+
 def test_an_identity_changes_no_bit(model: Any) -> None:
     case = prompts(model, RAGGED)
     places = [

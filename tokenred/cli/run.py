@@ -335,8 +335,7 @@ def _text(report: dict[str, Any]) -> str:
         ("per frame", " ".join(map(str, report["tokens_per_frame"]))),
         ("frames", " ".join(map(str, report["frame_indices"]))),
         ("per layer", "; ".join(" ".join(map(str, each["layer_tokens"])) for each in answers)),
-        ("prompt", _beside(answers, "prompt_tokens", "d", "tokens")),
-        ("answering", _beside(answers, "ms", ".0f", "ms")),
+        ("prompt", _beside(answers, "prompt_tokens")),
         ("reducer", f"{report['reducer_ms']:.1f} ms"),
     ]
     return "\n\n".join([*blocks, columns([fact for fact in facts if fact[1].strip("; ")])])
@@ -359,11 +358,11 @@ def _with_probability(answer: dict[str, Any], prefix: str) -> str:
     return f"{text} ({answer[f'{prefix}probability']:.0%})"
 
 
-def _beside(answers: Sequence[dict[str, Any]], name: str, form: str, unit: str) -> str:
-    """Return a figure of every answer, and what it is unreduced."""
+def _beside(answers: Sequence[dict[str, Any]], name: str) -> str:
+    """Return a number of tokens for every answer, and what it is unreduced."""
     kept, whole = (
-        [format(each[key], form) for each in answers if each[key] is not None]
+        [str(each[key]) for each in answers if each[key] is not None]
         for key in (name, f"unreduced_{name}")
     )
-    text = f"{' '.join(kept)} {unit}"
+    text = f"{' '.join(kept)} tokens"
     return f"{text}, unreduced {' '.join(whole)}" if whole else text
