@@ -212,6 +212,18 @@ def with_flat_pixels(inputs, model):
     return {**inputs, "pixel_values_videos": inputs["pixel_values_videos"][0]}
 
 
+def with_a_short_mask(inputs, model):
+    return {**inputs, "attention_mask": inputs["attention_mask"][:, 1:]}
+
+
+def with_flat_ids(inputs, model):
+    return {**inputs, "input_ids": inputs["input_ids"][0]}
+
+
+def with_no_frames(inputs, model):
+    return {**inputs, "pixel_values_videos": inputs["pixel_values_videos"][:, :0]}
+
+
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
@@ -223,6 +235,9 @@ def with_flat_pixels(inputs, model):
         (with_encoded_video, CapabilityError, "encoded beforehand"),
         (with_fewer_frames, InputError, "hold 37 video placeholders, but the videos need 28"),
         (with_flat_pixels, InputError, r"got shape \(4, 3, 24, 24\)"),
+        (with_no_frames, InputError, r"got shape \(1, 0, 3, 24, 24\)"),
+        (with_a_short_mask, InputError, "both alike"),
+        (with_flat_ids, InputError, "both alike"),
     ],
 )
 def test_inputs_that_cannot_be_shortened_are_refused(loaded, model, change, error, sentence):

@@ -139,4 +139,8 @@ class _Reduce:
 def _resolve(pipeline: Any) -> ReducingPipeline:
     if isinstance(pipeline, str | Path | Mapping):
         return load_pipeline(pipeline)
+    if not isinstance(pipeline, ReducingPipeline):
+        raise ConfigError(
+            f"a pipeline, the name of a preset, a path or a mapping is needed, got {pipeline!r}"
+        )
     return pipeline

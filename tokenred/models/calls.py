@@ -128,6 +128,10 @@ class _Calls:
         try:
             with self.adapter.during_call(spliced):
                 yield
+        except BaseException:
+            if self.inside is not None:
+                self.inside.end()  # lets go of a cache that is half full
+            raise
         finally:
             self.running.pop()
 
@@ -179,6 +183,12 @@ def _refuse(inputs: Mapping[str, Any]) -> None:
     if mask is not None and mask.ndim != 2:
         raise CapabilityError(
             "attention_mask must be (rows, tokens) where images or videos are reduced"
+        )
+    ids = inputs["input_ids"]
+    if ids.ndim != 2 or (mask is not None and mask.shape != ids.shape):
+        raise InputError(
+            "input_ids and attention_mask must be (rows, tokens), both alike, got shapes "
+            f"{tuple(ids.shape)} and {None if mask is None else tuple(mask.shape)}"
         )
     if _continues(inputs):
         raise CapabilityError(

@@ -139,7 +139,7 @@ class LlavaAdapter(FamilyAdapter):
         cues: Sequence[Cue],
         frame_times: Sequence[Float[Tensor, "frames"]] | None,
     ) -> list[Clip]:
-        if pixels.ndim != 5:
+        if pixels.ndim != 5 or 0 in pixels.shape:
             raise InputError(
                 "pixel_values_videos must be (videos, frames, 3, height, width), got shape "
                 f"{tuple(pixels.shape)}"
@@ -169,7 +169,7 @@ class LlavaAdapter(FamilyAdapter):
 
     def _encode_images(self, inputs: Mapping[str, Any], cues: Sequence[Cue]) -> list[Clip]:
         pixels, sizes = inputs["pixel_values"], inputs.get("image_sizes")
-        if pixels.ndim not in (4, 5) or sizes is None:
+        if pixels.ndim not in (4, 5) or 0 in pixels.shape or sizes is None:
             raise InputError(
                 "pixel_values must be (images, tiles, 3, height, width) or (tiles, 3, height, "
                 f"width) and come with image_sizes, got shape {tuple(pixels.shape)}"

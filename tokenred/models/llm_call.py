@@ -216,7 +216,7 @@ class Call:
 
     def tables_of(self, sequence: Sequence, hidden: Tensor) -> tuple[Tables, Tensor | None]:
         """Return rotary tables and position ids of what this call reads of a sequence."""
-        key = ("tables", id(sequence))
+        key = ("tables", sequence)
         if key not in self._memo:
             self._memo[key] = self._make_tables(sequence, hidden)
         return self._memo[key]
