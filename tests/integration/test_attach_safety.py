@@ -1,11 +1,15 @@
 """What ``attach`` leaves behind - nothing - and what it refuses."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from tests.attach_cases import CASES, KEPT, QUARTER, greedy, logits_of, make_inputs
 from tokenred.errors import CapabilityError, ConfigError, InputError
 from tokenred.models import adapter_for, attach
+from tokenred.models.attach import _resolve
 from tokenred.pipeline import load_pipeline
 from tokenred.testing.models import tiny_llava_onevision
 
@@ -96,6 +100,25 @@ def test_an_exception_inside_the_model_leaves_nothing(loaded, model, monkeypatch
     assert state(model) == before
 
 
+def test_an_exception_lets_go_of_a_half_full_cache(loaded, model):
+    inputs = make_inputs(loaded, *CASES["single"])
+    cache = transformers.DynamicCache(config=model.config.text_config)
+    held = weakref.ref(cache)
+
+    def fail(*args):
+        raise ZeroDivisionError
+
+    hook = model.model.language_model.layers[-1].register_forward_pre_hook(fail)
+    with attach(model, "fastv"):
+        try:
+            greedy(model, inputs, past_key_values=cache)
+        except ZeroDivisionError:
+            del cache
+        hook.remove()
+        gc.collect()
+        assert held() is None
+
+
 def test_a_method_that_was_replaced_before_comes_back(loaded):
     model = tiny_llava_onevision()[0]
     original, calls = model.forward, []
@@ -169,6 +192,12 @@ def test_a_cue_beyond_the_tower_is_refused_at_once(model):
     ):
         pytest.fail("a layer that does not exist was accepted")
     assert "forward" not in vars(model)
+
+
+@pytest.mark.parametrize("pipeline", [None, 3])
+def test_what_is_no_pipeline_is_refused(pipeline):
+    with pytest.raises(ConfigError, match="is needed, got"):
+        _resolve(pipeline)  # types are checked in tests, so attach would not get as far
 
 
 def test_unknown_positions_are_refused(model):

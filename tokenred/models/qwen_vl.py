@@ -195,8 +195,8 @@ class QwenAdapter(FamilyAdapter):
             pixels, grids = inputs.get(pixels_name), inputs.get(grid_name)
             if pixels is None:
                 continue
-            fits = grids is not None and int(grids.prod(-1).sum()) == len(pixels)
-            if not fits or pixels.ndim != 2 or 0 in pixels.shape:
+            flat = pixels.ndim == 2 and 0 not in pixels.shape
+            if grids is None or not flat or int(grids.prod(-1).sum()) != len(pixels):
                 raise InputError(
                     f"{pixels_name} must be (patches, pixels) and come with a {grid_name} that "
                     f"adds up to them, got shape {tuple(pixels.shape)}"
