@@ -1,12 +1,13 @@
 """What ``attach`` leaves behind - nothing - and what it refuses."""
 
+import copy
 import gc
 import weakref
 
 import pytest
 import torch
 
-from tests.attach_cases import CASES, KEPT, QUARTER, greedy, logits_of, make_inputs
+from tests.attach_cases import CASES, KEPT, QUARTER, greedy, logits_of, make_inputs, unwanted
 from tokenred.errors import CapabilityError, ConfigError, InputError
 from tokenred.models import adapter_for, attach
 from tokenred.models.attach import _resolve
@@ -295,3 +296,70 @@ def test_decoding_that_needs_the_words_is_refused(loaded, model, in_config, name
         pytest.raises(CapabilityError, match=f"{name} cannot be used"),
     ):
         model.generate(**inputs, **options)
+
+
+# --- going on from a cache --------------------------------------------------------------------
+
+FASTV = {
+    "stages": {
+        "pool": {"kind": "pool"},
+        "llm": {"kind": "llm", "reducer": {"name": "ranked", "schedule": {1: 0.5}}},
+    }
+}
+
+
+@torch.no_grad()
+def go_on(model, cache, n_tokens=1):
+    """One step behind a cache, as a decode loop written by hand takes it."""
+    return model(input_ids=torch.full((1, n_tokens), 65), past_key_values=cache, use_cache=True)
+
+
+def test_a_second_turn_on_the_cache_of_a_reduced_prompt_is_refused(loaded, model):
+    inputs = make_inputs(loaded, *CASES["single"])
+    with attach(model, load_pipeline("random", QUARTER)):
+        first = greedy(model, inputs, return_dict_in_generate=True)
+        ids = torch.cat((first.sequences, torch.full((1, 3), 65)), 1)
+        with pytest.raises(CapabilityError, match="give generate the whole conversation again"):
+            model.generate(input_ids=ids, past_key_values=first.past_key_values)
+
+
+def test_a_cache_that_lacks_tokens_is_refused_where_nobody_knows_of_it(loaded, model):
+    inputs = make_inputs(loaded, *CASES["single"])
+    with attach(model, FASTV):
+        with torch.no_grad():
+            cache = model(**inputs, use_cache=True).past_key_values
+            go_on(model, cache)
+            written = greedy(model, inputs, return_dict_in_generate=True).past_key_values
+        for stale in (cache, written):
+            with pytest.raises(CapabilityError, match="lacks tokens that were dropped"):
+                go_on(model, stale)
+        with torch.no_grad():
+            cache = model(**inputs, use_cache=True).past_key_values
+    with pytest.raises(CapabilityError, match="lacks tokens that were dropped"):
+        go_on(model, cache, n_tokens=2)
+
+
+@pytest.mark.parametrize("pipeline", [("random", QUARTER), (FASTV, {})], ids=["random", "fastv"])
+@pytest.mark.parametrize("positions", ["contiguous", "original"])
+def test_a_loop_by_hand_goes_on_where_generate_does(loaded, pipeline, positions):
+    model = copy.deepcopy(loaded[0]).double()
+    inputs = make_inputs(loaded, *CASES["single"])
+    with attach(model, load_pipeline(*pipeline), positions=positions):
+        expected = greedy(model, inputs)[0, -6:].tolist()
+        found, unwanted_ids = [], unwanted(model)
+        with torch.no_grad():
+            output = model(**inputs, use_cache=True)
+            for _ in range(6):
+                logits = output.logits[:, -1]
+                logits[:, unwanted_ids] = -torch.inf
+                found.append(int(logits.argmax()))
+                token = torch.tensor([[found[-1]]])
+                output = model(input_ids=token, past_key_values=output.past_key_values)
+    assert found == expected
+
+
+def test_a_faulty_stage_inside_the_llm_is_named():
+    data = copy.deepcopy(FASTV)
+    data["stages"]["llm"]["reducer"]["schedule"] = {0: 0.5}
+    with pytest.raises(ConfigError, match=r"stages\.llm\.reducer\.schedule: there is no attention"):
+        load_pipeline(data)

@@ -53,7 +53,7 @@ def attach(
     pipeline: ReducingPipeline | str | Path | Mapping[str, Any],
     *,
     positions: str | None = None,
-    media: Collection[str] = MEDIA,
+    media: str | Collection[str] = MEDIA,
     adapter: ModelAdapter | None = None,
 ) -> Iterator[Session]:
     """Reduce every image and video that the model reads while the context lasts.
@@ -84,6 +84,7 @@ def attach(
     ConfigError
         If the pipeline, ``positions`` or ``media`` is not valid.
     """
+    media = (media,) if isinstance(media, str) else media
     for name, values, known in (("positions", [positions], POSITIONS), ("media", media, MEDIA)):
         for value in values:
             if value is not None and value not in known:

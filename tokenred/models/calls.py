@@ -69,6 +69,8 @@ class _Calls:
     positions: str
     inside: Inside
     running: list[Spliced] = field(default_factory=list)
+    read: list[Spliced] = field(default_factory=list)
+    """The latest prompt of a plain call, which its caller may go on from by hand."""
 
     def wrap_forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # functools.wraps keeps the signature, which generate() inspects.
@@ -76,8 +78,9 @@ class _Calls:
         def forward(*args: Any, **kwargs: Any) -> Any:
             inputs = _by_name(original, args, kwargs)
             if not self._has_clips(inputs):
-                return original(*args, **kwargs)
+                return original(*args, **kwargs, **self._positions_after(inputs))
             spliced, rest = self._shorten(inputs)
+            self.read[:] = [spliced]
             if (labels := rest.get("labels")) is not None:
                 rest["labels"] = spliced.layout.take(labels, -100)
             with self._during(spliced):
@@ -92,6 +95,7 @@ class _Calls:
             if inputs.get("inputs") is not None:
                 inputs["input_ids"] = inputs.pop("inputs")
             if not self._has_clips(inputs):
+                self._refuse_second_turn(inputs)
                 return original(*args, **kwargs)
             default = self.adapter.model.generation_config
             _refuse_decoding(inputs, default)
@@ -118,6 +122,34 @@ class _Calls:
         if self.inside is not None and not self.running and not _continues(inputs):
             self.inside.end()  # a new conversation, without pictures
         return False
+
+    def _refuse_second_turn(self, inputs: Mapping[str, Any]) -> None:
+        ids = inputs.get("input_ids")
+        if ids is None or not _continues(inputs):
+            return
+        placeholders = ids.new_tensor(list(self.adapter.token_ids.values()))
+        if bool(torch.isin(ids, placeholders).any()):
+            raise CapabilityError(
+                "the cache of a reduced prompt is shorter than the prompt that came back; give "
+                "generate the whole conversation again, pictures included, without a cache"
+            )
+
+    def _positions_after(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the positions of tokens that follow a prompt which kept its original ones.
+
+        A model with plain positions would count on from the length of its cache.
+        """
+        spliced = next(iter(self.read), None)
+        if self.running or spliced is None or not _continues(inputs):
+            return {}
+        given = inputs.get("input_ids", inputs.get("inputs_embeds"))
+        before = spliced.position_ids
+        if before is None or before.ndim != 2 or inputs.get("position_ids") is not None:
+            return {}
+        n_after = inputs["past_key_values"].get_seq_length() - before.shape[1]
+        steps = torch.arange(n_after + 1, n_after + 1 + given.shape[1], device=given.device)
+        last = before.amax(1, keepdim=True).to(given.device)
+        return {"position_ids": last.repeat_interleave(len(given) // len(last), 0) + steps}
 
     @contextmanager
     def _during(self, spliced: Spliced) -> Iterator[None]:

@@ -168,7 +168,10 @@ class FamilyAdapter:
             input_ids, inputs.get("attention_mask"), self.token_ids, parts, self._pad_id()
         )
         embed = self.model.get_input_embeddings()
-        embeddings = embed(layout.input_ids.to(embed.weight.device))
+        ids = layout.input_ids
+        if embed.weight.device.type != "meta":  # offloaded; its hook sees to the device then
+            ids = ids.to(embed.weight.device)
+        embeddings = embed(ids)
         return Spliced(
             layout=layout,
             parts=parts,

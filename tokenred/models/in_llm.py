@@ -21,7 +21,7 @@ from tokenred.models.capture import AttentionInputs, intercepted
 from tokenred.models.llm_call import Call, Prompt, Recorded, gather
 from tokenred.models.llm_sequence import PromptTokens, Sequence
 from tokenred.models.llm_steps import Prober, choose, run_step, source_layer
-from tokenred.models.short_cache import check_cache, shorten
+from tokenred.models.short_cache import LIVE, check_cache, readings, shorten
 from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import LayerStep, Point
 
@@ -83,7 +83,7 @@ class InsideLlmRun:
         self._prober = Prober(self._layers)
         self._announced: PromptTokens | None = None
         self._call: Call | None = None
-        self._cached: tuple[Prompt, list[Sequence]] | None = None
+        self._cached: tuple[Prompt, list[Sequence], set[int]] | None = None
         self._plain_middle: set[int] = set()
         self._steps: dict[tuple[int, Point], list[tuple[int, LayerReducer, LayerStep]]]
         self._steps = defaultdict(list)
@@ -99,7 +99,8 @@ class InsideLlmRun:
 
     def end(self) -> None:
         """Let calls pass through untouched again."""
-        self._announced = self._call = self._cached = None
+        self._forget_cache()
+        self._announced = self._call = None
 
     # What is to be done where
 
@@ -288,9 +289,9 @@ class InsideLlmRun:
         n_past = 0 if cache is None else cache.get_seq_length()
         if n_past == 0:
             self._check_fresh(cache)
-            self._cached = None
+            self._forget_cache()
             prompt = Prompt.of(self._announced, hidden.device)
-        elif self._cached is None or n_past < self._cached[0].width:
+        elif self._cached is None or readings(cache) != self._cached[2]:
             raise CapabilityError(
                 "reduction inside the LLM needs the whole prompt in one call, with an empty cache"
             )
@@ -317,6 +318,11 @@ class InsideLlmRun:
             embeddings=hidden,
             now=prompt.entered,
         )
+
+    def _forget_cache(self) -> None:
+        if self._cached is not None:
+            LIVE.discard(self._cached[0].number)
+        self._cached = None
 
     def _check_fresh(self, cache: Any) -> None:
         first = self._layers[0]
@@ -349,7 +355,8 @@ class InsideLlmRun:
         names = [call.now.row(row)[1] for row in range(call.prompt.n_rows)]
         self.kept = [row[row < call.prompt.width] for row in names]
         if call.cache is not None:
-            self._cached = (call.prompt, self._shorten(call))
+            self._cached = (call.prompt, self._shorten(call), readings(call.cache))
+            LIVE.add(call.prompt.number)
         return hidden if call.now.untouched else call.full_length(hidden)
 
     def _shorten(self, call: Call) -> list[Sequence]:
@@ -365,7 +372,13 @@ class InsideLlmRun:
             pruned = index in self._pruners
             if pruned or not sequence.untouched:
                 memories: list[Any] = [{} for _ in call.embeddings] if pruned else []
-                shorten(call.cache.layers[index], columns, call.prompt.width, memories)
+                shorten(
+                    call.cache.layers[index],
+                    columns,
+                    call.prompt.width,
+                    memories,
+                    call.prompt.number,
+                )
         return cached
 
 

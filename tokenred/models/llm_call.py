@@ -1,6 +1,7 @@
 """One call of an LLM that is being reduced: its sequences, its masks, its positions."""
 
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -26,12 +27,14 @@ class Prompt:
     column : (rows, names) the column whose position a token has
     entered : the prompts as they enter the LLM
     last : (rows,) column of the last token
+    number : tells one reading from all others, in copies of a cache as well
     """
 
     facts: dict[str, Tensor]
     column: Int[Tensor, "rows names"]
     entered: Sequence
     last: Int[Tensor, "rows"]
+    number: int = field(default_factory=count().__next__)
 
     @classmethod
     def of(cls, tokens: PromptTokens, device: torch.device) -> "Prompt":

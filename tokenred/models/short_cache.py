@@ -14,6 +14,9 @@ from torch import Tensor
 
 from tokenred.errors import CapabilityError
 
+LIVE: set[int] = set()
+"""Numbers of the readings that someone still looks after; each filled the layers of one cache."""
+
 
 def check_cache(cache: Any) -> None:
     """Raise CapabilityError unless all layers of ``cache`` grow as tokens come and keep them all.
@@ -33,8 +36,18 @@ def check_cache(cache: Any) -> None:
         raise CapabilityError(f"reduction inside the LLM needs a dynamic cache, not {other}")
 
 
+def readings(cache: Any) -> set[int]:
+    """Return the numbers of the readings that filled the layers of a cache."""
+    numbers = (getattr(layer, "reading", None) for layer in cache.layers)
+    return {number for number in numbers if number is not None}
+
+
 def shorten(
-    layer: Any, index: Int[Tensor, "rows kept"] | None, n_prompt: int, memories: list[Any]
+    layer: Any,
+    index: Int[Tensor, "rows kept"] | None,
+    n_prompt: int,
+    memories: list[Any],
+    reading: int,
 ) -> None:
     """Turn a live cache layer, filled by the prompt, into one that counts ``n_prompt`` tokens.
 
@@ -42,6 +55,8 @@ def shorten(
     ----------
     index : the entries that stay; None for all
     memories : objects that follow the rows of the cache when they are sorted or repeated
+    reading : number of the reading that filled it; once that is no longer in ``LIVE``, nobody knows
+        what the entries stand for, and the layer refuses to be used
     """
     if index is not None:
         where = index[:, None, :, None].to(layer.keys.device)
@@ -52,6 +67,7 @@ def shorten(
     layer.dropped = n_prompt - layer.keys.shape[-2]
     layer.n_prompt = n_prompt
     layer.memories = memories
+    layer.reading = reading
 
 
 @functools.cache
@@ -64,6 +80,15 @@ def _short_layer() -> type:
         dropped: int
         n_prompt: int
         memories: list[Any]
+        reading: int
+
+        def update(self, *args: Any, **kwargs: Any) -> Any:
+            if self.reading not in LIVE:
+                raise CapabilityError(
+                    "this cache lacks tokens that were dropped inside the LLM; it can be used only "
+                    "in the same `with`, and not after generate or another prompt"
+                )
+            return super().update(*args, **kwargs)
 
         def get_seq_length(self, *args: Any) -> int:
             held = super().get_seq_length(*args)

@@ -56,16 +56,8 @@ class Pipeline:
             if not isinstance(stage, INSIDE_LLM)
         ]
         self.inside_llm = InsideLlm(
-            tuple(
-                (label, build("layer reducer", stage.reducer))
-                for label, stage in config.stages.items()
-                if isinstance(stage, LlmStageConfig)
-            ),
-            tuple(
-                (label, build("cache pruner", stage.pruner))
-                for label, stage in config.stages.items()
-                if isinstance(stage, CacheStageConfig)
-            ),
+            _inside(config, LlmStageConfig, "reducer", "layer reducer"),
+            _inside(config, CacheStageConfig, "pruner", "cache pruner"),
         )
 
     @property
@@ -150,6 +142,20 @@ class Pipeline:
         ms = (time.perf_counter() - start) * 1e3
         n_tokens = int(flow.tokens.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
         return StageReport(label, kind, n_tokens, ms, **vars(flow.notes))
+
+
+def _inside(
+    config: PipelineConfig, kind: type, slot: str, role: str
+) -> tuple[tuple[str, Any], ...]:
+    """Build what the stages of one kind hold, by their labels."""
+    found = []
+    for label, stage in config.stages.items():
+        if isinstance(stage, kind):
+            try:
+                found.append((label, build(role, getattr(stage, slot))))
+            except ConfigError as error:
+                raise error.below(["stages", label, slot]) from None
+    return tuple(found)
 
 
 def load_pipeline(
