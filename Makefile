@@ -10,7 +10,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FLOOR := $(VENV)/floor
-FLOOR_TESTS := tests/integration/test_conformance.py tests/integration/test_in_llm.py tests/golden -k "conformance or in_llm or tiny"
+FLOOR_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,conformance attach attach_safety \
+	in_llm in_llm_models in_llm_pruning qwen_vl llava_video loading)) tests/golden/test_golden.py
+WORKERS ?= 2
+# One thread a process: the models of the tests are tiny, and several processes run beside each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 ARGS ?=
 
 .PHONY: help setup lint format types layers test test-floor conformance docs docs-serve ablate ci constraints clean
@@ -48,9 +52,9 @@ layers: setup  ## import-linter: which layer may import which
 	@echo "layers: import-linter"
 	@$(BIN)/lint-imports
 
-test: setup  ## all tests; ARGS="tests/unit -k pool" runs some
+test: setup  ## all tests; ARGS="tests/unit -k pool" runs some, WORKERS=0 in one process
 	@echo "test: pytest $(ARGS)"
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 $(FLOOR)/.installed: floor.txt $(STAMP)
 	@echo "floor: installing the oldest supported transformers into $(FLOOR)"
@@ -59,8 +63,8 @@ $(FLOOR)/.installed: floor.txt $(STAMP)
 	@touch $@
 
 test-floor: $(FLOOR)/.installed  ## tests of models, on the oldest transformers that is supported
-	@echo "test-floor: pytest $(FLOOR_TESTS)"
-	@PYTHONPATH=$(FLOOR) $(BIN)/python -m pytest -q $(FLOOR_TESTS)
+	@echo "test-floor: pytest on $$(grep '^transformers' floor.txt)"
+	@PYTHONPATH=$(FLOOR) $(PYTEST) $(FLOOR_TESTS)
 
 conformance: $(FLOOR)/.installed  ## the conformance matrix, on both ends of the supported range
 	@PYTHONPATH=$(FLOOR) $(BIN)/tokenred conformance --record docs/reference/conformance.json

@@ -366,3 +366,12 @@ BROKEN = {
 def test_broken_reducers_get_a_sentence(name: str, model: Any) -> None:
     act, match = BROKEN[name]
     refuse(model, inside(Act([LayerStep(1)], act)), match, (InputError, ConfigError))
+
+
+def test_layers_on_several_devices_are_refused(model: Any) -> None:
+    model.model.layers[1].to("meta")
+    with (
+        pytest.raises(CapabilityError, match="all its layers on one device, not on cpu, meta"),
+        inside_llm(model.model, everything()),
+    ):
+        pytest.fail("layers on several devices were accepted")

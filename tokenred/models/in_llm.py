@@ -109,6 +109,12 @@ class InsideLlmRun:
         if not n_layers:
             raise CapabilityError(f"{type(self._model).__name__} has no decoder layers to work in")
         _check_attention(self._model.config)
+        devices = {each.device for layer in self._layers for each in layer.parameters()}
+        if len(devices) > 1:
+            raise CapabilityError(
+                "reduction inside the LLM needs all its layers on one device, not on "
+                f"{', '.join(sorted(map(str, devices)))}"
+            )
         for number, (_, reducer) in enumerate(inside.reducers):
             for step in reducer.steps(n_layers):
                 self._check_step(step)
