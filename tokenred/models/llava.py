@@ -52,7 +52,7 @@ class LlavaAdapter(FamilyAdapter):
 
     @property
     def has_pooler(self) -> bool:
-        """Whether the tower sums up a frame in one vector."""
+        """Whether the tower sums up a frame: CLIP does in its class token, SigLIP with a head."""
         return getattr(self.config.vision_config, "vision_use_head", True)
 
     def prepare(

@@ -29,11 +29,6 @@ class Llava15Adapter(LlavaAdapter):
     }
     normalisation = CLIP_CUT
 
-    @property
-    def has_pooler(self) -> bool:
-        """CLIP sums up a picture in its class token."""
-        return True
-
     def prepare(
         self,
         videos: Sequence[UInt8[Tensor, "frames 3 height width"]] = (),

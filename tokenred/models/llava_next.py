@@ -23,11 +23,6 @@ class LlavaNextAdapter(LlavaAdapter):
     }
     normalisation = CLIP_CUT
 
-    @property
-    def has_pooler(self) -> bool:
-        """CLIP sums up a picture in its class token."""
-        return True
-
     def newline(self) -> Float[Tensor, "dim"]:
         """Return the newline token."""
         return self.model.model.image_newline

@@ -51,11 +51,6 @@ class LlavaNextVideoAdapter(LlavaAdapter):
         pooled = pool_tokens(wide, self.grid, "average", stride)
         return pooled if cue.ndim == 3 else pooled[..., 0]
 
-    @property
-    def has_pooler(self) -> bool:
-        """CLIP sums up a frame in its class token."""
-        return True
-
     def newline(self) -> Float[Tensor, "dim"]:
         """Return the newline token, which images have and videos have not."""
         return self.model.model.image_newline
