@@ -1,5 +1,6 @@
 """What the adapters of transformers' model families share; a family adds its own facts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ from tokenred.models.splice import (
 from tokenred.types import ReducedTokens
 
 
-class FamilyAdapter:
+class FamilyAdapter(ABC):
     """Base of the adapters for ``...ForConditionalGeneration`` classes of transformers.
 
     A family says how a clip is encoded (``encode``), and where its model differs from the plain
@@ -88,6 +89,7 @@ class FamilyAdapter:
         """Whether the tower sums up a frame in one vector."""
         return False
 
+    @abstractmethod
     def encode(
         self,
         inputs: Mapping[str, Any],
@@ -95,7 +97,6 @@ class FamilyAdapter:
         frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
     ) -> list[Clip]:
         """Encode all images and videos among the inputs of a call."""
-        raise NotImplementedError
 
     def prepare(
         self,
@@ -111,8 +112,13 @@ class FamilyAdapter:
         ----------
         frame_times : seconds of the frames, one tensor a video, for models that read them
         settings : of the checkpoint's ``preprocessor_config.json``; default: the family's own
+
+        Raises
+        ------
+        CapabilityError
+            If the family leaves this to its processor; ``attach`` does not need it.
         """
-        raise NotImplementedError
+        raise CapabilityError(f"{type(self).__name__} does not say how pixels become inputs")
 
     def refuse_videos(self) -> None:
         """Raise an ``InputError`` if the family reads images only."""

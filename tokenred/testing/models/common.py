@@ -79,6 +79,18 @@ def text_settings(vocab_size: int, **changes: Any) -> dict[str, Any]:
     }
 
 
+def tower_settings(grid: int = 6, layers: int = 4) -> dict[str, Any]:
+    """Return settings of a ViT that reads frames of ``grid`` x ``grid`` patches."""
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "image_size": grid * PATCH_SIZE,
+        "patch_size": PATCH_SIZE,
+    }
+
+
 def finish(model_class: Any, config: Any, tokenizer: Any, seed: int) -> tuple[Any, Any]:
     """Draw the weights of a model; the caller's random state is left alone."""
     with torch.random.fork_rng(devices=[]):

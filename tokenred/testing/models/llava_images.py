@@ -8,6 +8,7 @@ from tokenred.testing.models.common import (
     byte_tokenizer,
     finish,
     text_settings,
+    tower_settings,
 )
 
 
@@ -35,14 +36,7 @@ def _build(
     from transformers import CLIPVisionConfig, LlamaConfig
 
     tokenizer = byte_tokenizer()
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=6 * PATCH_SIZE,
-        patch_size=PATCH_SIZE,
-    )
+    vision = CLIPVisionConfig(**tower_settings())
     config = config_class(
         vision_config=vision.to_dict(),
         text_config=LlamaConfig(**text_settings(len(tokenizer))).to_dict(),

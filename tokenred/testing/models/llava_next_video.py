@@ -8,6 +8,7 @@ from tokenred.testing.models.common import (
     byte_tokenizer,
     finish,
     text_settings,
+    tower_settings,
 )
 
 
@@ -34,14 +35,7 @@ def tiny_llava_next_video(
     tokenizer = byte_tokenizer()
     image_id, video_id = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
     side = grid * PATCH_SIZE
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=vision_layers,
-        num_attention_heads=4,
-        image_size=side,
-        patch_size=PATCH_SIZE,
-    )
+    vision = CLIPVisionConfig(**tower_settings(grid, vision_layers))
     config = LlavaNextVideoConfig(
         vision_config=vision.to_dict(),
         text_config=LlamaConfig(**text_settings(len(tokenizer))).to_dict(),

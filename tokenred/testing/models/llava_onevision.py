@@ -12,6 +12,7 @@ from tokenred.testing.models.common import (
     byte_tokenizer,
     finish,
     text_settings,
+    tower_settings,
 )
 
 
@@ -47,15 +48,7 @@ def tiny_llava_onevision(
     tokenizer = byte_tokenizer()
     image_id, video_id = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
     side = grid * PATCH_SIZE
-    vision = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=vision_layers,
-        num_attention_heads=4,
-        image_size=side,
-        patch_size=PATCH_SIZE,
-        vision_use_head=pooling_head,
-    )
+    vision = SiglipVisionConfig(**tower_settings(grid, vision_layers), vision_use_head=pooling_head)
     text = Qwen2Config(**text_settings(len(tokenizer)))
     config = LlavaOnevisionConfig(
         vision_config=vision.to_dict(),

@@ -8,6 +8,7 @@ from tokenred.testing.models.common import (
     byte_tokenizer,
     finish,
     text_settings,
+    tower_settings,
 )
 
 
@@ -37,15 +38,7 @@ def tiny_llava_video(
     tokenizer = byte_tokenizer()
     image_id, video_id = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
     side = grid * PATCH_SIZE
-    vision = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=vision_layers,
-        num_attention_heads=4,
-        image_size=side,
-        patch_size=PATCH_SIZE,
-        vision_use_head=False,
-    )
+    vision = SiglipVisionConfig(**tower_settings(grid, vision_layers), vision_use_head=False)
     config = LlavaVideoConfig(
         vision_config=vision.to_dict(),
         text_config=Qwen2Config(**text_settings(len(tokenizer))).to_dict(),
