@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import method_pages
 import typer
 import yaml
 from pydantic import BaseModel
@@ -38,19 +39,22 @@ from tokenred.testing.matrix import read as read_matrices
 
 MARKER = re.compile(r"^\{\{ *([a-z_]+)((?: +[^}]*?)?) *\}\}$", re.MULTILINE)
 SECTION = re.compile(r"^([A-Z][A-Za-z ]+)\n-+$", re.MULTILINE)
-INTERFACES = {
-    "selector": "AnchorSelector",
-    "coupler": "Coupler",
-    "aggregator": "Aggregator",
-    "segmenter": "TemporalSegmenter",
-    "cost term": "CostTerm",
-    "keep score": "KeepScore",
-    "keep decision": "KeepDecision",
-    "token ranker": "TokenRanker",
-    "layer merger": "LayerMerger",
-    "layer reducer": "LayerReducer",
-    "cache pruner": "CachePruner",
-}
+
+
+FLAGS = (
+    "marginals",
+    "copies",
+    "merges",
+    "averages",
+    "static",
+    "reads",
+    "looks_across_frames",
+    "keep",
+    "exact",
+    "rounding",
+    "makes",
+)
+"""Class attributes by which strategies say what they can do; those that one has are shown."""
 
 
 def on_startup(**_: Any) -> None:
@@ -150,6 +154,8 @@ GENERATORS: dict[str, Callable[[str], str]] = {
     "presets": presets,
     "ablations": ablations,
     "conformance": conformance,
+    "method": method_pages.page,
+    "methods": method_pages.matrix,
     "settings": settings,
     "verbs": verbs,
     "command": command,
@@ -187,7 +193,7 @@ def field_table(config: type[BaseModel]) -> str:
 def _strategy(entry: Entry) -> str:
     flags = {
         name: getattr(entry.factory, name)
-        for name in ("marginals", "merges", "static", "keep", "exact", "makes")
+        for name in FLAGS
         if not callable(getattr(entry.factory, name, print))
     }
     shown = ", ".join(f"`{name} = {value!r}`" for name, value in flags.items())
@@ -223,6 +229,11 @@ def _preset(name: str) -> str:
         f"**Source.** {about.source}",
         f"**Fidelity.** {about.fidelity}",
     ]
+    if about.method:
+        page = f"../methods/{method_pages.slug(about.method)}.md#preset-{name}"
+        lines.insert(2, f"Of the method [{about.method}]({page}), with a picture.")
+    if about.differs:
+        lines += ["**Where it differs.**", "\n".join(f"- {each}" for each in about.differs)]
     if about.assumed:
         lines += ["**Assumed.**", "\n".join(f"- {each}" for each in about.assumed)]
     dumped = yaml.safe_dump(shown, sort_keys=False, width=100)

@@ -1,15 +1,18 @@
 """Shapes and types are checked while tests run; Hypothesis draws the same examples every time."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
-# Before tokenred is imported: what else is installed must not change a test.
-os.environ["TOKENRED_LOAD_PLUGINS"] = "0"
+# Before tokenred is imported: the plugins of this repository are tested with it.
+os.environ["TOKENRED_LOAD_PLUGINS"] = "1"
+PLUGINS = sorted(Path(__file__).parents[1].glob("plugins/*/src/tokenred_*"))
 
 CHECKED = (
+    *(path.name for path in PLUGINS),
     "tokenred.types",
     "tokenred.interfaces",
     "tokenred.kernels",

@@ -55,6 +55,26 @@ def register_keep_decisions(register: Register) -> None:
 
 
 @hookspec
+def register_frame_references(register: Register) -> None:
+    """Call ``register(name, ReferenceClass, ConfigClass)`` for every frame reference."""
+
+
+@hookspec
+def register_static_rules(register: Register) -> None:
+    """Call ``register(name, RuleClass, ConfigClass)`` for every static rule."""
+
+
+@hookspec
+def register_budget_allocators(register: Register) -> None:
+    """Call ``register(name, AllocatorClass, ConfigClass)`` for every budget allocator."""
+
+
+@hookspec
+def register_token_groupers(register: Register) -> None:
+    """Call ``register(name, GrouperClass, ConfigClass)`` for every token grouper."""
+
+
+@hookspec
 def register_token_rankers(register: Register) -> None:
     """Call ``register(name, RankerClass, ConfigClass)`` for every token ranker inside the LLM."""
 

@@ -1,8 +1,15 @@
 """What a strategy is: a small class built from its config, with one method and a capability flag.
 
-Four interfaces name the framework; three smaller ones serve two or more methods each; four more
+Four interfaces name the framework; seven smaller ones serve two or more methods each; four more
 work between the layers of the LLM. A strategy is constructed as ``Strategy(config)`` and holds no
 other state.
+
+Some class attributes are optional. A cost term may have ``needs``, like a selector. A selector may
+set ``looks_across_frames = True`` if its answer for one frame depends on others (without it a stage
+may hand over some of the frames only), and ``adaptive = True`` if it may choose fewer tokens than
+asked for. A segmenter may set ``reads = "tokens"`` and is then given ``(frames, tokens, dim)``
+instead of one descriptor a frame. An aggregator or grouper whose weights do not sum to one says
+``averages = False``.
 """
 
 from collections.abc import Sequence
@@ -15,6 +22,7 @@ from torch import Tensor
 from tokenred.types import (
     CacheState,
     Coupling,
+    Grouping,
     LayerReduction,
     LayerState,
     LayerStep,
@@ -41,7 +49,8 @@ class AnchorSelector(Protocol):
     ) -> Int[Tensor, "frames anchors"] | Bool[Tensor, "frames tokens"]:
         """Return ``n_anchors`` indices a frame among ``tokens.keep``, in any order.
 
-        A method whose count follows from the data returns a ``(frames, tokens)`` bool mask.
+        A method whose count follows from the data returns a ``(frames, tokens)`` bool mask, or
+        indices with -1 behind the real ones.
         """
         ...
 
@@ -130,6 +139,55 @@ class KeepDecision(Protocol):
         n_keep: int | None,
     ) -> Bool[Tensor, "*batch sources"]:
         """Return True where the source is kept; ``n_keep`` is the quota when there is one."""
+        ...
+
+
+@runtime_checkable
+class FrameReference(Protocol):
+    """Says with which earlier frame each frame of a segment is compared."""
+
+    def references(self, n_frames: int) -> Sequence[int | None]:
+        """Return a frame of the segment for each; itself: kept whole; None: the frame is lost."""
+        ...
+
+
+@runtime_checkable
+class StaticRule(Protocol):
+    """Tells the places of a frame that stay the same all through a segment."""
+
+    def static(self, features: Float[Tensor, "frames tokens dim"]) -> Bool[Tensor, "tokens"]:
+        """Return True where nothing changes; the segment has two frames or more."""
+        ...
+
+
+@runtime_checkable
+class BudgetAllocator(Protocol):
+    """Divides the anchors of a stage among the frames."""
+
+    rounding: ClassVar[Literal["nearest", "floor"]]
+    """How its numbers become whole ones where the budget need not be met exactly."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the cues that ``allocate`` reads."""
+        ...
+
+    def allocate(self, tokens: VisualTokens, n_anchors: float) -> Float[Tensor, "frames"]:
+        """Return how many anchors each frame should get, ``n_anchors`` on average."""
+        ...
+
+
+@runtime_checkable
+class TokenGrouper(Protocol):
+    """Partitions or blends all tokens of a video at once; how many are left follows from them."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the cues that ``group`` reads."""
+        ...
+
+    def group(self, tokens: VisualTokens, *, generator: torch.Generator) -> Grouping:
+        """Return the groups of the tokens in ``tokens.keep``."""
         ...
 
 

@@ -27,11 +27,16 @@ class VisualTokens:
     grid : (rows, columns) with ``rows * columns == tokens``
     keep : (frames, tokens) bool, tokens that are still alive; a stage only narrows it
     frame_times : (frames,) seconds
-    cues : named tensors that strategies asked for in ``needs``. Per token ``(frames, tokens)`` or
-        ``(frames, tokens, width)``: ``attention@LAYER`` (attention a token receives, mean over
-        heads and queries), ``keys@LAYER`` (mean over heads). Per frame ``(frames, width)``:
-        ``pooler``. ``LAYER`` is an index (negative from the end) or a share of the depth.
+    cues : named tensors that strategies asked for in ``needs``. ``pooler`` has one vector a frame,
+        ``(frames, width)``; every other cue is per token, ``(frames, tokens)`` or ``(frames,
+        tokens, width)``: ``attention@LAYER`` (attention a token receives, mean over heads and
+        queries), ``class-attention@LAYER`` (what the class token gives it), ``salience@LAYER`` (the
+        latter where a tower has a class token, else the former), ``attention@pooler`` (what the
+        pooling head gives it), ``keys@LAYER`` (mean over heads), ``tower`` (what the projector
+        reads), or a cue that the caller brings. ``LAYER`` is an index (negative from the end) or a
+        share of the depth.
     native_pool : the pooling that the model itself applies before its LLM
+    segments : runs of frames that belong together; None: the whole video is one
     """
 
     features: Float[Tensor, "frames tokens dim"]
@@ -40,6 +45,7 @@ class VisualTokens:
     frame_times: Float[Tensor, "frames"]
     cues: Mapping[str, Tensor] = field(default_factory=lambda: _EMPTY)
     native_pool: str = "none"
+    segments: "Segments | None" = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 3:
@@ -90,11 +96,16 @@ class TokenGroup:
     features : (*batch, n, dim)
     positions : (*batch, n, 2) row and column on the grid, each scaled to [0, 1]
     times : (*batch, n) frame offset inside the segment, in frames
+    rank : (*batch, n) place among the tokens of its frame that a stage works on, in raster order;
+        None where a stage does not say
+    cues : per-token cues of these tokens, ``(*batch, n)`` or ``(*batch, n, width)``
     """
 
     features: Float[Tensor, "*batch n dim"]
     positions: Float[Tensor, "*batch n 2"]
     times: Float[Tensor, "*batch n"]
+    rank: Int[Tensor, "*batch n"] | None = None
+    cues: Mapping[str, Tensor] = field(default_factory=lambda: _EMPTY)
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,21 @@ class Segments:
 
 
 @dataclass(frozen=True)
+class Grouping:
+    """A reduction written down at once: which tokens go on, and what each is made of.
+
+    Attributes
+    ----------
+    head : (groups,) flat place, ``frame * tokens + token``, of the token that stands for each
+        group; all different, in the order of the output
+    map : sparse (groups, frames * tokens) weights of the tokens in each group
+    """
+
+    head: Int[Tensor, "groups"]
+    map: Tensor
+
+
+@dataclass(frozen=True)
 class StageReport:
     """What one stage did: tokens left, solver state, milliseconds, remarks."""
 
@@ -220,6 +246,7 @@ class ReducedTokens:
     mass : (kept,) how many tokens' worth of features it averages; 1 for an untouched token
     grid : the LLM grid of one frame
     realised : counts, iterations and times
+    group : (kept,) groups of tokens that have a quota of their own inside the LLM; None: the frames
     trace : sparse (kept, frames * encoder_tokens): ``trace @ encoder_features == features``;
         None unless asked for
     """
@@ -231,6 +258,7 @@ class ReducedTokens:
     grid: tuple[int, int]
     realised: Realised
     trace: Tensor | None = None
+    group: Int[Tensor, "kept"] | None = None
 
 
 Point = Literal["before", "middle"]

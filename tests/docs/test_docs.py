@@ -4,14 +4,15 @@ import importlib.util
 import inspect
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tokenred import hookspecs
+from tokenred import hookspecs, load_pipeline
 from tokenred.evaluation.ablation import ablation_files, load_ablation
-from tokenred.pipeline.config import load_config
+from tokenred.pipeline.config import load_config, read_pipeline
 from tokenred.registry import ROLES, registry
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,11 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
 def _load_generate():
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(DOCS))  # as MkDocs does for a hook
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(DOCS))
     return module
 
 
@@ -113,6 +118,115 @@ def test_preset_has_its_entry_with_its_source(page, name):
         assert text.strip()
         assert text in found
     assert all(assumption in found for assumption in about.assumed)
+
+
+METHODS = generate.method_pages.methods()
+PUBLISHED = {
+    "AOT",
+    "CDPruner",
+    "DTD",
+    "DyCoke",
+    "EVS",
+    "FasterVLM",
+    "FastV",
+    "FastVID",
+    "FrameFusion",
+    "HiRED",
+    "HoliTom",
+    "LLaVA-Scissor",
+    "PruMerge",
+    "PruMerge+",
+    "PruneVid",
+    "PyramidDrop",
+    "SparseVLM",
+    "STTM",
+    "ToMe",
+    "VidCom2",
+    "VisionZip",
+    "VisPruner",
+    "VScan",
+}
+
+
+def test_the_methods_are_those_of_the_field():
+    assert set(METHODS) == PUBLISHED
+
+
+def test_every_method_has_its_page_and_its_row():
+    pages = {path.stem for path in (DOCS / "methods").glob("*.md")} - {"index"}
+    assert {generate.method_pages.slug(method) for method in METHODS} == pages
+    for method in METHODS:
+        text = (DOCS / f"methods/{generate.method_pages.slug(method)}.md").read_text()
+        head, _, marker = text.strip().rpartition("\n\n")
+        assert marker == f"{{{{ method {method} }}}}"
+        assert head.startswith(f"# {method}\n\n")
+        assert len(head.split()) > 40  # what it does, in words
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_page_of_a_method_says_everything(page, method):
+    text = page(f"methods/{generate.method_pages.slug(method)}.md")
+    for name in METHODS[method]:
+        config = load_config(name)
+        about = config.about
+        found = section(text, f"preset-{name}")
+        for wanted in (about.summary, about.fidelity, *about.differs, *about.assumed):
+            assert wanted in found
+        picture = found.partition('<div class="pipeline"')[2].partition("\n</div>\n\n")[0]
+        for label in config.stages:
+            assert f"**{label}**" in picture
+        for cue in load_pipeline(name).needs:
+            assert f"`{cue}`" in picture
+        for algorithm in about.golden:
+            assert f"`{algorithm}` " in text
+        for path in {path for each in by_retention(name).values() for path in each}:
+            assert f"`{path}`" in found
+        for fact in (about.paper, about.citation, about.licence, about.source):
+            if name == METHODS[method][0]:
+                assert fact.strip()
+                assert " ".join(fact.split()) in text
+
+
+def by_retention(name):
+    return read_pipeline(name).get("by_retention") or {}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_picture_shows_every_part_that_acts(page, method):
+    """What is selected, coupled and aggregated; a coupling that nothing reads is left out."""
+    text = page(f"methods/{generate.method_pages.slug(method)}.md")
+    for name in METHODS[method]:
+        found = section(text, f"preset-{name}")
+        for role, strategy in generate.method_pages.strategies(load_config(name)):
+            unread = role in ("coupler", "cost term") or (role, strategy.name) == (
+                "budget allocator",
+                "equal",
+            )
+            link = f"strategies.md#{generate.anchor(role, strategy.name)})"
+            assert link in found or unread, (name, link)
+
+
+def test_matrix_has_a_row_for_every_method(page):
+    text = page("methods/index.md")
+    rows = {
+        line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| [")
+    }
+    assert len(rows) == len(METHODS)
+    for method, names in METHODS.items():
+        row = rows[f"[{method}]({generate.method_pages.slug(method)}.md)"]
+        assert load_config(names[0]).about.licence in row
+        assert all(f"#preset-{name})" in row for name in names)
+        assert row.count(" | ") == 10
+
+
+def test_golden_record_is_complete_and_without_faults():
+    """Recorded by ``make golden``; test_golden runs the cases themselves."""
+    record = generate.method_pages.golden()
+    named = {
+        a for names in METHODS.values() for name in names for a in load_config(name).about.golden
+    }
+    assert named <= set(record)
+    assert all(each["passed"] == each["cases"] > 0 for each in record.values())
 
 
 @pytest.mark.parametrize("name", ablation_files())

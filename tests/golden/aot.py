@@ -153,13 +153,16 @@ def _merge_into(inputs: Tensors, overrides: Params) -> tuple[Tensor, Any]:
     stage: FrameStage = _stage(pipeline)
     stage.selector = _Given(mask)
     seen = []
-    transport = stage.transport
+    coupler = stage.transport.coupler
 
-    def spy(*args: Tensor) -> Any:
-        seen.append(transport(*args))
-        return seen[-1]
+    class Spy:
+        marginals = coupler.marginals
 
-    stage.transport = spy  # type: ignore[assignment]
+        def couple(self, *args: Tensor) -> Any:
+            seen.append(coupler.couple(*args))
+            return seen[-1]
+
+    stage.transport.coupler = Spy()
     flow = _flow(VisualTokens.of(features, (side, side)), pipeline)
     stage.run(flow)
     return flow.tokens.features, seen[0] if seen else None

@@ -1,17 +1,19 @@
 """What the property tests run over: every registered strategy, in several settings, and videos."""
 
-import zlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 from hypothesis import strategies as st
-from torch import Tensor
 
-from tokenred import Pipeline, VisualTokens, load_pipeline, registry
+from property import plugins
+from tokenred import BudgetError, Pipeline, TokenredError, VisualTokens, load_pipeline, registry
 from tokenred.config import build, strategy_config
+from tokenred.pipeline import load_config
 from tokenred.registry import ROLES, Entry
+from tokenred.testing import drawn_cue, video_tokens
 
 VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("coupler", "sinkhorn"): [
@@ -22,7 +24,12 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"epsilon": 0.02, "max_iter": 3},
     ],
     ("coupler", "cosine"): [{"temperature": 2.0}],
-    ("aggregator", "mass-normalised"): [{"mass": "unit"}, {"strength": 3.0}],
+    ("aggregator", "mass-normalised"): [{"mass": "unit"}, {"strength": 3.0}, {"own": "mass"}],
+    ("aggregator", "centre-weighted"): [
+        {"at_least_mean": True, "beta": 0.1},
+        {"own_in_mean": True},
+    ],
+    ("aggregator", "sum"): [{"own": "mass"}],
     ("aggregator", "row-normalised"): [{"strength": 0.5}],
     ("aggregator", "blend"): [{"first": "row-normalised", "second": "keep-only", "share": 0.5}],
     ("segmenter", "fixed-length"): [{"segment_frames": 1}, {"segment_frames": 7}],
@@ -33,12 +40,16 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"n_segments": 2, "linkage": "complete"},
     ],
     ("selector", "local"): [{"windows": (2, 4), "layer": 3}],
+    ("selector", "top-attention"): [{"layer": "pooler"}, {"query": "class"}, {"query": "any"}],
+    ("selector", "density-peaks"): [{"neighbours": 1}, {"of": "keys@-1"}],
     ("selector", "local-global"): [
         {"global_ratio": 0.0},
         {"global_ratio": 1.0},
         {"windows": (4, 1), "global_ratio": 0.7},
     ],
-    ("cost term", "cosine"): [{"clip": 0.1, "shift": "minimum"}],
+    ("cost term", "cosine"): [{"clip": 0.1, "shift": "minimum"}, {"of": "keys@-1"}],
+    ("cost term", "euclidean"): [{"of": "tower"}],
+    ("budget allocator", "anchor-frames"): [{"every": 1}, {"every": 2}],
     ("cost term", "temporal"): [{"sigma_frames": 0.7, "max_gap_frames": 2}],
     ("keep decision", "threshold"): [{"tau": 0.9}],
     ("keep decision", "quantile"): [{"keep_ratio": 0.0}, {"keep_ratio": 1.0}],
@@ -65,14 +76,28 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
 }
 """Settings beside the defaults. A strategy that is not named here runs with its defaults."""
 
-INSIDE_ROLES = ("token ranker", "layer merger", "layer reducer", "cache pruner")
 INSIDE_KINDS = ("llm", "cache")
 """What works inside the LLM. Its settings have a table of their own: test_every_inside_field."""
 
 REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("layer reducer", "ranked"): {"schedule": {0.5: 0.5}},
+    **plugins.rows("REQUIRED"),
 }
 """Settings without a default, as a strategy's variants have them where they name no others."""
+
+CUES: dict[str, int] = plugins.rows("CUES")
+"""Width of the cues that plugins bring; 0 is one positive number a token."""
+
+CONTRACT: dict[tuple[str, str], Any] = plugins.rows("CONTRACT")
+"""Arguments of the contract, or a function that gives them for a config."""
+
+VARIANTS.update(plugins.rows("VARIANTS"))
+
+
+def contract(role: str, config: Any) -> dict[str, Any]:
+    """Return the arguments of a strategy's contract."""
+    found = CONTRACT.get((role, config.name), {})
+    return dict(found(config) if callable(found) else found)
 
 
 def subjects(role: str) -> list[Any]:
@@ -101,36 +126,10 @@ def make(role: str, name: str, **settings: Any) -> Any:
     return build(role, strategy_config(role, {"name": name, **required, **settings}))
 
 
-def video(
-    frames: int = 4,
-    grid: tuple[int, int] = (6, 6),
-    *,
-    needs: Iterable[str] = (),
-    seed: int = 0,
-    dim: int = 5,
-    native_pool: str = "none",
-    similar: float = 0.5,
-) -> VisualTokens:
-    """Return a video whose frames share a scene (``similar`` is its weight) under noise."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens = grid[0] * grid[1]
-    scene = torch.randn(tokens, dim, generator=generator)
-    noise = torch.randn(frames, tokens, dim, generator=generator)
-    cues = {name: cue(name, frames, tokens, seed) for name in sorted(needs)}
-    return VisualTokens.of(
-        similar * scene + (1 - similar) * noise, grid, cues=cues, native_pool=native_pool
-    )
+video = partial(video_tokens, cues=CUES)
+"""A video whose frames share a scene under noise, with the cues of plugins, too."""
 
-
-def cue(name: str, frames: int, tokens: int, seed: int) -> Tensor:
-    """Return a cue as a vision tower would give it; cues of different names are different."""
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
-    if name == "pooler":
-        return torch.randn(frames, 4, generator=generator)
-    if name.startswith("keys@"):
-        return torch.randn(frames, tokens, 3, generator=generator)
-    received = torch.rand(frames, tokens, generator=generator) ** 3 + 1e-4
-    return received / received.sum(-1, keepdim=True)
+cue = partial(drawn_cue, cues=CUES)
 
 
 def pipeline_video(pipeline: Pipeline, **settings: Any) -> VisualTokens:
@@ -138,17 +137,87 @@ def pipeline_video(pipeline: Pipeline, **settings: Any) -> VisualTokens:
     return video(needs=pipeline.needs, **settings)
 
 
-UNREDUCED = {
-    name
-    for name in registry().presets()
-    if not {"frame", "segment"} & {s.kind for s in load_pipeline(name).config.stages.values()}
-}
+def kinds(name: str) -> set[str]:
+    """Return what kinds of stages a preset has."""
+    return {stage.kind for stage in load_config(name).stages.values()}
+
+
+def loads(name: str) -> bool:
+    """Return whether a preset can be loaded; test_pipelines says why one cannot."""
+    try:
+        load_config(name)
+    except TokenredError:
+        return False
+    return True
+
+
+LOADED = [name for name in registry().presets() if loads(name)]
+UNREDUCED = {name for name in LOADED if kinds(name) <= {"pool", "llm", "cache"}}
 # What acts inside the LLM alone is `vanilla` before it.
-PRESETS = sorted(
-    name
-    for name in registry().presets()
-    if name not in UNREDUCED or not load_pipeline(name).inside_llm
-)
+PRESETS = sorted(name for name in LOADED if name not in UNREDUCED or kinds(name) == {"pool"})
+EXACT_PRESETS = [
+    name for name in PRESETS if name not in UNREDUCED and load_config(name).budget.mode == "exact"
+]
+
+
+def parts_of(pipeline: Pipeline) -> Iterator[tuple[str, Any]]:
+    """Yield (role, strategy) of everything that a pipeline is made of, before the LLM."""
+    for stage in pipeline.config.stages.values():
+        if stage.kind in INSIDE_KINDS:
+            continue
+        for role, config in _slots(stage):
+            yield role, build(role, config)
+
+
+def _slots(config: Any) -> Iterator[tuple[str, Any]]:
+    from pydantic import BaseModel
+
+    from tokenred.config import role_of
+
+    for name, info in type(config).model_fields.items():
+        value, role = getattr(config, name), role_of(info.metadata)
+        if role is not None:
+            yield role, value
+        elif isinstance(value, tuple):
+            yield from (("cost term", each) for each in value if hasattr(each, "weight"))
+        if isinstance(value, BaseModel):
+            yield from _slots(value)
+
+
+def averages(pipeline: Pipeline) -> bool:
+    """Return whether every kept token is an average of encoder tokens."""
+    return all(getattr(part, "averages", True) for _, part in parts_of(pipeline))
+
+
+def frame_by_frame(pipeline: Pipeline) -> bool:
+    """Return whether, by what its parts say, a pipeline treats every frame alone."""
+    stages = pipeline.config.stages.values()
+    if {stage.kind for stage in stages} - {"frame", "pool", *INSIDE_KINDS}:
+        return False
+    frames = [stage for stage in stages if stage.kind == "frame"]
+    return all(stage.scope == "frame" and stage.allocator.name == "equal" for stage in frames) and (
+        not any(getattr(part, "looks_across_frames", False) for _, part in parts_of(pipeline))
+    )
+
+
+def as_it_can(name: str, overrides: Mapping[str, Any] | None = None, **settings: Any) -> Pipeline:
+    """Return a preset at its own budget, or the nearest one that it can meet on such a video."""
+    pipeline = load_pipeline(name, overrides)
+    try:
+        pipeline.run(pipeline_video(pipeline, **settings))
+    except BudgetError as error:
+        named = nearest_ratio(error)
+        return load_pipeline(name, {**(overrides or {}), "budget.retention_ratio": named})
+    return pipeline
+
+
+def nearest_ratio(error: BudgetError) -> float:
+    """Return the ratio that a budget error names."""
+    found = re.search(r"nearest retention_ratio (0\.\d+|1\.0*)", str(error))
+    assert found, error
+    return float(found[1])
+
+
 NATIVE_POOLS = ("bilinear", "average", "none")
 GRIDS = ((1, 4), (2, 2), (3, 3), (5, 7), (6, 6), (9, 4))
 RATIOS = st.one_of(
@@ -201,17 +270,21 @@ EXACT = {
 }
 
 
-def _names(role: str) -> st.SearchStrategy[str]:
-    return st.sampled_from(NAMES[role])
+def _names(role: str) -> st.SearchStrategy[Any]:
+    """Draw a strategy of a role, by name; with its settings where it does not go without."""
+    return st.sampled_from(NAMES[role]).map(
+        lambda name: {"name": name, **REQUIRED[role, name]} if (role, name) in REQUIRED else name
+    )
 
 
 @st.composite
 def transports(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw the settings that frame and segment stages share."""
-    terms = draw(st.lists(_names("cost term"), min_size=1, max_size=3, unique=True))
+    """Draw the settings that all stages share that couple."""
+    names = draw(st.lists(st.sampled_from(NAMES["cost term"]), min_size=1, max_size=3, unique=True))
+    terms = [{"name": name, **REQUIRED.get(("cost term", name), {})} for name in names]
     aggregator: Any = draw(_names("aggregator"))
     if aggregator == "blend":
-        aggregator = {"name": "blend", "second_cost": draw(st.sampled_from(terms))}
+        aggregator = {"name": "blend", "second_cost": draw(st.sampled_from(names))}
     return {
         "cost": terms,
         "combine": draw(st.sampled_from(("sum", "product"))),
@@ -221,23 +294,43 @@ def transports(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def frame_stages(draw: st.DrawFn, n_anchors: Any = None) -> dict[str, Any]:
-    """Draw a frame stage."""
+def frame_stages(draw: st.DrawFn, n_anchors: Any = None, **fixed: Any) -> dict[str, Any]:
+    """Draw a frame stage; an old one of few settings every second time."""
     if n_anchors is None:
         n_anchors = draw(st.one_of(st.just("budget"), st.integers(1, 9), st.floats(0.01, 1)))
     stage = {"kind": "frame", "n_anchors": n_anchors, "selector": draw(_names("selector"))}
-    return {**stage, **draw(transports())}
+    stage |= draw(transports())
+    if draw(st.booleans()):
+        stage |= {
+            "scope": draw(st.sampled_from(("frame", "segment", "segment-each"))),
+            "sources": draw(st.sampled_from(("rest", "all"))),
+            "mass": draw(st.sampled_from(("uniform", "size", "attention@-1"))),
+            "order": draw(st.sampled_from(("raster", "stage", "selection"))),
+            "places": draw(st.sampled_from(("own", "own", "shuffled"))),
+            "rounding": draw(st.sampled_from(("floor", "ceil", "nearest"))),
+        }
+        if fixed.get("part", "all") == "all":
+            stage["allocator"] = draw(_names("budget allocator"))
+        else:
+            stage["spare_up_to"] = 0 if n_anchors == "budget" else draw(st.integers(0, 5))
+        if fixed.get("rest", "drop") == "drop":
+            stage["max_drop"] = draw(st.sampled_from((None, 0.5, 0.2)))
+    return {**stage, **fixed}
+
+
+@st.composite
+def keep_rules(draw: st.DrawFn, exact: bool) -> dict[str, Any]:
+    """Draw a keep rule; under an exact budget its decision is an exact one."""
+    return {"score": draw(_names("keep score")), "decide": draw(st.sampled_from(EXACT[exact]))}
 
 
 @st.composite
 def segment_stages(draw: st.DrawFn, exact: bool = True) -> dict[str, Any]:
-    """Draw a segment stage; under an exact budget its decision is an exact one."""
-    keep = {"score": draw(_names("keep score")), "decide": draw(st.sampled_from(EXACT[exact]))}
+    """Draw a segment stage."""
     stage = {
         "kind": "segment",
-        "segmenter": draw(_names("segmenter")),
-        "descriptor": draw(st.sampled_from(("mean-feature", "pooler"))),
-        "keep": keep,
+        **draw(cuts()),
+        "keep": draw(keep_rules(exact)),
         "emit": draw(st.sampled_from(("merged", "merged-and-original"))),
         "order": draw(st.sampled_from(("temporal", "segment"))),
     }
@@ -245,11 +338,49 @@ def segment_stages(draw: st.DrawFn, exact: bool = True) -> dict[str, Any]:
 
 
 @st.composite
+def cuts(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw how a video is cut."""
+    return {
+        "segmenter": draw(_names("segmenter")),
+        "descriptor": draw(st.sampled_from(("mean-feature", "pooler"))),
+    }
+
+
+@st.composite
+def reference_stages(draw: st.DrawFn, exact: bool = True) -> dict[str, Any]:
+    """Draw a reference stage."""
+    stage = {
+        "kind": "reference",
+        "reference": draw(_names("frame reference")),
+        "keep": draw(keep_rules(exact)),
+        "scope": draw(st.sampled_from(("frame", "video"))),
+        "order": draw(st.sampled_from(("raster", "score"))),
+    }
+    return {**stage, **draw(transports())}
+
+
+SHAPES = (
+    "frame",
+    "frame-count",
+    "frame-segment",
+    "segment",
+    "both",
+    "settled",
+    "cut",
+    "parts",
+    "reference",
+    "reference-frame",
+)
+
+
+@st.composite
 def compositions(draw: st.DrawFn, mode: str = "exact") -> dict[str, Any]:
     """Draw a pipeline of any compatible stages and strategies."""
     exact = mode == "exact"
     pool = {"kind": "pool", "keep": draw(st.sampled_from((0.25, 0.5, 1.0)))}
-    shape = draw(st.sampled_from(("frame", "frame-count", "frame-segment", "segment", "both")))
+    cut = {"kind": "cut", **draw(cuts())}
+    possible = SHAPES if exact else (*SHAPES, "group")
+    shape = draw(st.sampled_from([each for each in possible if _drawable(each)]))
     stages: dict[str, Any]
     if shape == "frame":
         stages = {"pool": pool, "frame": draw(frame_stages("budget"))}
@@ -263,6 +394,37 @@ def compositions(draw: st.DrawFn, mode: str = "exact") -> dict[str, Any]:
         }
     elif shape == "segment":
         stages = {"pool": pool, "segment": draw(segment_stages(exact))}
+    elif shape == "settled":
+        first = draw(st.sampled_from(("budget * 3/4", "budget - 1", 1, 0.1)))
+        stages = {
+            "pool": pool,
+            "first": draw(frame_stages(first, rest="leave")),
+            "second": draw(frame_stages("budget")),
+        }
+    elif shape == "cut":
+        stages = {"pool": pool, "cut": cut, "frame": draw(frame_stages("budget"))}
+    elif shape == "parts":
+        rule = draw(_names("static rule"))
+        stages = {
+            "pool": pool,
+            "cut": cut,
+            "static": {"kind": "static", "rule": rule, "aggregator": draw(_names("aggregator"))},
+            "still": draw(frame_stages("budget" if exact else None, part="static")),
+            "moving": draw(frame_stages("budget" if exact else None, part="dynamic")),
+        }
+    elif shape == "reference":
+        stages = {"pool": pool, "cut": cut, "reference": draw(reference_stages(exact))}
+    elif shape == "reference-frame":
+        stages = {
+            "pool": pool,
+            "reference": draw(reference_stages(False)),
+            "frame": draw(frame_stages("budget")),
+        }
+    elif shape == "group":
+        group = {"kind": "group", "grouper": draw(_names("token grouper"))}
+        group["merge"] = draw(st.sampled_from(("mean", "head")))
+        group["order"] = draw(st.sampled_from(("raster", "group")))
+        stages = {"pool": pool, "group": group}
     else:
         stages = {
             "pool": pool,
@@ -270,7 +432,15 @@ def compositions(draw: st.DrawFn, mode: str = "exact") -> dict[str, Any]:
             "segment": draw(segment_stages(exact)),
         }
     budget = {"retention_ratio": draw(RATIOS), "mode": mode}
+    if not exact:
+        budget["rounding"] = draw(st.sampled_from(("ceil", "floor")))
     return {"budget": budget, "stages": stages}
+
+
+def _drawable(shape: str) -> bool:
+    """Return whether somebody has registered what a shape cannot do without."""
+    role = {"parts": "static rule", "group": "token grouper"}.get(shape)
+    return role is None or bool(NAMES[role])
 
 
 @st.composite

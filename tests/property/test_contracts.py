@@ -5,21 +5,27 @@ from typing import Any
 
 import pytest
 
-from property.cases import subjects
+from property import plugins
+from property.cases import CONTRACT, CUES, REQUIRED, VARIANTS, contract, subjects
+from tokenred import registry
 from tokenred.registry import ROLES
 from tokenred.testing import (
     Check,
     _run,
     aggregator_checks,
+    allocator_checks,
     cache_pruner_checks,
     cost_term_checks,
     coupler_checks,
+    grouper_checks,
     keep_checks,
     layer_reducer_checks,
     merger_checks,
     ranker_checks,
+    reference_checks,
     segmenter_checks,
     selector_checks,
+    static_rule_checks,
 )
 
 CHECKS = {
@@ -30,12 +36,17 @@ CHECKS = {
     "cost term": cost_term_checks,
     "keep score": keep_checks,
     "keep decision": keep_checks,
+    "frame reference": reference_checks,
+    "static rule": static_rule_checks,
+    "budget allocator": allocator_checks,
+    "token grouper": grouper_checks,
     "token ranker": ranker_checks,
     "layer merger": merger_checks,
     "layer reducer": layer_reducer_checks,
     "cache pruner": cache_pruner_checks,
 }
-DEFAULTS, VARIANTS = 8, 4
+READS_CUES = ("selector", "cost term", "budget allocator", "token grouper")
+DEFAULTS, CHANGED = 8, 4
 """Examples of a check for a strategy as it comes, and for one of its variants."""
 EXEMPT = {
     # The stop rule of the release looks at the whole batch; test_couplers holds that it does.
@@ -45,12 +56,13 @@ EXEMPT = {
 
 def _parameters() -> Iterator[Any]:
     for role in ROLES:
+        cues = {"cues": CUES} if role in READS_CUES and CUES else {}
         for parameter in subjects(role):
             _, strategy = parameter.values
             stop = getattr(strategy.config, "stop", None)
-            for check in CHECKS[role](strategy):
+            for check in CHECKS[role](strategy, **{**cues, **contract(role, strategy.config)}):
                 if (role, check.name, stop) not in EXEMPT:
-                    examples = VARIANTS if "=" in str(parameter.id) else DEFAULTS
+                    examples = CHANGED if "=" in str(parameter.id) else DEFAULTS
                     yield pytest.param(check, examples, id=f"{role}-{parameter.id}-{check.name}")
 
 
@@ -60,3 +72,17 @@ def test_strategy_meets_its_contract(
 ) -> None:
     monkeypatch.setattr(_run, "EXAMPLES", examples)
     check()
+
+
+@pytest.mark.parametrize("table", [CONTRACT, REQUIRED, VARIANTS], ids=("contract", "required", "v"))
+def test_rows_are_about_something_that_is_registered(table: dict[tuple[str, str], Any]) -> None:
+    known = {(entry.role, entry.name) for entry in registry().entries()}
+    assert set(table) <= known
+
+
+def test_plugins_speak_for_themselves_only() -> None:
+    owners = {(entry.role, entry.name): entry.owner for entry in registry().entries()}
+    for owner, module in plugins.modules().items():
+        for table in ("VARIANTS", "REQUIRED", "CONTRACT"):
+            foreign = [key for key in getattr(module, table, {}) if owners.get(key) != owner]
+            assert not foreign, f"{owner}: {table}"

@@ -1,42 +1,16 @@
 """Every config field changes some output: a setting that does nothing is a lie."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
-from pydantic import BaseModel
 
-from property.cases import INSIDE_KINDS, INSIDE_ROLES, pipeline_video
-from tokenred import (
-    PipelineConfig,
-    StrategyConfig,
-    TokenredError,
-    calibrate,
-    load_pipeline,
-    registry,
-)
-from tokenred.pipeline import load_config
+from property import plugins
+from property.cases import CUES, INSIDE_KINDS
+from tokenred.pipeline import PipelineConfig, load_config
 from tokenred.pipeline.config import STAGE_CONFIGS, About
-
-SELF = {"name", "kind", "about"}
-"""Fields that say what a config is, not what it does."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """Two values of one setting between which the output of ``base`` differs."""
-
-    base: str | Mapping[str, Any]
-    path: str
-    first: Any
-    second: Any
-    others: Mapping[str, Any] = field(default_factory=dict)
-    video: Mapping[str, Any] = field(default_factory=dict)
-
-    def config(self, value: Any) -> PipelineConfig:
-        return load_config(self.base, {**self.others, self.path: value})
+from tokenred.testing import Change, Check
+from tokenred.testing.fields import change_checks, differ, fields_of, outcome, strategy_fields
 
 
 def frame(**settings: Any) -> dict[str, Any]:
@@ -293,16 +267,10 @@ CHANGES = {
 }
 
 
-def fields_of(cls: type[BaseModel], prefix: str) -> Iterator[str]:
-    """Yield the names of a config's fields, with those of plain configs inside it."""
-    for name, info in cls.model_fields.items():
-        if name in SELF:
-            continue
-        yield prefix + name
-        inner = info.annotation
-        plain = isinstance(inner, type) and issubclass(inner, BaseModel)
-        if plain and not issubclass(inner, StrategyConfig):  # slots have rows of their own
-            yield from fields_of(inner, f"{prefix}{name}.")
+CHANGES |= {
+    name: replace(change, video={"cues": CUES, **change.video})
+    for name, change in plugins.rows("CHANGES").items()
+}
 
 
 def every_field() -> list[str]:
@@ -311,64 +279,31 @@ def every_field() -> list[str]:
     for kind, cls in STAGE_CONFIGS.items():
         if kind not in INSIDE_KINDS:
             found += fields_of(cls, f"{kind}.")
-    for entry in registry().entries():
-        if entry.role in INSIDE_ROLES:
-            continue
-        found += fields_of(entry.config_class, f"{entry.role} {entry.name}.")
-    return found
-
-
-def outcome(config: PipelineConfig, video: Mapping[str, Any]) -> Any:
-    """Return everything that a user sees of a run: the tokens in order, or the error."""
-    pipeline = load_pipeline(config)
-    settings = {"frames": 8, "grid": (6, 6), "native_pool": "none", **video}
-    if any(stage.kind == "pool" for stage in config.stages.values()):
-        settings["native_pool"] = "bilinear"
-    tokens = pipeline_video(pipeline, **settings)
-    try:
-        if config.budget.mode == "calibrated":
-            pipeline = load_pipeline(calibrate(config, [tokens], n_steps=3))
-        reduced = pipeline.run(tokens)
-    except TokenredError as error:
-        return type(error), str(error)
-    return reduced.features, reduced.frame_index, reduced.token_index, reduced.mass
-
-
-def differ(first: Any, second: Any) -> bool:
-    """Return whether two outcomes differ by more than rounding."""
-    if isinstance(first[0], type) or isinstance(second[0], type):
-        return bool(first[0] is not second[0] or first[1] != second[1])
-    return any(
-        a.shape != b.shape or not torch.allclose(a.float(), b.float(), atol=1e-4, equal_nan=True)
-        for a, b in zip(first, second)
-    )
+    return found + strategy_fields()
 
 
 def test_every_field_is_in_the_table() -> None:
-    assert sorted(every_field()) == sorted(CHANGES)
+    """A plugin's rows are in its ``tests/fields.py``."""
+    assert sorted(set(every_field()) - set(CHANGES)) == []
+    assert sorted(set(CHANGES) - set(every_field())) == []
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_field_changes_the_output(name: str) -> None:
-    change = CHANGES[name]
-    first, second = change.config(change.first), change.config(change.second)
-    assert differ(outcome(first, change.video), outcome(second, change.video))
-    # ... and nothing else does.
-    assert not differ(outcome(first, change.video), outcome(first, change.video))
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_field_is_part_of_the_identity(name: str) -> None:
-    change = CHANGES[name]
-    first, second = change.config(change.first), change.config(change.second)
-    assert first.config_id == change.config(change.first).config_id
-    assert first.config_id != second.config_id
+@pytest.mark.parametrize(
+    "check",
+    [check for name, change in CHANGES.items() for check in change_checks(name, change)],
+    ids=lambda check: check.name,
+)
+def test_field(check: Check) -> None:
+    check()
 
 
 @pytest.mark.parametrize("path", ["name", *(f"about.{name}" for name in About.model_fields)])
 def test_what_is_for_readers_is_not_part_of_the_identity(path: str) -> None:
     plain = load_config("aot-paper")
-    told = load_config("aot-paper", {path: ["x"] if path == "about.assumed" else "x"})
+    many = (
+        isinstance(About.model_fields[path.partition(".")[2]].default, tuple) if "." in path else 0
+    )
+    told = load_config("aot-paper", {path: ["x"] if many else "x"})
     assert told != plain
     assert told.config_id == plain.config_id
     assert not differ(outcome(told, {}), outcome(plain, {}))
@@ -383,3 +318,29 @@ def test_a_setting_without_effect_would_be_noticed() -> None:
         moved = list(first)
         moved[part] = moved[part].flip(0) if part < 3 else moved[part] + 1
         assert differ(first, tuple(moved))
+
+
+def test_a_row_without_effect_is_refused() -> None:
+    """The checks themselves: no effect, two errors, and rows too few or too many."""
+    from tokenred.testing import field_checks
+
+    def broken(changes: dict[str, Change]) -> set[str]:
+        names = set()
+        for check in field_checks(changes, owner="tokenred"):
+            try:
+                check()
+            except AssertionError:
+                names.add(check.name)
+        return names
+
+    effect, rows = "changes the output", "every_field_has_a_row"
+    inert = Change("top-attention", "seed", 0, 1)
+    assert broken({"seed": inert}) == {rows, f"seed {effect}"}
+    cut = {"budget": {"retention_ratio": 1.0}, "stages": {"pool": {"kind": "pool", "stride": 99}}}
+    errors = Change(cut, "stages.pool.mode", "bilinear", "average")
+    assert broken({"mode": errors}) == {rows, f"mode {effect}"}
+    same = Change("random", "name", "a", "b")
+    assert broken({"name": same}) == {rows, f"name {effect}", "name is part of the identity"}
+    mine = {name: change for name, change in CHANGES.items() if name in strategy_fields("tokenred")}
+    assert rows not in broken(mine)
+    assert rows in broken({**mine, "coupler sinkhorn.nothing": inert})

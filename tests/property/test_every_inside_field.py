@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from property.cases import INSIDE_KINDS, INSIDE_ROLES
-from property.test_every_field import differ, fields_of
+from property.cases import INSIDE_KINDS
 from tokenred import PipelineConfig, load_pipeline, registry
 from tokenred.pipeline import load_config
 from tokenred.pipeline.config import STAGE_CONFIGS
 from tokenred.testing import cache_states, layer_state, through_layers
+from tokenred.testing.fields import INSIDE_ROLES, differ, fields_of
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The conformance suite accepts the built-ins (tests/property) and refuses what is broken."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,16 +10,21 @@ from tokenred.strategies.couplers.exact import ExactConfig, ExactCoupler
 from tokenred.strategies.couplers.sinkhorn import SinkhornConfig, SinkhornCoupler
 from tokenred.testing import (
     aggregator_checks,
+    allocator_checks,
     anchor_mask,
     cost_term_checks,
     coupler_checks,
+    grouper_checks,
     keep_checks,
     known_problems,
     parametrize_coupler_checks,
+    reference_checks,
     segmenter_checks,
     selector_checks,
+    static_rule_checks,
+    video_tokens,
 )
-from tokenred.types import Coupling, MergeWeights, Segments
+from tokenred.types import Coupling, Grouping, MergeWeights, Segments
 
 
 def broken(checks, like=""):
@@ -57,6 +64,11 @@ def test_the_unbroken_ones_are_accepted():
     assert broken(selector_checks(First())) == set()
     assert broken(aggregator_checks(Average())) == set()
     assert broken(segmenter_checks(Halves())) == set()
+    assert broken(segmenter_checks(CutsTokens())) == set()
+    assert broken(reference_checks(Previous())) == set()
+    assert broken(static_rule_checks(Still())) == set()
+    assert broken(allocator_checks(ByNorm())) == set()
+    assert broken(grouper_checks(FramesInOne())) == set()
 
 
 def first_row_only(self, plan, mass):
@@ -99,6 +111,21 @@ def test_a_broken_coupler_is_refused(subject, fault):
     assert fault in broken(coupler_checks(subject), fault)
 
 
+def test_copies_are_fine_for_a_coupler_that_says_so():
+    def copy(self, plan, mass):
+        return (
+            (mass > 0)[..., None]
+            * mass[..., None].expand_as(plan)
+            * (plan.sum(-2) > 0)[..., None, :]
+        )
+
+    assert broken(coupler_checks(coupler(copy, marginals="none")), "total_mass")
+    assert not broken(coupler_checks(coupler(copy, marginals="none", copies=True)), "total_mass")
+    twice = coupler(lambda s, p, m: 2 * p, marginals="none", copies=True)
+    assert broken(coupler_checks(twice), "total_mass")
+    assert broken(coupler_checks(coupler(copy, copies=True)), "total_mass")
+
+
 def test_an_overstated_residual_is_refused():
     class Modest(SinkhornCoupler):
         def couple(self, cost, source_mass, anchor_mass):
@@ -115,6 +142,18 @@ class First:
 
     def select(self, tokens, n_anchors, *, generator):
         return (~tokens.keep).float().argsort(dim=-1, stable=True)[:, :n_anchors]
+
+
+def by_first_frame(tokens):
+    """Rank the tokens of every frame by what they look like in the first one."""
+    score = tokens.features[:1].sum(-1).expand_as(tokens.keep)
+    return score.masked_fill(~tokens.keep, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+
+
+def by_distance_to_all(tokens):
+    """Rank by the distance to the mean of all tokens, dropped ones among them."""
+    score = (tokens.features - tokens.features.mean(1, keepdim=True)).norm(dim=-1)
+    return score.masked_fill(~tokens.keep, -torch.inf).argsort(dim=-1, descending=True, stable=True)
 
 
 def selector(choose):
@@ -135,6 +174,9 @@ def first(self, tokens, n_anchors, *, generator):
         (lambda s, t, n, generator: torch.rand(t.keep.shape).argsort(-1)[:, :n], "reproducible"),
         (lambda s, t, n, generator: torch.rand(t.keep.shape).argsort(-1)[:, :n], "generator"),
         (lambda s, t, n, generator: first(s, t, n, generator=generator).float(), "number"),
+        (lambda s, t, n, generator: by_first_frame(t)[:, :n], "across"),
+        (lambda s, t, n, generator: by_distance_to_all(t)[:, :n], "have_no_say"),
+        (lambda s, t, n, generator: t.features.mul_(2).sum(-1).argsort(-1)[:, :n], "reproducible"),
     ],
 )
 def test_a_broken_selector_is_refused(choose, fault):
@@ -145,6 +187,37 @@ def test_fewer_anchors_are_fine_for_a_selector_that_says_so():
     half = selector(lambda s, t, n, generator: first(s, t, n, generator=generator)[:, : n // 2])
     assert broken(selector_checks(half), "number")
     assert broken(selector_checks(half, exact=False)) == set()
+
+
+def test_what_looks_across_frames_is_fine_if_it_says_so():
+    def choose(self, tokens, n, *, generator):
+        alive = replace(tokens, features=tokens.features * tokens.keep[..., None])
+        return by_first_frame(alive)[:, :n]
+
+    across = selector(choose)
+    assert broken(selector_checks(across)) == {"says_that_it_looks_across_frames"}
+    type(across).looks_across_frames = True
+    assert broken(selector_checks(across)) == set()
+
+
+def test_a_selector_may_keep_half_at_the_least():
+    def choose(self, tokens, n, *, generator):
+        if 2 * n < int(tokens.keep.sum(-1).max()):
+            raise AssertionError("asked for too few")
+        return first(self, tokens, n, generator=generator)
+
+    assert broken(selector_checks(selector(choose)), "number")
+    assert broken(selector_checks(selector(choose), least=0.5)) == set()
+
+
+def test_ragged_choices_are_padded_behind():
+    tokens = video_tokens(2, (2, 3))
+    answers = iter([[[3, 1], [5, -1]], [[3, 1], [-1, 5]], [[-1, -1], [-1, -1]]])
+    ragged = selector(lambda s, t, n, generator: torch.tensor(next(answers)))
+    assert anchor_mask(ragged, tokens, 2).nonzero().tolist() == [[0, 1], [0, 3], [1, 5]]
+    with pytest.raises(AssertionError, match="padding before an index"):
+        anchor_mask(ragged, tokens, 2)
+    assert not anchor_mask(ragged, tokens, 2).any()
 
 
 def test_anchor_mask_reads_indices_and_masks_alike():
@@ -188,6 +261,10 @@ def test_sums_are_fine_for_an_aggregator_that_says_so():
     subject = type("Sum", (Average,), {"change": lambda s, a, w: (a * 0 + 1, w)})()
     assert broken(aggregator_checks(subject), "convex_hull")
     assert broken(aggregator_checks(subject, averages=False)) == set()
+    type(subject).averages = False
+    assert broken(aggregator_checks(subject)) == set()
+    honest = type("Honest", (Average,), {"averages": False})()
+    assert broken(aggregator_checks(honest)) == {"weights_are_seen_not_to_sum_to_one"}
 
 
 class Halves:
@@ -196,6 +273,18 @@ class Halves:
     def segment(self, descriptors, *, frame_times=None):
         frames = len(descriptors)
         return Segments((0, frames) if frames == 1 else (0, frames // 2, frames))
+
+
+class CutsTokens(Halves):
+    """Cut before the first frame whose first token turns round."""
+
+    static, reads = False, "tokens"
+
+    def segment(self, descriptors, *, frame_times=None):
+        frames = len(descriptors)
+        same = (descriptors[1:, 0] * descriptors[:-1, 0]).sum(-1) > 0
+        cuts = (~same).nonzero()[:1, 0].tolist()
+        return Segments((0, *(cut + 1 for cut in cuts), frames))
 
 
 def test_a_broken_segmenter_is_refused():
@@ -226,6 +315,27 @@ def test_a_broken_cost_term_is_refused():
                 left @ right.mT / (left.norm(dim=-1)[..., None] * right.norm(dim=-1)[..., None, :])
             )
 
+    class ByRank:
+        needs = frozenset({"keys@-1"})
+
+        def cost(self, sources, anchors):
+            gap = (sources.rank[..., :, None] - anchors.rank[..., None, :]).abs()
+            keys = torch.cdist(sources.cues["keys@-1"].float(), anchors.cues["keys@-1"].float())
+            return self.change(gap + keys)
+
+        def change(self, cost):
+            return cost
+
+    class Sorted(ByRank):
+        def change(self, cost):
+            return cost.sort(-1).values
+
+    class Undeclared(ByRank):
+        needs = frozenset({"pooler"})
+
+    assert broken(cost_term_checks(ByRank())) == set()
+    assert broken(cost_term_checks(Sorted())) == {"permuting_tokens_permutes_prices"}
+    assert broken(cost_term_checks(Undeclared()), "is_a_cost_term")
     assert broken(cost_term_checks(Dot()), "half_precision")
     assert broken(cost_term_checks(Cosine()), "empty_features")
 
@@ -246,6 +356,187 @@ def test_a_broken_keep_rule_is_refused():
 
     assert broken(keep_checks(WrongEnd())) == {"keeps_the_right_end"}
     assert broken(keep_checks(Raw())) == {"scores_padding_finitely"}
+
+
+class Previous:
+    def references(self, n_frames):
+        return [max(0, t - 1) for t in range(n_frames)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (lambda s, n: [0] * (n - 1), "answers_for_every_frame"),
+        (lambda s, n: [0.0] * n, "answers_for_every_frame"),
+        (lambda s, n: [min(t + 1, n - 1) for t in range(n)], "looks_back"),
+        (lambda s, n: [0] * (n - 1) + [None], "loses_no_frame"),
+        (lambda s, n: [int(torch.randint(0, t + 1, ())) for t in range(n)], "is_reproducible"),
+    ],
+)
+def test_a_broken_reference_is_refused(answer, fault):
+    assert fault in broken(reference_checks(type("Broken", (), {"references": answer})()))
+
+
+def test_a_released_reference_may_lose_frames_and_refuse_lengths():
+    from tokenred import InputError
+
+    class Pairs:
+        def references(self, n_frames):
+            if n_frames < 4:
+                raise InputError("too short")
+            return [t - t % 2 if t < n_frames - n_frames % 2 else None for t in range(n_frames)]
+
+    assert broken(reference_checks(Pairs()), "loses")
+    assert broken(reference_checks(Pairs(), released=True)) == set()
+
+
+class Still:
+    def static(self, features):
+        wide = features.float()
+        gap = (wide[1:] - wide[:-1]).norm(dim=-1).amax(0)
+        return self.change(gap <= 0.5 * wide.norm(dim=-1).amax(0), features)
+
+    def change(self, static, features):
+        return static
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda s, a, x: a.float(), "answers_for_every_place"),
+        (lambda s, a, x: a[:-1], "answers_for_every_place"),
+        (lambda s, a, x: a | (x.mul_(2) > 0).any(0).any(-1), "answers_for_every_place"),
+        (lambda s, a, x: a & False, "stills_are_static"),
+        (lambda s, a, x: a | True, "what_turns_round_is_not_static"),
+        (lambda s, a, x: a & (torch.rand(a.shape) < 0.5), "is_reproducible"),
+        (lambda s, a, x: a & (x.dtype == torch.float32), "works_in_half_precision"),
+        (lambda s, a, x: a & ~(x == 0).all(-1).any(), "empty_features_are_accepted"),
+    ],
+)
+def test_a_broken_static_rule_is_refused(change, fault):
+    subject = type("Broken", (Still,), {"change": change})()
+    assert fault in broken(static_rule_checks(subject), fault)
+
+
+class ByNorm:
+    """Give frames with long tokens more."""
+
+    needs = frozenset()
+    rounding = "nearest"
+
+    def allocate(self, tokens, n_anchors):
+        norms = tokens.features.float().norm(dim=-1) * tokens.keep
+        weight = norms.sum(-1) + 1e-6
+        return self.change(n_anchors * weight / weight.mean(), tokens, n_anchors)
+
+    def change(self, given, tokens, n_anchors):
+        return given
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda s, g, t, n: g[:, None], "divides_what_there_is"),
+        (lambda s, g, t, n: g + 1, "divides_what_there_is"),
+        (lambda s, g, t, n: g.round().long(), "divides_what_there_is"),
+        (lambda s, g, t, n: torch.cat([g[:1] + 2 * g.sum(), g[1:] - 2 * g.sum()]), "divides"),
+        (
+            lambda s, g, t, n: n * (w := t.features.float().norm(dim=-1).sum(-1)) / w.mean(),
+            "dropped_tokens_have_no_say",
+        ),
+        (lambda s, g, t, n: g / t.keep.any(-1), "frames_without_tokens_are_accepted"),
+        (lambda s, g, t, n: g * torch.rand(()), "is_reproducible"),
+        (lambda s, g, t, n: g.to(t.features.dtype), "works_in_half_precision"),
+    ],
+)
+def test_a_broken_allocator_is_refused(change, fault):
+    subject = type("Broken", (ByNorm,), {"change": change})()
+    assert broken(allocator_checks(subject), fault)
+
+
+def test_an_allocator_says_how_it_is_rounded():
+    subject = type("Broken", (ByNorm,), {"rounding": "up"})()
+    assert broken(allocator_checks(subject), "is_an_allocator")
+
+
+class FramesInOne:
+    """Average the living tokens of each frame into the first of them."""
+
+    needs = frozenset()
+
+    def group(self, tokens, *, generator):
+        frames, n = tokens.keep.shape
+        head = tokens.keep.int().argmax(-1) + torch.arange(frames) * n
+        weights = torch.zeros(frames, frames, n)
+        rows = torch.arange(frames)
+        weights[rows, rows] = tokens.keep.float() / tokens.keep.sum(-1, keepdim=True)
+        return Grouping(*self.change(head, weights.flatten(1), tokens, generator))
+
+    def change(self, head, weights, tokens, generator):
+        return head, weights.to_sparse()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda s, h, w, t, g: (h * 0 + h[0], w.to_sparse()), "heads_are_distinct_and_alive"),
+        (lambda s, h, w, t, g: (h - h % t.keep.shape[1], w.to_sparse()), "heads_are_distinct"),
+        (lambda s, h, w, t, g: (h + t.keep.numel(), w.to_sparse()), "heads_are_distinct"),
+        (lambda s, h, w, t, g: (h[:0], w[:0].to_sparse()), "heads_are_distinct_and_alive"),
+        (lambda s, h, w, t, g: (h, w), "map_is_finite_and_of_living_tokens"),
+        (lambda s, h, w, t, g: (h, w[:, 1:].to_sparse()), "map_is_finite"),
+        (lambda s, h, w, t, g: (h, (w + 0.01).to_sparse()), "map_is_finite_and_of_living_tokens"),
+        (lambda s, h, w, t, g: (h, (w * torch.nan).to_sparse()), "map_is_finite"),
+        (lambda s, h, w, t, g: turned(h, w, t.features.sum() > 0), "dropped_tokens_have_no_say"),
+        (lambda s, h, w, t, g: (h, (w * torch.rand(())).to_sparse()), "is_reproducible"),
+        (lambda s, h, w, t, g: turned(h, w, torch.rand(()) < 0.5), "draws_from_its_generator"),
+        (lambda s, h, w, t, g: (h, w.to(t.features.dtype).to_sparse()), "half_precision"),
+        (
+            lambda s, h, w, t, g: (h, (w / t.features.var()).to_sparse()),
+            "equal_tokens_are_accepted",
+        ),
+        (lambda s, h, w, t, g: (h, (2 * w).to_sparse()), "weights_of_a_group_sum_to_one"),
+    ],
+)
+def test_a_broken_grouper_is_refused(change, fault):
+    subject = type("Broken", (FramesInOne,), {"change": change})()
+    assert broken(grouper_checks(subject), fault)
+
+
+def turned(head, weights, turn):
+    return (head.flip(0), weights.flip(0).to_sparse()) if turn else (head, weights.to_sparse())
+
+
+def test_sums_are_fine_for_a_grouper_that_says_so():
+    facts = {"change": lambda s, h, w, t, g: (h, (2 * w).to_sparse()), "averages": False}
+    assert broken(grouper_checks(type("Sum", (FramesInOne,), facts)())) == set()
+
+
+def test_video_tokens_bring_what_is_asked_for():
+    needs = {
+        "pooler",
+        "keys@-1",
+        "tower",
+        "attention@0.2",
+        "class-attention@3",
+        "salience@-1",
+        "mine",
+    }
+    tokens = video_tokens(3, (2, 4), needs=needs, cues={"mine": 2}, seed=4)
+    assert {name: tuple(cue.shape[1:]) for name, cue in tokens.cues.items()} == {
+        "pooler": (4,),
+        "keys@-1": (8, 3),
+        "tower": (8, 6),
+        "attention@0.2": (8,),
+        "class-attention@3": (8,),
+        "salience@-1": (8,),
+        "mine": (8, 2),
+    }
+    again = video_tokens(3, (2, 4), needs=["attention@0.2"], seed=4)
+    assert torch.equal(again.cues["attention@0.2"], tokens.cues["attention@0.2"])
+    assert not torch.equal(tokens.cues["attention@0.2"], tokens.cues["class-attention@3"])
+    with pytest.raises(ValueError, match="name its width"):
+        video_tokens(needs=["mine"])
 
 
 @parametrize_coupler_checks(build("coupler", strategy_config("coupler", "nearest")))

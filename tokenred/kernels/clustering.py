@@ -92,7 +92,10 @@ def density_peaks(
         denser |= equal & torch.ones_like(equal).tril(-1)
     farthest = distance.amax((-2, -1))[..., None, None]
     score = distance.where(denser, farthest).amin(-1) * density
-    centres = score.argsort(dim=-1, descending=True, stable=True)[..., :n_clusters]
+    if noise is None:
+        centres = score.argsort(dim=-1, descending=True, stable=True)[..., :n_clusters]
+    else:  # scores may be equal in spite of the noise; released code leaves that to topk
+        centres = score.topk(n_clusters, dim=-1).indices
     to_centre = distance.gather(-1, centres[..., None, :].expand(*distance.shape[:-1], n_clusters))
     own = torch.arange(n_clusters, device=points.device).expand_as(centres)
     label = to_centre.argmin(-1).scatter(-1, centres, own)

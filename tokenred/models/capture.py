@@ -1,4 +1,4 @@
-"""Attention received and keys of chosen attention modules, without attention maps.
+"""Attention and keys of chosen attention modules, without attention maps.
 
 The modules run on the backend that the model was set to. A thin attention function stands in front
 of it for as long as the context lasts, looks at the queries and keys of the chosen modules, and
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from tokenred.errors import CapabilityError
 
@@ -39,11 +40,31 @@ class Captured:
     Attributes
     ----------
     attention : (batch, tokens) float32, attention received, mean over heads and queries
+    class_attention : (batch, tokens) float32, what the first token gives, mean over heads
     keys : (batch, tokens, head_dim), mean over heads, in the model's dtype
     """
 
     attention: list[Tensor] = field(default_factory=list)
+    class_attention: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
+
+    def add(self, kinds: Collection[str], query: Tensor, key: Tensor, scaling: Any) -> None:
+        """Record one call, queries and keys as (batch, heads, tokens, head_dim)."""
+        query, key = query.detach(), key.detach()
+        if "attention" in kinds:
+            self.attention.append(received_attention(query, key, scaling))
+        if "class-attention" in kinds:
+            self.class_attention.append(given_attention(query[:, :, 0], key, scaling))
+        if "keys" in kinds:
+            self.keys.append(key.mean(dim=1))
+
+    def of(self, kind: str) -> list[Tensor]:
+        """Return what was recorded of one kind."""
+        return {
+            "attention": self.attention,
+            "class-attention": self.class_attention,
+            "keys": self.keys,
+        }[kind]
 
 
 # A context variable, so that two threads may capture on two models at the same time.
@@ -84,6 +105,56 @@ def received_attention(
     return torch.cat(received)
 
 
+@torch.no_grad()
+def given_attention(
+    query: Float[Tensor, "batch heads head_dim"],
+    key: Float[Tensor, "batch heads tokens head_dim"],
+    scaling: float | None = None,
+) -> Float[Tensor, "batch tokens"]:
+    """Return the attention that one query gives to every token, mean over heads, in float32.
+
+    Parameters
+    ----------
+    scaling : factor on the scores, default ``head_dim ** -0.5``
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    given = [
+        (torch.matmul(keys.float(), queries.float()[..., None])[..., 0] * scaling).softmax(-1)
+        for queries, keys in zip(query.split(FRAME_CHUNK), key.split(FRAME_CHUNK), strict=True)
+    ]
+    return torch.cat([weights.mean(dim=1) for weights in given])
+
+
+def pooling_head(tower: nn.Module) -> Any:
+    """Return the head that sums up a frame by attention from a learnt probe, or None."""
+    for module in tower.modules():
+        probe, attention = getattr(module, "probe", None), getattr(module, "attention", None)
+        if isinstance(probe, Tensor) and isinstance(attention, nn.MultiheadAttention):
+            return module
+    return None
+
+
+@torch.no_grad()
+def pooling_attention(
+    head: Any, hidden: Float[Tensor, "batch tokens channels"]
+) -> Float[Tensor, "batch tokens"]:
+    """Return the attention that the probe of a pooling head gives, mean over heads, in float32.
+
+    Parameters
+    ----------
+    head : with ``probe`` (1, 1, channels) and ``attention``, as SigLIP's
+    hidden : what the head reads: the tower's output behind its last norm
+    """
+    attention = head.attention
+    weights = attention.in_proj_weight.chunk(3)
+    biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
+    query, key = (
+        linear(values, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for values, weight, bias in zip((head.probe, hidden), weights, biases)
+    )
+    return given_attention(query[:, :, 0].expand(len(key), -1, -1), key)
+
+
 def attention_layers(tower: nn.Module) -> list[nn.Module]:
     """Return the attention module of every layer, found by walking: paths differ by version.
 
@@ -108,7 +179,7 @@ def capture(modules: Mapping[nn.Module, Collection[str]]) -> Iterator[dict[nn.Mo
     Parameters
     ----------
     modules : for every attention module of a transformers model, what to record: ``attention``,
-        ``keys`` or both
+        ``class-attention`` or ``keys``, or several
 
     Yields
     ------
@@ -158,10 +229,7 @@ def backend_of(config: Any) -> str:
 
 def _recorder(into: Captured, kinds: Collection[str]) -> Recorder:
     def record(query: Tensor, key: Tensor, scaling: float | None) -> None:
-        if "attention" in kinds:
-            into.attention.append(received_attention(query.detach(), key.detach(), scaling))
-        if "keys" in kinds:
-            into.keys.append(key.detach().mean(dim=1))
+        into.add(kinds, query, key, scaling)
 
     return record
 

@@ -1,4 +1,4 @@
-"""Names of the cues that a vision tower gives, resolved on a tower of a known depth."""
+"""Names of the cues that a vision tower gives, resolved on a tower whose facts are known."""
 
 import re
 from collections.abc import Iterable
@@ -6,9 +6,20 @@ from dataclasses import dataclass
 
 from tokenred.errors import CapabilityError, nearest
 
-LAYER_CUES = ("attention", "keys")
+LAYER_CUES = ("attention", "class-attention", "keys", "salience")
+"""Cues of one layer of the tower, named ``CUE@LAYER``."""
 POOLER = "pooler"
+POOLER_ATTENTION = "attention@pooler"
+TOWER = "tower"
+PIXELS = "pixels"
 
+_KNOWN = (
+    POOLER,
+    POOLER_ATTENTION,
+    TOWER,
+    *(f"{each}@LAYER" for each in LAYER_CUES),
+    f"{PIXELS}@FRAME",
+)
 _INDEX = re.compile(r"-?\d+")
 _SHARE = re.compile(r"-?\d*\.\d+|-?\d+\.")
 
@@ -20,13 +31,17 @@ class Cue:
     Attributes
     ----------
     name : as the pipeline wrote it, and the key under which it is handed over
-    kind : ``attention``, ``keys`` or ``pooler``
-    layer : index of the tower's layer, from 0; None for ``pooler``
+    kind : what it is, on the tower at hand: ``attention``, ``class-attention``, ``keys``,
+        ``pooler``, ``attention@pooler``, ``tower`` or ``pixels``; ``salience`` is one of the first
+        two
+    layer : index of the tower's layer, from 0; None for cues of no layer
+    frame : for ``pixels``, which of the frames that the tower reads as one
     """
 
     name: str
     kind: str
     layer: int | None = None
+    frame: int = 0
 
 
 def resolve_layer(layer: str, depth: int) -> int:
@@ -60,22 +75,49 @@ def resolve_layer(layer: str, depth: int) -> int:
     return index
 
 
-def parse_cues(names: Iterable[str], depth: int) -> tuple[Cue, ...]:
+def parse_cues(
+    names: Iterable[str], depth: int, *, class_token: bool = False, frame_group: int = 1
+) -> tuple[Cue, ...]:
     """Resolve cue names on a tower of ``depth`` layers, in the order of the names.
+
+    Parameters
+    ----------
+    class_token : whether the tower puts a class token in front of the patches
+    frame_group : frames that the tower reads as one
 
     Raises
     ------
     CapabilityError
-        If no vision tower gives such a cue, or its layer lies outside this one.
+        If no vision tower gives such a cue, its layer or frame lies outside this one, or it needs a
+        class token that this one lacks.
     """
-    return tuple(_parse(name, depth) for name in sorted(names))
+    return tuple(_parse(name, depth, class_token, frame_group) for name in sorted(names))
 
 
-def _parse(name: str, depth: int) -> Cue:
-    kind, marker, layer = name.partition("@")
-    if name == POOLER:
-        return Cue(name, kind)
-    if kind in LAYER_CUES and marker:
-        return Cue(name, kind, resolve_layer(layer, depth))
-    known = (POOLER, *(f"{each}@LAYER" for each in LAYER_CUES))
-    raise CapabilityError(f"a vision tower gives no cue {name!r}{nearest(name, known)}")
+def _parse(name: str, depth: int, class_token: bool, frame_group: int) -> Cue:
+    if name in (POOLER, POOLER_ATTENTION, TOWER):
+        return Cue(name, name)
+    kind, marker, place = name.partition("@")
+    if not marker or kind not in (*LAYER_CUES, PIXELS):
+        raise CapabilityError(f"a vision tower gives no cue {name!r}{nearest(name, _KNOWN)}")
+    if kind == PIXELS:
+        return Cue(name, kind, frame=_frame(place, frame_group))
+    layer = resolve_layer(place, depth)
+    if kind == "class-attention" and not class_token:
+        raise CapabilityError(
+            f"cue {name!r} needs a class token, which this vision tower lacks; "
+            f"'salience@{place}' is the attention received there"
+        )
+    if kind == "salience":
+        kind = "class-attention" if class_token else "attention"
+    return Cue(name, kind, layer)
+
+
+def _frame(frame: str, frame_group: int) -> int:
+    index = int(frame) if _INDEX.fullmatch(frame) else None
+    if index is None or not -frame_group <= index < frame_group:
+        raise CapabilityError(
+            f"cue '{PIXELS}@{frame}' names no frame of a token here: they go from 0 to "
+            f"{frame_group - 1}, or from the end from -1 to {-frame_group}"
+        )
+    return index % frame_group

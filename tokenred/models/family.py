@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tokenred.errors import CapabilityError, InputError
 from tokenred.models.answering import next_token_logits
 from tokenred.models.calls import Inside, Reduce, wrapped_calls
-from tokenred.models.capture import attention_layers
-from tokenred.models.cues import POOLER, Cue, parse_cues
+from tokenred.models.capture import attention_layers, pooling_head
+from tokenred.models.cues import POOLER, POOLER_ATTENTION, Cue, parse_cues
 from tokenred.models.preparing import Prepared
 from tokenred.models.splice import (
     Clip,
@@ -71,18 +71,40 @@ class FamilyAdapter(ABC):
         Raises
         ------
         CapabilityError
-            If a cue is unknown, its layer lies outside the tower, or the tower has no pooling head.
+            If a cue is unknown, its layer lies outside the tower, or the tower has no class token
+            or no pooling head.
         """
         self.cues(needs)
 
     def cues(self, needs: Collection[str]) -> tuple[Cue, ...]:
         """Resolve the cues on the tower's layers."""
-        cues = parse_cues(needs, len(attention_layers(self.tower)))
-        if not self.has_pooler and any(cue.kind == POOLER for cue in cues):
+        cues = parse_cues(
+            needs,
+            len(attention_layers(self.tower)),
+            class_token=self.has_class_token,
+            frame_group=self.frame_group,
+        )
+        kinds = {cue.kind for cue in cues}
+        if POOLER in kinds and not self.has_pooler:
             raise CapabilityError(
                 f"cue {POOLER!r} needs a pooling head, which this vision tower lacks"
             )
+        if POOLER_ATTENTION in kinds and pooling_head(self.tower) is None:
+            raise CapabilityError(
+                f"cue {POOLER_ATTENTION!r} needs a pooling head with a learnt probe, which this "
+                "vision tower lacks"
+            )
         return cues
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the tower puts a class token in front of the patches."""
+        return False
+
+    @property
+    def frame_group(self) -> int:
+        """Frames that the tower reads as one."""
+        return 1
 
     @property
     def has_pooler(self) -> bool:

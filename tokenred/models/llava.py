@@ -11,9 +11,15 @@ from torch.nn.functional import interpolate, pad
 
 from tokenred.errors import InputError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
-from tokenred.models.capture import Captured, attention_layers, capture
-from tokenred.models.cues import Cue
+from tokenred.models.capture import (
+    attention_layers,
+    capture,
+    pooling_attention,
+    pooling_head,
+)
+from tokenred.models.cues import PIXELS, POOLER, TOWER, Cue
 from tokenred.models.family import FamilyAdapter
+from tokenred.models.patches import square_pixels
 from tokenred.models.preparing import Prepared, resize_and_normalise
 from tokenred.models.splice import Clip, ClipLayout, Newlines
 from tokenred.pipeline.flow import NATIVE_STRIDE
@@ -49,6 +55,11 @@ class LlavaAdapter(FamilyAdapter):
     def video_grid(self) -> tuple[int, int]:
         """Grid of a video's frames when a pipeline takes over."""
         return self.grid
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the tower puts a class token in front of the patches, which the model drops."""
+        return self.config.vision_feature_select_strategy == "default"
 
     @property
     def has_pooler(self) -> bool:
@@ -216,7 +227,7 @@ class LlavaAdapter(FamilyAdapter):
         newlines = len(self._pack(one, size, one.new_ones(1))) - len(self._pack(one, size))
         packed = self._pack(tiles, size)
         vectors = {  # one vector a frame; the details have that of the overview
-            name: value[:1] for name, value in cues.items() if name == "pooler"
+            name: value[:1] for name, value in cues.items() if name == POOLER
         }
         flat = {  # in the same place as their tokens
             name: self._pack(value if value.ndim == 3 else value[..., None], size)
@@ -261,25 +272,35 @@ class LlavaAdapter(FamilyAdapter):
         indices = [chosen] if isinstance(chosen, int) else chosen
         hidden = torch.cat([output.hidden_states[index] for index in indices], dim=-1)
         by_layer = {layers.index(module): seen for module, seen in captured.items()}
-        found = {cue.name: self._cue(cue, by_layer, output) for cue in cues}
         hidden = self._drop_class_token(hidden)
         if hidden.shape[1] != self.grid[0] * self.grid[1]:
             raise InputError(
                 f"the vision tower gave {hidden.shape[1]} tokens a frame, but this model reads "
                 f"{self.grid[0]}x{self.grid[1]}"
             )
+        found = {}
+        for cue in cues:
+            if cue.layer is not None:
+                values = torch.cat(by_layer[cue.layer].of(cue.kind))
+                found[cue.name] = self._drop_class_token(values)
+            else:
+                found[cue.name] = self._cue_of_no_layer(cue, pixels, output, hidden)
         return hidden, found
 
-    def _cue(self, cue: Cue, by_layer: Mapping[int, Captured], output: Any) -> Tensor:
-        if cue.layer is None:
+    def _cue_of_no_layer(
+        self, cue: Cue, pixels: Tensor, output: Any, hidden: Tensor
+    ) -> Float[Tensor, "frames *tokens width"]:
+        if cue.kind == POOLER:
             return output.pooler_output.detach()
-        seen = by_layer[cue.layer]
-        values = seen.attention if cue.kind == "attention" else seen.keys
-        return self._drop_class_token(torch.cat(values))
+        if cue.kind == TOWER:
+            return hidden.detach()
+        if cue.kind == PIXELS:
+            patch = self.config.vision_config.patch_size
+            return square_pixels(pixels, patch, self.normalisation)
+        return pooling_attention(pooling_head(self.tower), output.last_hidden_state)
 
     def _drop_class_token(self, values: Tensor) -> Tensor:
-        drops = self.config.vision_feature_select_strategy == "default"
-        return values[:, 1:] if drops else values
+        return values[:, 1:] if self.has_class_token else values
 
 
 def _tiles_of(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenred.kernels.pooling import pool_tokens, pooled_grid
-from tokenred.models.cues import POOLER
+from tokenred.models.cues import POOLER, TOWER
 from tokenred.models.llava import CLIP_CUT, LlavaAdapter
 
 
@@ -37,11 +37,16 @@ class LlavaNextVideoAdapter(LlavaAdapter):
     def _project_video(
         self, hidden: Tensor, cues: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pool, then project; average the cues of each token alike."""
-        projected = self.model.model.multi_modal_projector(
-            self.model.model.vision_resampler(hidden)
-        )
-        return projected, {name: self._pooled(name, value) for name, value in cues.items()}
+        """Pool, then project; average the cues of each token alike.
+
+        The cue ``tower`` is what the projector reads: tokens that are pooled already.
+        """
+        resampled = self.model.model.vision_resampler(hidden)
+        found = {
+            name: resampled.detach() if name == TOWER else self._pooled(name, value)
+            for name, value in cues.items()
+        }
+        return self.model.model.multi_modal_projector(resampled), found
 
     def _pooled(self, name: str, cue: Tensor) -> Tensor:
         if name == POOLER:

@@ -19,8 +19,8 @@ from torch import Tensor
 from tokenred.errors import CapabilityError, InputError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
 from tokenred.models.calls import Inside, Reduce
-from tokenred.models.capture import Captured, attention_layers, received_attention
-from tokenred.models.cues import POOLER, Cue, parse_cues
+from tokenred.models.capture import Captured, attention_layers
+from tokenred.models.cues import PIXELS, POOLER, POOLER_ATTENTION, TOWER, Cue, parse_cues
 from tokenred.models.splice import Clip, ClipLayout, Newlines, VisualPart, pack
 from tokenred.types import ReducedTokens, VisualTokens
 
@@ -123,18 +123,30 @@ class LlavaOriginalAdapter:
         if not needs:
             return ()
         layers = attention_layers(self.tower)
-        cues = parse_cues(needs, len(layers))
+        cues = parse_cues(needs, len(layers), class_token=self.has_class_token)
         for cue in cues:
-            if cue.layer is None:
+            if cue.kind in (POOLER, POOLER_ATTENTION):
                 raise CapabilityError(
-                    f"cue {POOLER!r} needs a pooling head, which the llava package takes away"
+                    f"cue {cue.name!r} needs a pooling head, which the llava package takes away"
                 )
-            if not all(hasattr(layers[cue.layer], name) for name in ("q_proj", "k_proj")):
+            if cue.kind == PIXELS:
+                raise CapabilityError(
+                    f"cue {cue.name!r} cannot be given: the llava package scales pixels by itself"
+                )
+            if cue.layer is not None and not all(
+                hasattr(layers[cue.layer], name) for name in ("q_proj", "k_proj")
+            ):
                 raise CapabilityError(
                     f"cue {cue.name!r} cannot be captured: the layers of "
                     f"{type(self.tower).__name__} have no q_proj and k_proj"
                 )
         return cues
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the tower puts a class token in front of the patches, which the package drops."""
+        names = (name.rpartition(".")[2] for name, _ in self.tower.named_parameters())
+        return not {"class_embedding", "class_token", "cls_token"}.isdisjoint(names)
 
     def layout(self, frames: int) -> ClipLayout:
         """Return how an unreduced video stands in the prompt."""
@@ -158,7 +170,7 @@ class LlavaOriginalAdapter:
             return []
         pictures = [each if each.ndim == 4 else each[None] for each in inputs["images"]]
         cues = self.cues(needs)
-        with _listening(self.tower, cues, call):
+        with _listening(self.model, cues, call):
             call.encoded.append(self.model.encode_images(torch.cat(pictures)))
         return self.clips(call, cues, frame_times)
 
@@ -248,6 +260,7 @@ class _Call:
     n_frames, is_video : of every image and video of the call; an image may have several views
     encoded : projected features; forks of the package encode a call in several parts
     captured : by layer
+    read : what the projector reads, in the same parts
     left : the videos that the package has not asked for yet, as the LLM will read them
     """
 
@@ -255,13 +268,15 @@ class _Call:
     is_video: list[bool]
     encoded: list[Tensor] = field(default_factory=list)
     captured: dict[int, Captured] = field(default_factory=dict)
+    read: list[Tensor] = field(default_factory=list)
     left: Iterator[Tensor] | None = None
 
     def cue(self, cue: Cue, cells: int) -> Sequence[Tensor]:
         """Return a cue of every image and video."""
+        if cue.kind == TOWER:
+            return torch.cat(self.read).split(self.n_frames)
         assert cue.layer is not None
-        seen = self.captured[cue.layer]
-        values = torch.cat(seen.attention if cue.kind == "attention" else seen.keys)
+        values = torch.cat(self.captured[cue.layer].of(cue.kind))
         # A CLIP tower begins with a class token, which the package drops from the features.
         return values[:, values.shape[1] - cells :].split(self.n_frames)
 
@@ -299,7 +314,7 @@ class _Calls:
             position = vars(config).get("mm_newline_position", _MISSING)
             self.call = call
             try:
-                with _listening(self.adapter.tower, self.cues, call):
+                with _listening(self.adapter.model, self.cues, call):
                     return original(*args, **kwargs)
             finally:
                 self.call = None
@@ -352,9 +367,9 @@ def _open(images: Any, modalities: Any) -> _Call | None:
 
 
 @contextmanager
-def _listening(tower: torch.nn.Module, cues: Sequence[Cue], call: _Call) -> Iterator[None]:
+def _listening(model: Any, cues: Sequence[Cue], call: _Call) -> Iterator[None]:
     """Record attention and keys by hooks: the package's SigLIP has an attention of its own."""
-    layers = attention_layers(tower) if cues else []
+    layers = attention_layers(model.get_vision_tower()) if cues else []
     with ExitStack() as stack:
         for layer in {cue.layer for cue in cues if cue.layer is not None}:
             kinds = {cue.kind for cue in cues if cue.layer == layer}
@@ -362,6 +377,11 @@ def _listening(tower: torch.nn.Module, cues: Sequence[Cue], call: _Call) -> Iter
             call.captured[layer] = recorder.captured
             for handle in recorder.start():
                 stack.callback(handle.remove)
+        if any(cue.kind == TOWER for cue in cues):
+            handle = model.get_model().mm_projector.register_forward_pre_hook(
+                lambda module, args: call.read.append(args[0].detach())
+            )
+            stack.callback(handle.remove)
         yield
 
 
@@ -386,12 +406,8 @@ class _Recorder:
 
     def _on_key(self, module: Any, args: Any, key: Tensor) -> None:
         keys = self._by_head(key)
-        if "attention" in self.kinds:
-            assert self._query is not None
-            scale = getattr(self.module, "scale", None)
-            self.captured.attention.append(received_attention(self._query, keys, scale))
-        if "keys" in self.kinds:
-            self.captured.keys.append(keys.mean(dim=1))
+        assert self._query is not None
+        self.captured.add(self.kinds, self._query, keys, getattr(self.module, "scale", None))
         self._query = None
 
     def _by_head(self, values: Float[Tensor, "frames tokens channels"]) -> Tensor:

@@ -12,9 +12,10 @@ from torch import Tensor
 from tokenred.errors import InputError
 from tokenred.models.calls import Inside, Reduce
 from tokenred.models.capture import Captured, attention_layers, capture
-from tokenred.models.cues import Cue
+from tokenred.models.cues import PIXELS, TOWER, Cue
 from tokenred.models.family import FamilyAdapter
 from tokenred.models.llava import CLIP
+from tokenred.models.patches import packed_pixels
 from tokenred.models.preparing import Prepared, resize_and_normalise
 from tokenred.models.qwen_pixels import fitted_size, patches
 from tokenred.models.splice import Clip, ClipLayout, Layout, Spliced, VisualPart
@@ -178,7 +179,8 @@ class QwenAdapter(FamilyAdapter):
         ----------
         inputs : ``pixel_values`` (patches, pixels) with ``image_grid_thw`` (images, 3);
             ``pixel_values_videos`` with ``video_grid_thw``, perhaps ``second_per_grid_ts``
-        needs : names of the cues to capture on the way, such as ``attention@-2``
+        needs : names of the cues to capture on the way, such as ``attention@-2``; ``tower`` has the
+            patches of a token side by side, as the merger reads them
         frame_times : seconds of the frames, or of the groups that the tower reads as one, one
             tensor a video; by default what ``second_per_grid_ts`` says, else 0, 1, 2, ...
 
@@ -221,19 +223,27 @@ class QwenAdapter(FamilyAdapter):
         layers = attention_layers(self.tower)
         wanted: dict[torch.nn.Module, set[str]] = {}
         for cue in cues:
-            assert cue.layer is not None
-            wanted.setdefault(layers[cue.layer], set()).add(cue.kind)
-        with capture(wanted) as captured:
+            if cue.layer is not None:
+                wanted.setdefault(layers[cue.layer], set()).add(cue.kind)
+        with capture(wanted) as captured, self._merger_read(cues) as merged:
             output = self.tower(
                 pixels.type(self.model.model.visual.dtype), grid_thw=grids, return_dict=True
             )
         counts = [layout.n_placeholders for layout in layouts]
         order = self.token_order(grids)
-        by_cue = {
-            cue.name: self._cue(cue, captured[layers[cue.layer]], order).split(counts)
-            for cue in cues
-            if cue.layer is not None
-        }
+        by_cue: dict[str, tuple[Tensor, ...]] = {}
+        for cue in cues:
+            if cue.kind == PIXELS:
+                values = packed_pixels(
+                    pixels, self.merge, self.frame_group, cue.frame, self.normalisation
+                )
+            elif cue.kind == TOWER:
+                values = merged[0].unflatten(0, (-1, self.merge**2)).flatten(1)
+                values = values if order is None else values[order]
+            else:
+                assert cue.layer is not None
+                values = self._cue(cue, captured[layers[cue.layer]], order)
+            by_cue[cue.name] = values.split(counts)
         deep = self.deep_features(output)
         deep_parts = [None] * len(counts) if deep is None else deep.split(counts, dim=1)
         clips = []
@@ -253,6 +263,22 @@ class QwenAdapter(FamilyAdapter):
             )
             clips.append(Clip(tokens, layout, deep_parts[index]))
         return clips
+
+    @contextmanager
+    def _merger_read(self, cues: Sequence[Cue]) -> Iterator[list[Tensor]]:
+        """Collect, for ``tower``, the patches that the merger reads, in its order."""
+        seen: list[Tensor] = []
+        if not any(cue.kind == TOWER for cue in cues):
+            yield seen
+            return
+        merger: Any = self.tower.merger
+        hook = merger.register_forward_pre_hook(
+            lambda module, args: seen.append(args[0].detach())
+        )
+        try:
+            yield seen
+        finally:
+            hook.remove()
 
     def token_order(self, grids: Int[Tensor, "clips 3"]) -> Int[Tensor, "tokens"] | None:
         """Return where each token stands inside the tower; None if it is in its place."""

@@ -80,6 +80,7 @@ class VisualPart:
     frame_index, token_index : (tokens,) place on the grid; a newline has that of the token before
     layout : of the unreduced clip
     deep : (levels, tokens, dim), see ``Clip``
+    group : (tokens,) see ``ReducedTokens``; a newline has that of the token before
     """
 
     features: Float[Tensor, "tokens dim"]
@@ -89,6 +90,7 @@ class VisualPart:
     token_index: Int[Tensor, "tokens"]
     layout: ClipLayout
     deep: Float[Tensor, "levels tokens dim"] | None = None
+    group: Int[Tensor, "tokens"] | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,9 @@ def pack(
     unit = {"row": frame * rows + cell // columns, "frame": frame, "end": torch.zeros_like(frame)}
     if layout.newlines == "none":
         never = torch.zeros_like(frame, dtype=torch.bool)
-        return VisualPart(reduced.features, places, never, frame, cell, layout, deep)
+        return VisualPart(
+            reduced.features, places, never, frame, cell, layout, deep, reduced.group
+        )
     assert newline is not None
     assert deep is None
     key = unit[layout.newlines]
@@ -187,6 +191,7 @@ def pack(
         frame[order],
         cell[order],
         layout,
+        group=None if reduced.group is None else reduced.group[order],
     )
 
 
@@ -315,11 +320,11 @@ def prompt_tokens(spliced: Spliced) -> PromptTokens:
 
     clip = spread([torch.full_like(part.places, n) for n, part in enumerate(parts)], -1)
     newline = spread([part.newline.long() for part in parts], 0).bool()
-    first = 0  # groups with a quota: every frame of every clip
+    first = 0  # groups with a quota: every frame of every clip, or what the pipeline made of it
     groups = []
     for part in parts:
-        groups.append(first + part.frame_index)
-        first += part.layout.frames
+        groups.append(first + (part.frame_index if part.group is None else part.group))
+        first += 2 * part.layout.frames
     return PromptTokens(
         attention_mask=layout.attention_mask,
         visual=layout.visual & ~newline,

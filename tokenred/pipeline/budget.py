@@ -6,7 +6,9 @@ Table 1 imply (196 cells: 20 a frame at 10 %).
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -16,6 +18,7 @@ from tokenred.config import FrozenModel
 from tokenred.errors import BudgetError, ConfigError
 
 Mode = Literal["exact", "calibrated", "as-released"]
+Rounding = Literal["floor", "ceil", "nearest"]
 
 
 class BudgetConfig(FrozenModel):
@@ -28,15 +31,29 @@ class BudgetConfig(FrozenModel):
         "'calibrated': one knob is solved on held-out videos, then frozen; "
         "'as-released': the method's own knobs decide and the realised ratio is reported",
     )
+    rounding: Literal["ceil", "floor"] = Field(
+        "ceil", description="how a frame's share is rounded; 'floor' for mode 'as-released' only"
+    )
     knob: str | None = Field(None, description="dotted path that a calibrated budget solves for")
     knob_range: tuple[float, float] | None = Field(
         None, description="where a calibrated budget searches"
     )
 
 
-def frame_quota(cells: int, retention_ratio: float) -> int:
+def frame_quota(
+    cells: int, retention_ratio: float, rounding: Literal["ceil", "floor"] = "ceil"
+) -> int:
     """Return the tokens that one frame of ``cells`` tokens may keep, at least one."""
-    return max(1, min(cells, math.ceil(round(cells * retention_ratio, 9))))
+    wanted = round(cells * retention_ratio, 9)
+    return max(1, min(cells, rounded(wanted, rounding)))
+
+
+def rounded(number: float, rounding: Rounding) -> int:
+    """Round a number of tokens; ``nearest`` goes to the even neighbour of two."""
+    number = round(number, 9)
+    if rounding == "nearest":
+        return round(number)
+    return math.floor(number) if rounding == "floor" else math.ceil(number)
 
 
 def unreachable(
@@ -68,6 +85,34 @@ def shares(total: int, weights: Sequence[int]) -> list[int]:
     return parts
 
 
+def apportion(total: int, weights: Sequence[float], caps: Sequence[int]) -> list[int]:
+    """Split ``total`` in proportion to ``weights``, part ``i`` at most ``caps[i]``.
+
+    What a capped part cannot take goes to the others, if need be to those of no weight. Fractions
+    go by largest remainders, earlier parts first. The parts sum to ``min(total, sum(caps))``.
+    """
+    total = min(total, sum(caps))
+    parts = [0.0] * len(caps)
+    free = [i for i, weight in enumerate(weights) if weight > 0 and caps[i] > 0]
+    left = float(total)
+    while free:
+        scale = left / sum(weights[i] for i in free)
+        full = [i for i in free if weights[i] * scale >= caps[i]]
+        for i in full or free:
+            parts[i] = float(caps[i]) if full else weights[i] * scale
+        if not full:
+            break
+        left -= sum(caps[i] for i in full)
+        free = [i for i in free if i not in set(full)]
+    whole = [int(round(part, 9)) for part in parts]
+    while sum(whole) < total:
+        open_ = [i for i, cap in enumerate(caps) if whole[i] < cap]
+        by_remainder = sorted(open_, key=lambda i: (whole[i] - parts[i], i))
+        for i in by_remainder[: total - sum(whole)]:
+            whole[i] += 1
+    return whole
+
+
 def trim(counts: Sequence[int], copies: Sequence[int], total: int) -> list[int]:
     """Lower ``counts``, each at least to one, until ``sum(counts * copies)`` is within ``total``.
 
@@ -97,9 +142,37 @@ def _share(value: object) -> float:
     return float(value)
 
 
+@dataclass(frozen=True)
+class OfBudget:
+    """A part of what the budget gives a frame: ``share`` of it, less ``less`` tokens."""
+
+    share: float = 1.0
+    less: int = 0
+
+    def number(self, quota: int, rounding: Rounding) -> int:
+        """Return the part of a quota, never below zero."""
+        return max(0, rounded(quota * self.share, rounding) - self.less)
+
+
+_OF_BUDGET = re.compile(r"budget *(?:([*-]) *(\S+))?")
+
+
+def of_budget(spec: object) -> OfBudget | None:
+    """Read ``budget``, ``budget * 54/64`` or ``budget - 1``; None if it is something else."""
+    found = _OF_BUDGET.fullmatch(spec.strip()) if isinstance(spec, str) else None
+    if found is None:
+        return None
+    sign, number = found.groups()
+    if sign == "*":
+        return OfBudget(share=_share(number))
+    if sign == "-" and not number.isdigit():
+        raise ConfigError(f"expected a whole number after 'budget -', got '{number}'")
+    return OfBudget(less=int(number or 0))
+
+
 def _anchor_count(value: object) -> object:
-    if value == "budget":
-        return value
+    if of_budget(value) is not None:
+        return str(value).strip()
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
             raise ConfigError(f"a frame needs at least one anchor, got {value}")
@@ -114,27 +187,48 @@ def _anchor_count(value: object) -> object:
 
 _SHARE_SCHEMA = [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"type": "string"}]
 _ANCHOR_SCHEMA = [
-    {"const": "budget"},
+    {"type": "string", "pattern": "^budget( *[*-] *[0-9./]+)?$"},
     {"type": "integer", "minimum": 1},
     *_SHARE_SCHEMA,
     {"type": "object", "additionalProperties": {"anyOf": _SHARE_SCHEMA}, "minProperties": 1},
 ]
 AnchorCount = Annotated[
-    Literal["budget"] | int | float | dict[float, float],
+    str | int | float | dict[float, float],
     BeforeValidator(_anchor_count),
     WithJsonSchema({"anyOf": _ANCHOR_SCHEMA}),
 ]
-"""``budget`` (what the budget leaves), a number, a share of the grid (0.17 or "126/729"), or a
-table from retention ratio to share, interpolated linearly and extended in proportion."""
+"""``budget`` (what the budget leaves), ``budget * 54/64`` or ``budget - 1`` (of what it gives a
+frame), a number, a share of the grid (0.17 or "126/729"), or a table from retention ratio to share,
+interpolated linearly and extended in proportion."""
 
 
-def resolve_anchors(spec: object, tokens_per_frame: int, retention_ratio: float) -> int:
-    """Return the number of anchors a frame for a grid of ``tokens_per_frame``."""
-    if spec == "budget":
-        return frame_quota(tokens_per_frame, retention_ratio)
+def anchor_share(spec: object, retention_ratio: float) -> float:
+    """Return the share that a share or a table of shares means at a retention ratio."""
+    return _interpolate(spec, retention_ratio) if isinstance(spec, dict) else float(str(spec))
+
+
+def resolve_anchors(
+    spec: object,
+    tokens_per_frame: int,
+    retention_ratio: float,
+    *,
+    quota: int | None = None,
+    rounding: Rounding = "nearest",
+) -> int:
+    """Return the number of anchors a frame for a grid of ``tokens_per_frame``.
+
+    Parameters
+    ----------
+    quota : what the budget gives a frame; by default its share of this grid
+    rounding : of parts of the budget
+    """
+    part = of_budget(spec)
+    if part is not None:
+        quota = frame_quota(tokens_per_frame, retention_ratio) if quota is None else quota
+        return part.number(quota, rounding)
     if isinstance(spec, int):
         return min(spec, tokens_per_frame)
-    share = _interpolate(spec, retention_ratio) if isinstance(spec, dict) else float(str(spec))
+    share = anchor_share(spec, retention_ratio)
     return max(1, min(tokens_per_frame, round(tokens_per_frame * share)))
 
 

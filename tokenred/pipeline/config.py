@@ -18,15 +18,23 @@ from tokenred.config import (
 )
 from tokenred.errors import ConfigError, nearest
 from tokenred.pipeline.budget import BudgetConfig
+from tokenred.pipeline.stages.cut import CutStageConfig
 from tokenred.pipeline.stages.frame import FrameStageConfig
+from tokenred.pipeline.stages.group import GroupStageConfig
 from tokenred.pipeline.stages.llm import CacheStageConfig, LlmStageConfig
 from tokenred.pipeline.stages.pool import PoolStageConfig
+from tokenred.pipeline.stages.reference import ReferenceStageConfig
 from tokenred.pipeline.stages.segment import SegmentStageConfig
+from tokenred.pipeline.stages.static import StaticStageConfig
 from tokenred.registry import registry
 
 STAGE_CONFIGS: dict[str, type[FrozenModel]] = {
     "frame": FrameStageConfig,
     "pool": PoolStageConfig,
+    "cut": CutStageConfig,
+    "static": StaticStageConfig,
+    "reference": ReferenceStageConfig,
+    "group": GroupStageConfig,
     "segment": SegmentStageConfig,
     "llm": LlmStageConfig,
     "cache": CacheStageConfig,
@@ -40,8 +48,14 @@ class About(FrozenModel):
     """What a reader should know about a pipeline; not part of its identity."""
 
     summary: str = Field("", description="one sentence")
+    method: str = Field("", description="the published method, as its authors write it")
+    paper: str = Field("", description="where it was published")
+    citation: str = Field("", description="authors, title, venue, year")
+    licence: str = Field("", description="of the released code")
     source: str = Field("", description="paper and code it comes from")
     fidelity: str = Field("", description="what was checked against the source, and how")
+    golden: tuple[str, ...] = Field((), description="golden algorithms that the parts pass")
+    differs: tuple[str, ...] = Field((), description="what differs from the paper or its release")
     assumed: tuple[str, ...] = Field((), description="what the source leaves open, and our choice")
 
 
@@ -110,21 +124,29 @@ def _stage(data: object, label: str) -> FrozenModel:
 
 
 def _check_order(stages: Mapping[str, FrozenModel]) -> None:
-    narrowed = segmented = False
     outside = {k: stage for k, stage in stages.items() if not isinstance(stage, INSIDE_LLM)}
     if list(stages)[: len(outside)] != list(outside):
         raise ConfigError("stages inside the LLM come after all others", ["stages"])
+    before: list[FrozenModel] = []
     for label, stage in outside.items():
         path = ["stages", label]
         if isinstance(stage, PoolStageConfig):
-            if stage.keep == "count" and not narrowed:
+            if stage.keep == "count" and not before:
                 raise ConfigError("keep: count needs a frame stage before it", [*path, "keep"])
-            if segmented:
-                raise ConfigError("a pool stage cannot follow a segment stage", path)
-        narrowed = narrowed or not isinstance(stage, PoolStageConfig)
-        segmented = segmented or isinstance(stage, SegmentStageConfig)
+            for earlier in before:
+                if not isinstance(earlier, FrameStageConfig) or earlier.rest == "leave":
+                    kind = earlier.kind  # type: ignore[attr-defined]
+                    leaves = " that leaves tokens" if kind == "frame" else ""
+                    raise ConfigError(f"a pool stage cannot follow a {kind} stage{leaves}", path)
+        if (
+            isinstance(stage, FrameStageConfig)
+            and stage.part != "all"
+            and not any(isinstance(earlier, StaticStageConfig) for earlier in before)
+        ):
+            raise ConfigError("parts come from a static stage before", [*path, "part"])
+        before.append(stage)
     kinds = [type(stage) for stage in outside.values()]
-    for kind in (SegmentStageConfig, PoolStageConfig):
+    for kind in (SegmentStageConfig, PoolStageConfig, StaticStageConfig):
         if kinds.count(kind) > 1:
             raise ConfigError(f"at most one {kind.__name__[:-11].lower()} stage", ["stages"])
     if SegmentStageConfig in kinds and kinds[-1] is not SegmentStageConfig:
@@ -134,9 +156,11 @@ def _check_order(stages: Mapping[str, FrozenModel]) -> None:
 def _decides_by_count(stage: FrozenModel) -> bool | None:
     """Return whether a stage keeps an exact number; None if it drops nothing of its own."""
     if isinstance(stage, FrameStageConfig):
-        return stage.n_anchors == "budget"
-    if isinstance(stage, SegmentStageConfig):
+        return None if stage.rest == "leave" else stage.n_anchors == "budget"
+    if isinstance(stage, SegmentStageConfig | ReferenceStageConfig):
         return stage.keep.decide.name == "count"
+    if isinstance(stage, GroupStageConfig):
+        return False
     return True if isinstance(stage, PoolStageConfig) and stage.keep == "count" else None
 
 
@@ -147,6 +171,11 @@ def _check_budget(budget: BudgetConfig, stages: Mapping[str, FrozenModel]) -> No
     if not calibrated and (budget.knob is not None or budget.knob_range is not None):
         raise ConfigError("a knob is for mode 'calibrated' only", ["budget", "knob"])
     exact = budget.mode == "exact"
+    if budget.rounding == "floor" and budget.mode != "as-released":
+        raise ConfigError(
+            "'floor' is for mode 'as-released': budgets are compared rounded up",
+            ["budget", "rounding"],
+        )
     pooled_later = last = None
     for label, stage in reversed(list(stages.items())):
         by_count = _decides_by_count(stage)
@@ -167,8 +196,13 @@ def _check_budget(budget: BudgetConfig, stages: Mapping[str, FrozenModel]) -> No
 
 
 def _cannot_decide(stage: FrozenModel) -> str:
-    if isinstance(stage, SegmentStageConfig):
+    if isinstance(stage, SegmentStageConfig | ReferenceStageConfig):
         return "an exact budget needs keep.decide: count here, or budget.mode: as-released"
+    if isinstance(stage, GroupStageConfig):
+        return (
+            "how many tokens a group stage leaves follows from its thresholds: use "
+            "budget.mode: calibrated"
+        )
     return (
         "an exact budget needs a last stage that counts: n_anchors: budget after pooling, or "
         "keep: count on the pool stage, or a segment stage with keep.decide: count"
@@ -218,14 +252,43 @@ def _read_file(source: str | Path) -> dict[str, Any]:
 def load_config(
     source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 ) -> PipelineConfig:
-    """Load and validate a pipeline, with dotted paths overridden (``{"budget.mode": ...}``)."""
+    """Load and validate a pipeline, with dotted paths overridden (``{"budget.mode": ...}``).
+
+    A file may say ``by_retention: {0.10: {path: value}, ...}`` where its authors tie settings to
+    the budget: those of the nearest retention ratio apply, before the overrides.
+    """
     data = read_pipeline(source)
-    for path, value in (overrides or {}).items():
+    tied = data.pop("by_retention", None)
+    changed = _overridden(data, overrides or {})
+    if tied is not None:
+        nearest_to = _retention(changed)
+        table = _by_retention(tied)
+        key = min(table, key=lambda ratio: (abs(ratio - nearest_to), ratio))
+        changed = _overridden(_overridden(data, table[key]), overrides or {})
+    return validate(PipelineConfig, changed)
+
+
+def _overridden(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    for path, value in overrides.items():
         head = path.partition(".")[0]
         if head not in PipelineConfig.model_fields and head in (data.get("stages") or {}):
             path = f"stages.{path}"  # a stage may be named without the prefix
         data = set_path(data, path, value)
-    return validate(PipelineConfig, data)
+    return data
+
+
+def _retention(data: Mapping[str, Any]) -> float:
+    budget = data.get("budget") or {}
+    return validate(BudgetConfig, budget).retention_ratio
+
+
+def _by_retention(tied: object) -> dict[float, Mapping[str, Any]]:
+    faulty = not isinstance(tied, Mapping) or not tied
+    if faulty or not all(
+        isinstance(key, int | float) and isinstance(value, Mapping) for key, value in tied.items()
+    ):
+        raise ConfigError("expected retention ratios, each with paths and values", ["by_retention"])
+    return dict(tied)
 
 
 def pipeline_schema() -> dict[str, Any]:
@@ -241,6 +304,10 @@ def pipeline_schema() -> dict[str, Any]:
     pipeline["properties"]["extends"] = {
         "type": "string",
         "description": "preset or YAML file to start from",
+    }
+    pipeline["properties"]["by_retention"] = {
+        "type": "object",
+        "description": "retention ratio -> dotted path -> value, applied at the nearest ratio",
     }
     pipeline["properties"]["set"] = {
         "type": "object",

@@ -12,10 +12,15 @@ from tokenred.errors import BudgetError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
 from tokenred.kernels.sparse import compose
 from tokenred.pipeline.budget import BudgetConfig, frame_quota, unreachable
-from tokenred.types import Coupling, TokenGroup, VisualTokens
+from tokenred.types import Coupling, Segments, TokenGroup, VisualTokens
 
 NATIVE_STRIDE = 2
 """The stride of the pooling in LLaVA's video models."""
+
+FORBIDDEN = 1e6
+"""Cost of a pair that must not be coupled; finite, so that no coupler meets NaN."""
+
+Part = Literal["static", "dynamic"]
 
 
 @dataclass
@@ -25,8 +30,11 @@ class Flow:
     ``mass`` (frames, tokens) counts the tokens averaged into each token. ``keep_value`` says how
     firmly the last stage kept a token. ``pooled`` says that the grid is the LLM's. ``trace`` is the
     sparse map from encoder tokens to the current dense tokens, None while it is the identity.
-    ``twins`` holds tokens that are emitted a second time, unmerged. ``sequence`` orders the output
-    when it is not the raster.
+    ``settled`` marks tokens that stay whatever later stages do. ``static`` splits the tokens into
+    two parts, the static one True; ``decided`` names the parts that a stage has brought to their
+    number, and ``split`` counts the tokens that were alive at the split. ``order`` (frames, tokens)
+    sorts the output inside a frame before the raster does. ``twins`` holds tokens that are emitted
+    a second time, unmerged. ``sequence`` orders the output when that is not by frames.
     """
 
     tokens: VisualTokens
@@ -38,6 +46,11 @@ class Flow:
     keep_value: Tensor | None = None
     pooled: bool = False
     trace: Tensor | None = None
+    settled: Tensor | None = None
+    static: Tensor | None = None
+    decided: frozenset[Part] = frozenset()
+    split: int = 0
+    order: Tensor | None = None
     twins: "Twins | None" = None
     sequence: Tensor | None = None
     notes: "Notes" = field(default_factory=lambda: Notes())
@@ -60,7 +73,21 @@ class Flow:
     @property
     def quota(self) -> int:
         """Tokens that one frame may keep."""
-        return frame_quota(self.vanilla_cells, self.budget.retention_ratio)
+        budget = self.budget
+        return frame_quota(self.vanilla_cells, budget.retention_ratio, budget.rounding)
+
+    @property
+    def segments(self) -> Segments:
+        """Runs of frames that belong together; the whole video if nothing cut it."""
+        return self.tokens.segments or Segments((0, self.frames))
+
+    def open(self, part: Literal["all", "static", "dynamic"] = "all") -> Tensor:
+        """Return (frames, tokens): alive, not settled, and in a part."""
+        mask = self.tokens.keep if self.settled is None else self.tokens.keep & ~self.settled
+        if part == "all":
+            return mask
+        static = torch.zeros_like(mask) if self.static is None else self.static
+        return mask & (static if part == "static" else ~static)
 
     @property
     def target(self) -> int:
@@ -75,6 +102,17 @@ class Flow:
     def unreachable(self, bound: Literal["most", "least"], possible: int) -> BudgetError:
         """Return the error to raise when only ``possible`` tokens can be kept."""
         return unreachable(self.target, bound, possible, self.frames, self.vanilla_cells)
+
+    def settle(self, tokens: Tensor) -> None:
+        """Keep these tokens for good."""
+        self.settled = tokens if self.settled is None else self.settled | tokens
+
+    def put_behind(self, tokens: Tensor, rank: Tensor | None = None) -> None:
+        """Let these tokens stand behind all others of their frame, by ``rank`` if it is given."""
+        if self.order is None:
+            self.order = torch.zeros(tokens.shape, dtype=torch.long, device=tokens.device)
+        behind = self.order.max() + 1 + (0 if rank is None else rank)
+        self.order = torch.where(tokens, behind, self.order)
 
     def update(self, **changes: object) -> None:
         """Replace fields of the tokens."""
@@ -131,6 +169,38 @@ def uniform_mass(real: Tensor) -> Tensor:
     return mass / mass.sum(-1, keepdim=True).clamp_min(1.0)
 
 
+def token_group(
+    flow: Flow, places: Tensor, needs: frozenset[str] = frozenset(), rank: Tensor | None = None
+) -> TokenGroup:
+    """Gather what cost terms may look at.
+
+    Parameters
+    ----------
+    places : (*batch, n) flat places, frame * tokens + token
+    needs : cues to gather
+    rank : (frames, tokens) to gather as ``TokenGroup.rank``
+    """
+    tokens = flow.tokens
+    n = tokens.keep.shape[1]
+
+    def gather(values: Tensor) -> Tensor:
+        flat = values.flatten(0, 1)
+        return flat.index_select(0, places.flatten()).view(*places.shape, *flat.shape[1:])
+
+    first = torch.tensor(flow.segments.boundaries[:-1], device=places.device)
+    frame = places // n
+    times = frame - first[torch.searchsorted(first, frame, right=True) - 1]
+    positions = grid_positions(tokens.grid, places.device)[places % n]
+    cues = {name: gather(tokens.cues[name]) for name in needs}
+    return TokenGroup(
+        gather(tokens.features),
+        positions,
+        times.to(positions.dtype),
+        None if rank is None else gather(rank),
+        cues,
+    )
+
+
 class Transport:
     """Cost terms and coupler of a stage: from two token groups to a coupling."""
 
@@ -141,14 +211,30 @@ class Transport:
         self.combine = combine
         self.coupler = build("coupler", coupler)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Cues that the cost terms ask for."""
+        named = (getattr(term, "needs", frozenset()) for _, _, term in self.terms)
+        return frozenset().union(*named)
+
     def __call__(
-        self, sources: TokenGroup, anchors: TokenGroup, source_mass: Tensor, anchor_mass: Tensor
+        self,
+        sources: TokenGroup,
+        anchors: TokenGroup,
+        source_mass: Tensor,
+        anchor_mass: Tensor,
+        forbidden: Tensor | None = None,
     ) -> Coupling:
-        """Couple the groups; zero masses mark padding."""
+        """Couple the groups; zero masses mark padding, ``forbidden`` pairs that stay apart."""
         named = {name: term.cost(sources, anchors) for name, _, term in self.terms}
         weighted = [weight * named[name] for name, weight, _ in self.terms]
         total = weighted[0]
         for cost in weighted[1:]:
             total = total + cost if self.combine == "sum" else total * cost
+        if forbidden is not None:
+            total = total.masked_fill(forbidden, FORBIDDEN)
+            named = {name: cost.masked_fill(forbidden, FORBIDDEN) for name, cost in named.items()}
         coupling = self.coupler.couple(total, source_mass, anchor_mass)
+        if forbidden is not None:
+            coupling = replace(coupling, plan=coupling.plan.masked_fill(forbidden, 0.0))
         return replace(coupling, terms=named)

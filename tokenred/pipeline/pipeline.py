@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from tokenred.config import build
 from tokenred.errors import (
@@ -20,15 +21,23 @@ from tokenred.kernels.pooling import PoolMode
 from tokenred.kernels.sparse import sparse_identity
 from tokenred.pipeline.config import INSIDE_LLM, PipelineConfig, load_config
 from tokenred.pipeline.flow import Flow, Notes
+from tokenred.pipeline.stages.cut import CutStage, CutStageConfig
 from tokenred.pipeline.stages.frame import FrameStage, FrameStageConfig
+from tokenred.pipeline.stages.group import GroupStage, GroupStageConfig
 from tokenred.pipeline.stages.llm import CacheStageConfig, InsideLlm, LlmStageConfig
-from tokenred.pipeline.stages.pool import PER_TOKEN_CUES, PoolStage, PoolStageConfig
+from tokenred.pipeline.stages.pool import PER_FRAME_CUES, PoolStage, PoolStageConfig
+from tokenred.pipeline.stages.reference import ReferenceStage, ReferenceStageConfig
 from tokenred.pipeline.stages.segment import SegmentStage, SegmentStageConfig
+from tokenred.pipeline.stages.static import StaticStage, StaticStageConfig
 from tokenred.types import Realised, ReducedTokens, StageReport, VisualTokens
 
 _STAGES: dict[type, Any] = {
     FrameStageConfig: FrameStage,
     PoolStageConfig: PoolStage,
+    CutStageConfig: CutStage,
+    StaticStageConfig: StaticStage,
+    ReferenceStageConfig: ReferenceStage,
+    GroupStageConfig: GroupStage,
     SegmentStageConfig: SegmentStage,
 }
 
@@ -123,7 +132,7 @@ class Pipeline:
         for name, values in {"features": tokens.features, **tokens.cues}.items():
             if not bool(torch.isfinite(values).all()):
                 raise InputError(f"{name} hold NaN or infinity")
-            per_token = name.startswith(PER_TOKEN_CUES)
+            per_token = name != "features" and name not in PER_FRAME_CUES
             if per_token and values.shape[:2] != tokens.keep.shape:
                 raise InputError(
                     f"cue {name} has shape {tuple(values.shape)}, the tokens have "
@@ -172,7 +181,7 @@ def load_pipeline(
 def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
     """Collect the surviving tokens in the order of the sequence."""
     tokens = flow.tokens
-    places = tokens.keep.flatten().nonzero()[:, 0] if flow.sequence is None else flow.sequence
+    places = _in_order(flow) if flow.sequence is None else flow.sequence
     features, mass, trace = tokens.features.flatten(0, 1), flow.mass.flatten(), flow.trace
     origin = torch.arange(len(features), device=features.device)
     if flow.tracing and trace is None:
@@ -201,4 +210,14 @@ def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
         tokens.grid,
         realised,
         torch.index_select(trace, 0, places).coalesce() if trace is not None else None,
+        None if flow.static is None else 2 * frame_index + flow.static.flatten()[where].long(),
     )
+
+
+def _in_order(flow: Flow) -> Tensor:
+    """Return the flat places of the surviving tokens, frame by frame."""
+    places = flow.tokens.keep.flatten().nonzero()[:, 0]
+    if flow.order is None:
+        return places
+    by_order = places[flow.order.flatten()[places].argsort(stable=True)]
+    return by_order[(by_order // flow.tokens.keep.shape[1]).argsort(stable=True)]

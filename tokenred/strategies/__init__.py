@@ -9,22 +9,34 @@ from pathlib import Path
 from tokenred.hookspecs import Register, hookimpl
 from tokenred.strategies.aggregators import (
     blend,
+    centre_weighted,
     keep_only,
     mass_normalised,
     mean,
     row_normalised,
 )
+from tokenred.strategies.aggregators import sum as plain_sum
+from tokenred.strategies.allocators import anchor_frames, equal
 from tokenred.strategies.cache_pruners import dycoke
+from tokenred.strategies.costs import aligned, euclidean, spatial, temporal
 from tokenred.strategies.costs import cosine as cosine_cost
-from tokenred.strategies.costs import spatial, temporal
 from tokenred.strategies.couplers import cosine, exact, nearest, none, sinkhorn
-from tokenred.strategies.keep import count, expected_cost, max_probability, quantile, threshold
+from tokenred.strategies.keep import (
+    count,
+    expected_cost,
+    max_probability,
+    quantile,
+    share,
+    threshold,
+)
 from tokenred.strategies.layer_mergers import drop, fold, recycle
 from tokenred.strategies.layer_reducers import framefusion, ranked
 from tokenred.strategies.rankers import last_query, next_layer, position_free, text_raters
 from tokenred.strategies.rankers import random as random_ranker
+from tokenred.strategies.references import first, previous
 from tokenred.strategies.segmenters import clustering, dynamic, fixed_count, fixed_length, single
 from tokenred.strategies.selectors import (
+    density_peaks,
     local,
     local_global,
     random,
@@ -40,6 +52,7 @@ def register_anchor_selectors(register: Register) -> None:
     register("top-attention", top_attention.TopAttentionSelector, top_attention.TopAttentionConfig)
     register("local", local.LocalSelector, local.LocalConfig)
     register("random", random.RandomSelector, random.RandomConfig)
+    register("density-peaks", density_peaks.DensityPeaksSelector, density_peaks.DensityPeaksConfig)
     register("uniform-grid", uniform_grid.UniformGridSelector, uniform_grid.UniformGridConfig)
 
 
@@ -66,6 +79,12 @@ def register_aggregators(register: Register) -> None:
         row_normalised.RowNormalisedAggregator,
         row_normalised.RowNormalisedConfig,
     )
+    register(
+        "centre-weighted",
+        centre_weighted.CentreWeightedAggregator,
+        centre_weighted.CentreWeightedConfig,
+    )
+    register("sum", plain_sum.SumAggregator, plain_sum.SumConfig)
     register("mean", mean.MeanAggregator, mean.MeanConfig)
     register("blend", blend.BlendAggregator, blend.BlendConfig)
     register("keep-only", keep_only.KeepOnlyAggregator, keep_only.KeepOnlyConfig)
@@ -85,6 +104,8 @@ def register_temporal_segmenters(register: Register) -> None:
 def register_cost_terms(register: Register) -> None:
     """Register the built-in cost terms."""
     register("cosine", cosine_cost.CosineCost, cosine_cost.CosineConfig)
+    register("euclidean", euclidean.EuclideanCost, euclidean.EuclideanConfig)
+    register("aligned", aligned.AlignedCost, aligned.AlignedConfig)
     register("spatial", spatial.SpatialCost, spatial.SpatialConfig)
     register("temporal", temporal.TemporalCost, temporal.TemporalConfig)
 
@@ -104,8 +125,23 @@ def register_keep_scores(register: Register) -> None:
 def register_keep_decisions(register: Register) -> None:
     """Register the built-in keep decisions."""
     register("threshold", threshold.ThresholdDecision, threshold.ThresholdConfig)
+    register("share", share.ShareDecision, share.ShareConfig)
     register("quantile", quantile.QuantileDecision, quantile.QuantileConfig)
     register("count", count.CountDecision, count.CountConfig)
+
+
+@hookimpl
+def register_frame_references(register: Register) -> None:
+    """Register the built-in frame references."""
+    register("first", first.FirstReference, first.FirstConfig)
+    register("previous", previous.PreviousReference, previous.PreviousConfig)
+
+
+@hookimpl
+def register_budget_allocators(register: Register) -> None:
+    """Register the built-in budget allocators."""
+    register("equal", equal.EqualAllocator, equal.EqualConfig)
+    register("anchor-frames", anchor_frames.AnchorFramesAllocator, anchor_frames.AnchorFramesConfig)
 
 
 @hookimpl

@@ -15,15 +15,18 @@ from tokenred.testing.strategies import SEEDS, couplings
 from tokenred.types import Coupling
 
 
-def aggregator_checks(aggregator: Aggregator, *, averages: bool = True) -> Iterator[Check]:
+def aggregator_checks(aggregator: Aggregator, *, averages: bool | None = None) -> Iterator[Check]:
     """Yield the contract of an aggregator as named checks without arguments.
 
     Parameters
     ----------
     averages : False for an aggregator whose weights do not sum to one, such as a plain sum; what
-        holds for averages only is then left out
+        holds for averages only is then left out. By default what the aggregator's attribute
+        ``averages`` says, and True without one
     """
-    return collect(aggregator, (*_GENERAL, *(_AVERAGES if averages else ())))
+    if averages is None:
+        averages = getattr(aggregator, "averages", True)
+    return collect(aggregator, (*_GENERAL, *(_AVERAGES if averages else _SUMS)))
 
 
 def is_an_aggregator(aggregator: Aggregator) -> None:
@@ -131,6 +134,19 @@ def constant_features_stay_constant(aggregator: Aggregator) -> None:
     for_all(couplings(), body)
 
 
+def weights_are_seen_not_to_sum_to_one(aggregator: Aggregator) -> None:
+    """What says that it does not average moves equal tokens, at least at times."""
+    moved = []
+
+    def body(coupling: Coupling) -> None:
+        weights = aggregator.weights(coupling)
+        total = weights.anchor + weights.source.sum(-2)
+        moved.append(float((total - 1).abs().max()) > 1e-3)
+
+    for_all(couplings(), body)
+    expect(any(moved), "all weights sum to one: it does average")
+
+
 def _item(coupling: Coupling, item: int) -> Coupling:
     parts = {
         field.name: getattr(coupling, field.name)[item]
@@ -157,4 +173,5 @@ _GENERAL = (
     batch_equals_loop,
     zero_strength_changes_nothing,
 )
+_SUMS = (weights_are_seen_not_to_sum_to_one,)
 _AVERAGES = (averages_stay_in_the_convex_hull, constant_features_stay_constant)

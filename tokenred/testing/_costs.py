@@ -1,10 +1,12 @@
 """What every cost term has to satisfy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tokenred.interfaces import CostTerm
 from tokenred.testing._run import Check, collect, expect, expect_close, expect_finite, for_all
@@ -12,19 +14,28 @@ from tokenred.testing.strategies import token_groups
 from tokenred.types import TokenGroup
 
 Pair = tuple[TokenGroup, TokenGroup]
+Cues = Mapping[str, int] | None
 
 
-def cost_term_checks(term: CostTerm) -> Iterator[Check]:
-    """Yield the contract of a cost term as named checks without arguments."""
-    return collect(term, _BODIES)
+def cost_term_checks(term: CostTerm, *, cues: Cues = None) -> Iterator[Check]:
+    """Yield the contract of a cost term as named checks without arguments.
+
+    Parameters
+    ----------
+    cues : width of cues of your own by name; 0 is one positive number a token
+    """
+    return collect(term, _BODIES, cues=cues)
 
 
-def is_a_cost_term(term: CostTerm) -> None:
-    """The object has the interface."""
+def is_a_cost_term(term: CostTerm, *, cues: Cues) -> None:
+    """The object has the interface; ``needs``, where it has one, names per-token cues."""
     expect(isinstance(term, CostTerm), f"{term!r} has no `cost`")
+    needs = _needs(term)
+    expect(isinstance(needs, frozenset), f"needs is {needs!r}, not a frozenset")
+    expect("pooler" not in needs, "the cue 'pooler' has no value for a token")
 
 
-def prices_every_pair(term: CostTerm) -> None:
+def prices_every_pair(term: CostTerm, *, cues: Cues) -> None:
     """The cost has one finite entry for every source and anchor of every item of the batch."""
 
     def body(pair: Pair) -> None:
@@ -33,10 +44,10 @@ def prices_every_pair(term: CostTerm) -> None:
         expect(cost.shape == wanted, f"a cost of shape {tuple(cost.shape)}, expected {wanted}")
         expect_finite(cost, "the cost")
 
-    for_all(_pairs((2,)), body)
+    for_all(_pairs(term, cues, (2,)), body)
 
 
-def batch_equals_loop(term: CostTerm) -> None:
+def batch_equals_loop(term: CostTerm, *, cues: Cues) -> None:
     """A price does not depend on batch mates."""
 
     def body(pair: Pair) -> None:
@@ -45,10 +56,10 @@ def batch_equals_loop(term: CostTerm) -> None:
             alone = term.cost(*(_take(group, item) for group in pair))
             expect_close(together[item], alone, f"item {item} of the batch")
 
-    for_all(_pairs((2,)), body)
+    for_all(_pairs(term, cues, (2,)), body)
 
 
-def permuting_tokens_permutes_prices(term: CostTerm) -> None:
+def permuting_tokens_permutes_prices(term: CostTerm, *, cues: Cues) -> None:
     """A price does not depend on a token's place in the list."""
 
     def body(pair: Pair) -> None:
@@ -57,42 +68,64 @@ def permuting_tokens_permutes_prices(term: CostTerm) -> None:
         moved = term.cost(_flip(sources), _flip(anchors))
         expect_close(moved, cost.flip(-1, -2), "the cost of the reversed lists")
 
-    for_all(_pairs(()), body)
+    for_all(_pairs(term, cues), body)
 
 
-def half_precision_gives_no_nan(term: CostTerm) -> None:
+def half_precision_gives_no_nan(term: CostTerm, *, cues: Cues) -> None:
     """Half-precision features are priced finitely, in float32."""
 
     def body(pair: Pair) -> None:
         for dtype in (torch.float16, torch.bfloat16):
-            half = (replace(group, features=group.features.to(dtype)) for group in pair)
-            cost = term.cost(*half)
+            cost = term.cost(*(_values(group, partial(Tensor.to, dtype=dtype)) for group in pair))
             expect_finite(cost, f"the cost of {dtype} features")
             expect(cost.dtype == torch.float32, f"the cost of {dtype} features is {cost.dtype}")
 
-    for_all(_pairs(()), body)
+    for_all(_pairs(term, cues), body)
 
 
-def empty_features_give_no_nan(term: CostTerm) -> None:
+def empty_features_give_no_nan(term: CostTerm, *, cues: Cues) -> None:
     """Tokens that are all zero have a finite price."""
 
     def body(pair: Pair) -> None:
-        zero = (replace(group, features=torch.zeros_like(group.features)) for group in pair)
+        zero = (_values(group, torch.zeros_like) for group in pair)
         expect_finite(term.cost(*zero), "the cost of zero features")
 
-    for_all(_pairs(()), body)
+    for_all(_pairs(term, cues), body)
 
 
-def _pairs(batch: tuple[int, ...]) -> st.SearchStrategy[Pair]:
-    return st.tuples(token_groups(batch=batch), token_groups(batch=batch))
+def _needs(term: CostTerm) -> frozenset[str]:
+    return getattr(term, "needs", frozenset())
+
+
+def _pairs(term: CostTerm, cues: Cues, batch: tuple[int, ...] = ()) -> st.SearchStrategy[Pair]:
+    groups = token_groups(_needs(term), batch=batch, cues=cues)
+    return st.tuples(groups, groups)
+
+
+def _values(group: TokenGroup, change: Callable[[Tensor], Tensor]) -> TokenGroup:
+    """Change what tokens look like: features and cues."""
+    cues = {name: change(cue) for name, cue in group.cues.items()}
+    return replace(group, features=change(group.features), cues=cues)
+
+
+def _each(group: TokenGroup, change: Callable[[Tensor], Tensor]) -> TokenGroup:
+    """Change every tensor of a group."""
+    assert group.rank is not None
+    return TokenGroup(
+        change(group.features),
+        change(group.positions),
+        change(group.times),
+        change(group.rank),
+        {name: change(cue) for name, cue in group.cues.items()},
+    )
 
 
 def _take(group: TokenGroup, item: int) -> TokenGroup:
-    return TokenGroup(group.features[item], group.positions[item], group.times[item])
+    return _each(group, lambda values: values[item])
 
 
 def _flip(group: TokenGroup) -> TokenGroup:
-    return TokenGroup(group.features.flip(-2), group.positions.flip(-2), group.times.flip(-1))
+    return _each(group, lambda values: values.flip(group.times.ndim - 1))
 
 
 _BODIES = (

@@ -63,10 +63,20 @@ def declared_marginals_hold_within_the_residual(coupler: Coupler) -> None:
 
 
 def total_mass_is_kept(coupler: Coupler) -> None:
-    """All mass is shipped where marginals are declared, and never more than there is."""
+    """All mass is shipped where marginals are declared, and never more than there is.
+
+    A coupler that says ``copies = True`` gives a source to several anchors, whole to each.
+    """
+    copies = getattr(coupler, "copies", False)
+    expect(isinstance(copies, bool), f"copies is {copies!r}, not a bool")
+    expect(not copies or coupler.marginals == "none", "what copies mass declares no marginals")
 
     def body(problem: CouplingProblem) -> None:
         coupling = coupler.couple(*problem)
+        if copies:
+            most = problem.source_mass[..., :, None] + ROUNDING
+            expect((coupling.plan <= most).all(), "an anchor gets more of a source than there is")
+            return
         total = coupling.plan.double().sum((-2, -1))
         slack = ROUNDING + float(coupling.residual.max()) * max(problem.cost.shape[-2:])
         wanted = problem.source_mass.double().sum(-1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tokenred.interfaces import TemporalSegmenter
 from tokenred.testing._run import Check, collect, expect, for_all
-from tokenred.testing.strategies import descriptors
+from tokenred.testing.strategies import descriptors, frame_tokens
 from tokenred.types import Segments
 
 MAX_FRAMES = 40
@@ -25,13 +25,16 @@ def is_a_segmenter(segmenter: TemporalSegmenter) -> None:
         isinstance(segmenter, TemporalSegmenter), f"{segmenter!r} has no `segment` or no `static`"
     )
     expect(isinstance(segmenter.static, bool), f"static is {segmenter.static!r}, not a bool")
+    reads = _reads(segmenter)
+    expect(reads in ("frames", "tokens"), f"reads is {reads!r}")
 
 
 def partitions_every_length(segmenter: TemporalSegmenter) -> None:
     """Videos of 1 to 40 frames are cut into runs that cover every frame once."""
     generator = torch.Generator().manual_seed(0)
     for frames in range(1, MAX_FRAMES + 1):
-        _expect_partition(segmenter.segment(torch.randn(frames, 6, generator=generator)), frames)
+        shape = (frames, 6, 5) if _reads(segmenter) == "tokens" else (frames, 6)
+        _expect_partition(segmenter.segment(torch.randn(shape, generator=generator)), frames)
 
 
 def partitions_every_content(segmenter: TemporalSegmenter) -> None:
@@ -44,7 +47,7 @@ def partitions_every_content(segmenter: TemporalSegmenter) -> None:
         times = torch.arange(frames, dtype=torch.float32)
         _expect_partition(segmenter.segment(video, frame_times=times), frames)
 
-    for_all(_videos(), body)
+    for_all(_videos(segmenter), body)
 
 
 def is_reproducible(segmenter: TemporalSegmenter) -> None:
@@ -56,7 +59,16 @@ def is_reproducible(segmenter: TemporalSegmenter) -> None:
         expect(torch.equal(before, video), "the descriptors were changed")
         expect(first == segmenter.segment(video), "two runs differ")
 
-    for_all(_videos(), body)
+    for_all(_videos(segmenter), body)
+
+
+def half_precision_gives_a_partition(segmenter: TemporalSegmenter) -> None:
+    """Half-precision descriptors are accepted."""
+
+    def body(video: Tensor) -> None:
+        _expect_partition(segmenter.segment(video.bfloat16()), len(video))
+
+    for_all(_videos(segmenter), body)
 
 
 def static_ignores_content(segmenter: TemporalSegmenter) -> None:
@@ -67,7 +79,7 @@ def static_ignores_content(segmenter: TemporalSegmenter) -> None:
             other = segmenter.segment(torch.zeros_like(video))
             expect(segmenter.segment(video) == other, "the content moves the boundaries")
 
-    for_all(_videos(), body)
+    for_all(_videos(segmenter), body)
 
 
 def _expect_partition(segments: Segments, frames: int) -> None:
@@ -76,8 +88,13 @@ def _expect_partition(segments: Segments, frames: int) -> None:
     expect(found == list(range(frames)), f"{frames} frames are cut at {segments.boundaries}")
 
 
-def _videos() -> st.SearchStrategy[Tensor]:
-    return st.integers(1, MAX_FRAMES).flatmap(descriptors)
+def _reads(segmenter: TemporalSegmenter) -> str:
+    return getattr(segmenter, "reads", "frames")
+
+
+def _videos(segmenter: TemporalSegmenter) -> st.SearchStrategy[Tensor]:
+    drawn = frame_tokens if _reads(segmenter) == "tokens" else descriptors
+    return st.integers(1, MAX_FRAMES).flatmap(drawn)
 
 
 _BODIES = (
@@ -85,5 +102,6 @@ _BODIES = (
     partitions_every_length,
     partitions_every_content,
     is_reproducible,
+    half_precision_gives_a_partition,
     static_ignores_content,
 )

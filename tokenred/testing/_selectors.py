@@ -1,7 +1,8 @@
 """What every anchor selector has to satisfy."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import strategies as st
@@ -11,14 +12,25 @@ from torch import Tensor
 from tokenred.interfaces import AnchorSelector
 from tokenred.testing._run import Check, collect, expect, for_all
 from tokenred.testing.strategies import SEEDS, visual_tokens
+from tokenred.testing.videos import cut_at, half, without_a_say
 from tokenred.types import VisualTokens
 
 Case = tuple[VisualTokens, int, int]
 """Tokens, number of anchors, seed."""
+Cues = Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the author says about a selector (see ``selector_checks``)."""
+
+    exact: bool
+    least: float
+    cues: Cues
 
 
 def selector_checks(
-    selector: AnchorSelector, *, exact: bool = True, cues: Mapping[str, int] | None = None
+    selector: AnchorSelector, *, exact: bool = True, least: float = 0.0, cues: Cues = None
 ) -> Iterator[Check]:
     """Yield the contract of a selector as named checks without arguments.
 
@@ -26,15 +38,18 @@ def selector_checks(
     ----------
     exact : False for a selector whose number of anchors follows from the data; it may then choose
         fewer than asked for
-    cues : width of cues of your own by name
+    least : share of a frame's tokens that it keeps at the least; it is not asked for fewer
+    cues : width of cues of your own by name; 0 is one positive number a token
     """
-    return collect(selector, _BODIES, exact=exact, cues=cues)
+    return collect(selector, _BODIES, facts=Facts(exact, least, cues))
 
 
 def anchor_mask(
     selector: AnchorSelector, tokens: VisualTokens, n_anchors: int, seed: int = 0
 ) -> Bool[Tensor, "frames tokens"]:
     """Run a selector and return its choice as a mask, after checking its form.
+
+    Frames with fewer anchors than others have -1 behind their indices.
 
     Raises
     ------
@@ -49,66 +64,96 @@ def anchor_mask(
         return chosen
     expect(not chosen.is_floating_point(), f"indices of dtype {chosen.dtype}")
     expect(chosen.ndim == 2 and len(chosen) == frames, f"indices of shape {tuple(chosen.shape)}")
-    expect(((chosen >= 0) & (chosen < n_tokens)).all(), "an index out of range")
-    mask = torch.zeros_like(tokens.keep).scatter(-1, chosen.long(), True)
-    expect((mask.sum(-1) == chosen.shape[1]).all(), "a token is chosen twice")
-    return mask
+    expect(((chosen >= -1) & (chosen < n_tokens)).all(), "an index out of range")
+    real = chosen >= 0
+    expect((real[:, 1:] <= real[:, :-1]).all(), "padding before an index")
+    counts = torch.nn.functional.one_hot(chosen.long() + 1, n_tokens + 1).sum(1)[:, 1:]
+    expect((counts <= 1).all(), "a token is chosen twice")
+    return counts == 1
 
 
-def is_a_selector(selector: AnchorSelector, *, exact: bool, cues: Mapping[str, int] | None) -> None:
+def is_a_selector(selector: AnchorSelector, *, facts: Facts) -> None:
     """The object has the interface, and ``needs`` is a frozenset of names."""
     expect(isinstance(selector, AnchorSelector), f"{selector!r} has no `select` or no `needs`")
     expect(isinstance(selector.needs, frozenset), f"needs is {selector.needs!r}, not a frozenset")
 
 
-def chooses_the_number_asked_for(
-    selector: AnchorSelector, *, exact: bool, cues: Mapping[str, int] | None
-) -> None:
+def chooses_the_number_asked_for(selector: AnchorSelector, *, facts: Facts) -> None:
     """Indices are unique and in range, as many in every frame as asked for."""
 
     def body(case: Case) -> None:
         tokens, n_anchors, seed = case
         counts = anchor_mask(selector, tokens, n_anchors, seed).sum(-1)
-        holds = counts == n_anchors if exact else counts <= n_anchors
+        holds = counts == n_anchors if facts.exact else counts <= n_anchors
         expect(holds.all(), f"{n_anchors} anchors asked for, {counts.tolist()} chosen")
 
-    for_all(_cases(selector, cues, drop=False), body)
+    _for_all_cases(selector, facts, body, drop=False)
 
 
-def leaves_dropped_tokens_alone(
-    selector: AnchorSelector, *, exact: bool, cues: Mapping[str, int] | None
-) -> None:
+def leaves_dropped_tokens_alone(selector: AnchorSelector, *, facts: Facts) -> None:
     """Only tokens that are still alive become anchors."""
 
     def body(case: Case) -> None:
         tokens, n_anchors, seed = case
         mask = anchor_mask(selector, tokens, n_anchors, seed)
         expect(not (mask & ~tokens.keep).any(), "a token that was dropped before is chosen")
-        if exact:
+        if facts.exact:
             counts = mask.sum(-1)
             expect((counts == n_anchors).all(), f"{n_anchors} asked for, {counts.tolist()} chosen")
 
-    for_all(_cases(selector, cues, drop=True), body)
+    _for_all_cases(selector, facts, body, drop=True)
 
 
-def is_reproducible(
-    selector: AnchorSelector, *, exact: bool, cues: Mapping[str, int] | None
-) -> None:
-    """The same generator state gives the same anchors."""
+def dropped_tokens_have_no_say(selector: AnchorSelector, *, facts: Facts) -> None:
+    """What tokens look like that are no longer alive changes nothing."""
 
     def body(case: Case) -> None:
         tokens, n_anchors, seed = case
+        plain = anchor_mask(selector, tokens, n_anchors, seed)
+        other = anchor_mask(selector, without_a_say(tokens), n_anchors, seed)
+        expect(torch.equal(plain, other), "other dropped tokens change the anchors")
+
+    _for_all_cases(selector, facts, body, drop=True)
+
+
+def says_that_it_looks_across_frames(selector: AnchorSelector, *, facts: Facts) -> None:
+    """Without ``looks_across_frames = True`` a frame has the same anchors when it stands alone."""
+    across = getattr(selector, "looks_across_frames", False)
+    expect(isinstance(across, bool), f"looks_across_frames is {across!r}, not a bool")
+
+    def body(case: Case) -> None:
+        tokens, n_anchors, seed = case
+        generator = torch.Generator().manual_seed(seed)
+        selector.select(tokens, n_anchors, generator=generator)
+        start = torch.Generator().manual_seed(seed).get_state()
+        if across or not torch.equal(generator.get_state(), start):
+            return  # what is drawn at random falls out otherwise for another number of frames
+        whole = anchor_mask(selector, tokens, n_anchors, seed)
+        for frame in range(len(tokens.keep)):
+            alone = anchor_mask(selector, _frame(tokens, frame), n_anchors, seed)
+            expect(torch.equal(whole[frame], alone[0]), f"frame {frame} depends on the others")
+
+    _for_all_cases(selector, facts, body, drop=False)
+
+
+def is_reproducible(selector: AnchorSelector, *, facts: Facts) -> None:
+    """The same generator state gives the same anchors, and the tokens are left alone."""
+
+    def body(case: Case) -> None:
+        tokens, n_anchors, seed = case
+        features = tokens.features.clone()
+        cue_values = {name: cue.clone() for name, cue in tokens.cues.items()}
         first = anchor_mask(selector, tokens, n_anchors, seed)
-        expect(
-            torch.equal(first, anchor_mask(selector, tokens, n_anchors, seed)), "two runs differ"
-        )
+        second = anchor_mask(selector, tokens, n_anchors, seed)
+        expect(torch.equal(first, second), "two runs differ")
+        expect(torch.equal(tokens.features, features), "the features were changed")
+        for name, before in cue_values.items():
+            expect(torch.equal(tokens.cues[name], before), f"the cue {name} was changed")
 
-    for_all(_cases(selector, cues, drop=False), body)
+    _for_all_cases(selector, facts, body, drop=False)
 
 
-def draws_from_its_generator_only(
-    selector: AnchorSelector, *, exact: bool, cues: Mapping[str, int] | None
-) -> None:
+def draws_from_its_generator_only(selector: AnchorSelector, *, facts: Facts) -> None:
     """The global random state is neither read nor moved."""
 
     def body(case: Case) -> None:
@@ -121,41 +166,62 @@ def draws_from_its_generator_only(
             second = anchor_mask(selector, tokens, n_anchors, seed)
         expect(torch.equal(first, second), "the global state changes the anchors")
 
-    for_all(_cases(selector, cues, drop=False), body)
+    _for_all_cases(selector, facts, body, drop=False)
 
 
-def works_in_half_precision(
-    selector: AnchorSelector, *, exact: bool, cues: Mapping[str, int] | None
-) -> None:
+def works_in_half_precision(selector: AnchorSelector, *, facts: Facts) -> None:
     """Half-precision features and cues are accepted."""
 
     def body(case: Case) -> None:
         tokens, n_anchors, seed = case
-        half = replace(
-            tokens,
-            features=tokens.features.bfloat16(),
-            cues={name: cue.bfloat16() for name, cue in tokens.cues.items()},
-        )
-        counts = anchor_mask(selector, half, n_anchors, seed).sum(-1)
-        holds = counts == n_anchors if exact else counts <= n_anchors
+        counts = anchor_mask(selector, half(tokens), n_anchors, seed).sum(-1)
+        holds = counts == n_anchors if facts.exact else counts <= n_anchors
         expect(holds.all(), f"{n_anchors} anchors asked for, {counts.tolist()} chosen")
 
-    for_all(_cases(selector, cues, drop=False), body)
+    _for_all_cases(selector, facts, body, drop=False)
+
+
+def _frame(tokens: VisualTokens, frame: int) -> VisualTokens:
+    one = slice(frame, frame + 1)
+    return replace(
+        tokens,
+        features=tokens.features[one],
+        keep=tokens.keep[one],
+        frame_times=tokens.frame_times[one],
+        cues={name: cue[one] for name, cue in tokens.cues.items()},
+        segments=None,
+    )
+
+
+def _for_all_cases(
+    selector: AnchorSelector, facts: Facts, body: Callable[[Case], None], *, drop: bool
+) -> None:
+    def run(case: Case) -> None:
+        tokens, n_anchors, seed = case
+        body((cut_at(tokens, seed), n_anchors, seed))
+
+    for_all(_cases(selector, facts, drop=drop), run)
 
 
 @st.composite
-def _cases(
-    draw: st.DrawFn, selector: AnchorSelector, cues: Mapping[str, int] | None, *, drop: bool
-) -> Case:
-    tokens = draw(visual_tokens(selector.needs, drop=drop, cues=cues))
-    alive = int(tokens.keep.sum(-1).min())
-    return tokens, draw(st.integers(1, alive)), draw(SEEDS)
+def _cases(draw: st.DrawFn, selector: AnchorSelector, facts: Facts, *, drop: bool) -> Case:
+    frames = draw(st.sampled_from((3, 1, 2)))
+    tokens = draw(visual_tokens(selector.needs, frames=frames, drop=drop, cues=facts.cues))
+    counts = tokens.keep.sum(-1)
+    fewest = max(1, math.ceil(facts.least * int(counts.max())))
+    if fewest > int(counts.min()):  # what every frame can give
+        tokens = replace(tokens, keep=tokens.keep[:1].expand_as(tokens.keep).clone())
+        counts = tokens.keep.sum(-1)
+        fewest = max(1, math.ceil(facts.least * int(counts.max())))
+    return tokens, draw(st.integers(fewest, int(counts.min()))), draw(SEEDS)
 
 
 _BODIES = (
     is_a_selector,
     chooses_the_number_asked_for,
     leaves_dropped_tokens_alone,
+    dropped_tokens_have_no_say,
+    says_that_it_looks_across_frames,
     is_reproducible,
     draws_from_its_generator_only,
     works_in_half_precision,

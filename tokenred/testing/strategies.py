@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenred.testing.videos import cue_width
 from tokenred.types import Coupling, TokenGroup, VisualTokens
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -99,15 +100,30 @@ def couplings(draw: st.DrawFn, *, batch: tuple[int, ...] = ()) -> Coupling:
 
 @st.composite
 def token_groups(
-    draw: st.DrawFn, *, batch: tuple[int, ...] = (), dim: int = 4, max_tokens: int = 7
+    draw: st.DrawFn,
+    needs: Iterable[str] = (),
+    *,
+    batch: tuple[int, ...] = (),
+    dim: int = 4,
+    max_tokens: int = 7,
+    cues: Mapping[str, int] | None = None,
 ) -> TokenGroup:
-    """Draw one side of a coupling: features, some with a common offset, places, whole frames."""
+    """Draw one side of a coupling: features, some with a common offset, places, whole frames.
+
+    Parameters
+    ----------
+    needs : names of the per-token cues to fill in
+    cues : width of cues of your own by name; 0 is one positive number a token
+    """
     n = draw(st.integers(1, max_tokens))
     generator = draw(generators())
+    rank = torch.rand((*batch, 2 * n), generator=generator).argsort(-1)[..., :n]
     return TokenGroup(
         torch.randn((*batch, n, dim), generator=generator) + draw(st.sampled_from((0.0, 2.0))),
         torch.rand((*batch, n, 2), generator=generator),
         torch.randint(0, 6, (*batch, n), generator=generator).float(),
+        rank,
+        {name: _cue(name, (*batch, n), cues, generator) for name in sorted(needs)},
     )
 
 
@@ -116,10 +132,12 @@ def visual_tokens(
     draw: st.DrawFn,
     needs: Iterable[str] = (),
     *,
+    frames: int | None = None,
     max_frames: int = 3,
     max_side: int = 8,
     dim: int = 6,
     drop: bool = False,
+    scenes: bool = False,
     cues: Mapping[str, int] | None = None,
 ) -> VisualTokens:
     """Draw the tokens of a video on a square or oblong grid.
@@ -127,16 +145,25 @@ def visual_tokens(
     Parameters
     ----------
     needs : names of the cues to fill in, see ``VisualTokens.cues``
+    frames : how many; drawn if None
     drop : drop some tokens beforehand, at least one of every frame stays
-    cues : width of cues of your own by name, as one vector a token
+    scenes : let frames share a scene, in some of the videos
+    cues : width of cues of your own by name; 0 is one positive number a token
     """
-    frames = draw(st.integers(1, max_frames))
+    if frames is None:
+        frames = draw(st.integers(1, max_frames))
     grid = draw(st.integers(2, max_side)), draw(st.integers(2, max_side))
     generator = draw(generators())
     tokens = grid[0] * grid[1]
-    own = dict(cues or {})
-    found = {name: _cue(name, frames, tokens, own, generator) for name in sorted(needs)}
+    found = {
+        name: torch.randn(frames, 5, generator=generator)
+        if name == "pooler"
+        else _cue(name, (frames, tokens), cues, generator)
+        for name in sorted(needs)
+    }
     features = torch.randn(frames, tokens, dim, generator=generator)
+    if scenes and draw(st.booleans()):
+        features = features[:1] + 0.2 * features
     video = VisualTokens.of(features, grid, cues=found)
     if not drop:
         return video
@@ -146,19 +173,16 @@ def visual_tokens(
 
 
 def _cue(
-    name: str, frames: int, tokens: int, own: Mapping[str, int], generator: torch.Generator
+    name: str,
+    shape: tuple[int, ...],
+    cues: Mapping[str, int] | None,
+    generator: torch.Generator,
 ) -> Tensor:
-    if name in own:
-        return torch.randn(frames, tokens, own[name], generator=generator)
-    kind = name.partition("@")[0]
-    if kind == "attention":
-        received = torch.rand(frames, tokens, generator=generator) ** 4 + 1e-3
-        return received / received.sum(-1, keepdim=True)
-    if kind == "keys":
-        return torch.randn(frames, tokens, 5, generator=generator)
-    if kind == "pooler":
-        return torch.randn(frames, 5, generator=generator)
-    raise ValueError(f"no rule to draw the cue '{name}': name its width in `cues`")
+    width = cue_width(name, cues)
+    if width:
+        return torch.randn(*shape, width, generator=generator)
+    received = torch.rand(*shape, generator=generator) ** 4 + 1e-3
+    return received / received.sum(-1, keepdim=True)
 
 
 @st.composite
@@ -172,3 +196,20 @@ def descriptors(draw: st.DrawFn, frames: int, *, dim: int = 6) -> Float[Tensor, 
     n_scenes = 1 if kind == "still" else draw(st.integers(1, frames))
     scene = torch.arange(frames) * n_scenes // frames
     return torch.randn(n_scenes, dim, generator=generator)[scene] + 0.01 * noise
+
+
+@st.composite
+def frame_tokens(
+    draw: st.DrawFn, frames: int, *, tokens: int = 6, dim: int = 5
+) -> Float[Tensor, "frames tokens dim"]:
+    """Draw the tokens of frames: noise, a still video, scenes with cuts, or some still places."""
+    kind = draw(st.sampled_from(("noise", "still", "scenes", "places")))
+    generator = draw(generators())
+    noise = torch.randn(frames, tokens, dim, generator=generator)
+    if kind == "noise":
+        return noise
+    n_scenes = draw(st.integers(1, frames)) if kind == "scenes" else 1
+    scene = torch.randn(n_scenes, tokens, dim, generator=generator)
+    if kind == "places":
+        return torch.where(torch.arange(tokens)[:, None] % 2 == 0, scene, noise)
+    return scene[torch.arange(frames) * n_scenes // frames] + 0.01 * noise

@@ -1,13 +1,16 @@
-"""The frame stage: inside each frame select anchors, couple the others to them, aggregate."""
+"""The frame stage: select anchors in each frame, couple other tokens to them, aggregate."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from tokenred.config import (
     AggregatorSlot,
+    BudgetAllocatorSlot,
     CostTermConfig,
     CostTermSlot,
     CouplerSlot,
@@ -16,11 +19,13 @@ from tokenred.config import (
     build,
 )
 from tokenred.errors import ConfigError, InputError
-from tokenred.kernels.merge import apply_merge, gather_tokens, padded_index
+from tokenred.kernels.merge import padded_index
 from tokenred.kernels.sparse import sparse_map
-from tokenred.pipeline.budget import AnchorCount, resolve_anchors
-from tokenred.pipeline.flow import Flow, Transport, grid_positions, uniform_mass
-from tokenred.types import MergeWeights, TokenGroup
+from tokenred.pipeline.budget import AnchorCount, Rounding
+from tokenred.pipeline.flow import Flow, Transport
+from tokenred.pipeline.merging import Problem, apply, couple, mass_needs, solve
+from tokenred.pipeline.quotas import anchor_counts
+from tokenred.types import VisualTokens
 
 
 class CouplingStageConfig(FrozenModel):
@@ -52,10 +57,60 @@ class FrameStageConfig(CouplingStageConfig):
     kind: Literal["frame"] = "frame"
     n_anchors: AnchorCount = Field(  # type: ignore[valid-type]
         "budget",
-        description="anchors a frame: 'budget', a number, a share of the grid, or a table from "
-        "retention ratio to share",
+        description="anchors a frame: 'budget' (what is left of it), 'budget * 54/64' or "
+        "'budget - 1' (of all that it gives a frame), a number, a share of the grid (of the open "
+        "tokens if the stage works on a part), or a table from retention ratio to share",
+    )
+    rounding: Rounding = Field("nearest", description="of a share of the budget or of a part")
+    allocator: BudgetAllocatorSlot = Field(
+        "equal", validate_default=True, description="how the anchors are divided among the frames"
     )
     selector: SelectorSlot = Field(description="which tokens of a frame stay")
+    part: Literal["all", "static", "dynamic"] = Field(
+        "all", description="work on all tokens, or on one part that a static stage made"
+    )
+    spare_up_to: int = Field(
+        0, ge=0, description="a frame with at most so many tokens in the part is left as it is"
+    )
+    scope: Literal["frame", "segment", "segment-each"] = Field(
+        "frame",
+        description="whose tokens an anchor may take in: its frame's; its segment's, all anchors "
+        "of the segment competing; or its segment's, every frame's anchors on their own",
+    )
+    sources: Literal["rest", "all"] = Field(
+        "rest", description="'all': the other anchors are sources as well"
+    )
+    mass: str = Field(
+        "uniform",
+        description="marginals of the coupling: 'uniform', 'size' (tokens that each stands for), "
+        "or the values of a per-token cue",
+    )
+    rest: Literal["drop", "leave"] = Field(
+        "drop", description="'leave': anchors are settled, the others stay for later stages"
+    )
+    max_drop: float | None = Field(
+        None, gt=0, lt=1, description="share of the tokens that may go at once; then it repeats"
+    )
+    order: Literal["raster", "stage", "selection"] = Field(
+        "raster",
+        description="where anchors stand in their frame: in their places; behind those of earlier "
+        "stages; behind them in the selector's order",
+    )
+    places: Literal["own", "shuffled"] = Field(
+        "own",
+        description="'shuffled': the i-th anchor of a frame claims the place of the selector's "
+        "i-th, a bug of released code",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "FrameStageConfig":
+        if self.max_drop is not None and self.rest == "leave":
+            raise ConfigError("rest: leave drops nothing, so it has no max_drop", ["max_drop"])
+        if self.part == "all" and self.spare_up_to:
+            raise ConfigError("only a stage that works on a part spares frames", ["spare_up_to"])
+        if self.part != "all" and self.allocator.name != "equal":
+            raise ConfigError("a part is divided by what each frame has of it", ["allocator"])
+        return self
 
 
 class FrameStage:
@@ -64,100 +119,165 @@ class FrameStage:
     def __init__(self, config: FrameStageConfig) -> None:
         self.config = config
         self.selector = build("selector", config.selector)
+        self.allocator = build("budget allocator", config.allocator)
         self.transport = Transport(config.cost, config.combine, config.coupler)
         self.aggregator = build("aggregator", config.aggregator)
 
     @property
     def needs(self) -> frozenset[str]:
-        """Cues that the selector asks for."""
-        return frozenset(self.selector.needs)
+        """Cues that the parts ask for."""
+        return (
+            frozenset(self.selector.needs)
+            | self.allocator.needs
+            | self.transport.needs
+            | mass_needs(self.config.mass)
+        )
 
     def run(self, flow: Flow) -> None:
         """Narrow the tokens to the anchors and merge the others into them."""
-        anchors = self._select(flow)
-        sources = flow.tokens.keep & ~anchors
-        if self.aggregator.merges and bool(sources.any()):
-            self._merge(flow, anchors, sources)
+        config = self.config
+        goal = anchor_counts(flow, config, self.allocator)
+        while True:
+            tokens = flow.open(config.part)
+            counts = goal
+            if config.max_drop is not None:
+                least = (n - int(n * config.max_drop) for n in tokens.sum(-1).tolist())
+                counts = [max(pair) for pair in zip(goal, least)]
+            self._step(flow, tokens, counts)
+            if counts == goal:
+                break
+        if config.part != "all":
+            flow.decided |= {config.part}
+
+    def _step(self, flow: Flow, tokens: Tensor, counts: Sequence[int]) -> None:
+        """Select ``counts`` anchors a frame among ``tokens``; merge, settle or drop the rest."""
+        anchors, rank = self._select(flow, tokens, counts)
+        rest = tokens & ~anchors
+        sources = tokens if self.config.sources == "all" else rest
+        if self.aggregator.merges and bool(sources.any()) and bool(anchors.any()):
+            self._merge(flow, tokens, anchors, sources)
+        if self.config.places == "shuffled":
+            _shuffle(flow, anchors, rank)
+        if self.config.order != "raster":
+            flow.put_behind(anchors, rank if self.config.order == "selection" else None)
         flow.keep_value = anchors.float()
-        flow.update(keep=anchors)
+        if self.config.rest == "leave":
+            flow.settle(anchors)
+        else:
+            flow.update(keep=flow.tokens.keep & ~rest)
 
-    def _count(self, flow: Flow) -> int:
-        if self.config.n_anchors == "budget" and flow.pooled:
-            return flow.quota  # a share of what the LLM would see, whatever this grid is
-        tokens = flow.tokens.features.shape[1]
-        return resolve_anchors(self.config.n_anchors, tokens, flow.budget.retention_ratio)
+    def _select(self, flow: Flow, tokens: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the anchors as a mask, and each one's place in the selector's order."""
+        anchors = torch.zeros_like(tokens)
+        rank = torch.zeros(tokens.shape, dtype=torch.long, device=tokens.device)
+        ordered = self.config.order == "selection" or self.config.places == "shuffled"
+        asks = ordered or getattr(self.selector, "adaptive", False)
+        have = tokens.sum(-1).tolist()
+        view = replace(flow.tokens, keep=tokens)
+        for count in sorted(set(counts) - {0}):
+            frames = [t for t, n in enumerate(counts) if n == count]
+            whole = [t for t in frames if have[t] == count]
+            whole = whole if not asks else [t for t in whole if count <= self.config.spare_up_to]
+            if whole:
+                anchors[whole] = tokens[whole]
+                rank[whole] = torch.arange(tokens.shape[1], device=tokens.device)
+                frames = [t for t in frames if t not in set(whole)]
+            if not frames:
+                continue
+            chosen, order = self._chosen(view, frames, count, flow.generator)
+            if bool((chosen & ~tokens[frames]).any()) or (
+                self.config.rest == "drop" and not bool(chosen.any(-1).all())
+            ):
+                raise InputError(
+                    f"selector '{self.config.selector.name}' chose a dropped token or none in a "
+                    "frame"
+                )
+            anchors[frames], rank[frames] = chosen, order
+        return anchors, rank
 
-    def _select(self, flow: Flow) -> Tensor:
-        tokens = flow.tokens
-        n_anchors = self._count(flow)
-        alive = int(tokens.keep.sum(-1).min())
-        if n_anchors > alive:
-            if flow.exact and self.config.n_anchors == "budget":
-                raise flow.unreachable("most", alive * flow.frames)
-            raise InputError(f"{n_anchors} anchors asked for, a frame has {alive} tokens left")
-        if n_anchors == tokens.features.shape[1]:
-            return tokens.keep
-        chosen = self.selector.select(tokens, n_anchors, generator=flow.generator)
-        if chosen.dtype != torch.bool:
-            chosen = torch.zeros_like(tokens.keep).scatter(-1, chosen.to(tokens.keep.device), True)
-        if bool((chosen & ~tokens.keep).any()) or not bool(chosen.any(-1).all()):
-            raise InputError(
-                f"selector '{self.config.selector.name}' chose a dropped token or none in a frame"
+    def _chosen(
+        self, view: VisualTokens, frames: list[int], count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Ask the selector about some frames; return mask and order of these."""
+        apart = not getattr(self.selector, "looks_across_frames", False)
+        some = apart and len(frames) < len(view.keep)
+        asked = _frames_of(view, frames) if some else view
+        answer = self.selector.select(asked, count, generator=generator).to(view.keep.device)
+        if answer.dtype == torch.bool:
+            mask, order = answer, torch.zeros(answer.shape, dtype=torch.long, device=answer.device)
+        else:
+            frame, place = (answer >= 0).nonzero(as_tuple=True)
+            token = answer[frame, place]
+            mask = torch.zeros_like(asked.keep)
+            mask[frame, token] = True
+            order = torch.zeros_like(asked.keep, dtype=torch.long)
+            order[frame, token] = place
+            if int(mask.sum()) < len(token):
+                name = self.config.selector.name
+                raise InputError(f"selector '{name}' chose a token of a frame twice")
+        return (mask, order) if some else (mask[frames], order[frames])
+
+    def _merge(self, flow: Flow, tokens: Tensor, anchors: Tensor, sources: Tensor) -> None:
+        rank = tokens.long().cumsum(-1) - 1
+        merges = []
+        for problem in self._problems(flow, anchors, sources):
+            coupling = couple(
+                flow,
+                problem,
+                self.transport,
+                mass=self.config.mass,
+                rank=rank,
+                apart=self.config.sources == "all",
             )
-        return chosen
+            merges.append(solve(problem, coupling, self.aggregator, self.config.mass))
+        if merges:
+            apply(flow, merges)
 
-    def _merge(self, flow: Flow, anchors: Tensor, sources: Tensor) -> None:
-        tokens = flow.tokens
-        anchor_index, anchor_real = padded_index(anchors)
-        source_index, source_real = padded_index(sources)
-        positions = grid_positions(tokens.grid, tokens.features.device)
-        times = tokens.frame_times.new_zeros(())
-
-        def group(index: Tensor) -> TokenGroup:
-            return TokenGroup(
-                gather_tokens(tokens.features, index), positions[index], times.expand(index.shape)
-            )
-
-        left, right = group(source_index), group(anchor_index)
-        coupling = self.transport(left, right, uniform_mass(source_real), uniform_mass(anchor_real))
-        flow.note(coupling)
-        weights = self.aggregator.weights(coupling)
-        merged = apply_merge(right.features, left.features, weights)
-        frame = torch.arange(flow.frames, device=merged.device)[:, None].expand_as(anchor_index)
-        place = frame[anchor_real], anchor_index[anchor_real]
-        flow.update(features=tokens.features.index_put(place, merged[anchor_real]))
-        mass = apply_merge(
-            flow.mass.gather(-1, anchor_index)[..., None],
-            flow.mass.gather(-1, source_index)[..., None],
-            weights,
-        )[..., 0]
-        mass = mass / weights.anchor.to(mass.dtype)
-        flow.mass = flow.mass.index_put(place, mass[anchor_real].detach())
-        if flow.tracing:
-            flow.extend_trace(
-                _stage_map(tokens.keep.shape, anchor_index, anchor_real, source_index, weights)
-            )
+    def _problems(self, flow: Flow, anchors: Tensor, sources: Tensor) -> Iterator[Problem]:
+        n = anchors.shape[1]
+        if self.config.scope == "frame":
+            start = torch.arange(flow.frames, device=anchors.device)[:, None] * n
+            left, right = padded_index(sources), padded_index(anchors)
+            yield Problem(right[0] + start, right[1], left[0] + start, left[1])
+            return
+        for frames in flow.segments:
+            where = slice(frames[0] * n, frames[-1] * n + n)
+            inside = anchors.flatten()[where], sources.flatten()[where]
+            hosts = [t - frames[0] for t in frames if bool(anchors[t].any())]
+            if self.config.scope == "segment" or not hosts:
+                both = inside[0][None], inside[1][None]
+            else:
+                frame = torch.arange(len(inside[0]), device=anchors.device) // n
+                mine = frame == torch.tensor(hosts, device=anchors.device)[:, None]
+                both = mine & inside[0], (inside[0] | inside[1]) & ~(mine & inside[0])
+            if bool(both[0].any()) and bool(both[1].any()):
+                right, left = padded_index(both[0]), padded_index(both[1])
+                yield Problem(right[0] + where.start, right[1], left[0] + where.start, left[1])
 
 
-def _stage_map(
-    shape: torch.Size, anchors: Tensor, real: Tensor, sources: Tensor, weights: MergeWeights
-) -> Tensor:
-    """Return the sparse map of the merge over flat tokens; other rows are the identity."""
-    frames, tokens = shape
-    offset = torch.arange(frames, device=anchors.device)[:, None] * tokens
-    rows = (anchors + offset)[real]
-    diagonal = torch.ones(frames * tokens, device=anchors.device, dtype=weights.anchor.dtype)
-    diagonal = diagonal.index_put((rows,), weights.anchor.detach()[real])
-    everything = torch.arange(frames * tokens, device=anchors.device)
-    moved = weights.source.detach().mT[real]  # (anchors, sources of the same frame)
-    columns = (sources + offset)[:, None, :].expand(-1, anchors.shape[1], -1)[real]
-    hit = moved != 0
-    index = torch.cat(
-        [
-            torch.stack([everything, everything]),
-            torch.stack([rows[:, None].expand_as(columns)[hit], columns[hit]]),
-        ],
-        dim=1,
+def _frames_of(tokens: VisualTokens, frames: list[int]) -> VisualTokens:
+    """Return some frames of a video, without segments."""
+    return replace(
+        tokens,
+        features=tokens.features[frames],
+        keep=tokens.keep[frames],
+        frame_times=tokens.frame_times[frames],
+        cues={name: cue[frames] for name, cue in tokens.cues.items()},
+        segments=None,
     )
-    values = torch.cat([diagonal, moved[hit]]).float()
-    return sparse_map(index, values, (frames * tokens, frames * tokens))
+
+
+def _shuffle(flow: Flow, anchors: Tensor, rank: Tensor) -> None:
+    """Move the i-th anchor of every frame, in raster order, to the place of the selector's i-th."""
+    n, size = anchors.shape[1], anchors.numel()
+    source = torch.arange(size, device=anchors.device)
+    for frame, mask in enumerate(anchors):
+        raster = mask.nonzero()[:, 0]
+        by_rank = raster[rank[frame, raster].argsort(stable=True)]
+        source[by_rank + frame * n] = raster + frame * n
+    moved = flow.tokens.features.flatten(0, 1)[source]
+    flow.update(features=moved.view_as(flow.tokens.features))
+    flow.mass = flow.mass.flatten()[source].view_as(flow.mass)
+    if flow.tracing:
+        index = torch.stack([torch.arange(size, device=source.device), source])
+        flow.extend_trace(sparse_map(index, torch.ones(size, device=source.device), (size, size)))

@@ -12,7 +12,10 @@ from tokenred.kernels.pooling import PoolMode, pool_tokens, pooled_grid, pooling
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.flow import Flow
 
-PER_TOKEN_CUES = ("attention@", "keys@")
+PER_FRAME_CUES = frozenset({"pooler"})
+"""All other cues have one entry for each token."""
+
+ATTENTION_CUES = ("attention@", "class-attention@", "salience@")
 
 
 def _keep(value: object) -> object:
@@ -73,7 +76,7 @@ class PoolStage:
             return pool_tokens(values, tokens.grid, mode, stride)
 
         cues = {
-            name: _pool_cue(cue, pool) if name.startswith(PER_TOKEN_CUES) else cue
+            name: cue if name in PER_FRAME_CUES else _pool_cue(cue, pool)
             for name, cue in tokens.cues.items()
         }
         value = pool(tokens.keep.float()[..., None])[..., 0]
@@ -101,7 +104,7 @@ class PoolStage:
 
 def _best(flow: Flow, value: Tensor, keep: Tensor, count: int) -> Tensor:
     """Mark the ``count`` first cells of each frame by keep, pooled mask, attention, raster."""
-    attention = [cue for name, cue in flow.tokens.cues.items() if name.startswith("attention@")]
+    attention = [cue for name, cue in flow.tokens.cues.items() if name.startswith(ATTENTION_CUES)]
     keys = [keep.float(), value, *([torch.stack(attention).sum(0)] if attention else [])]
     order = torch.arange(value.shape[1], device=value.device).expand(value.shape)
     for key in reversed(keys):

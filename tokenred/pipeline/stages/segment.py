@@ -15,11 +15,11 @@ from tokenred.config import (
     build,
     nested,
 )
-from tokenred.errors import InputError
 from tokenred.kernels.merge import apply_merge
 from tokenred.kernels.sparse import sparse_identity, sparse_map
 from tokenred.pipeline.budget import shares, trim
-from tokenred.pipeline.flow import Flow, Transport, Twins, grid_positions, uniform_mass
+from tokenred.pipeline.flow import Flow, Transport, Twins, token_group, uniform_mass
+from tokenred.pipeline.stages.cut import DESCRIPTOR_TEXT, Descriptor, cut, descriptor_needs
 from tokenred.pipeline.stages.frame import CouplingStageConfig
 from tokenred.types import Coupling, MergeWeights, Segments, TokenGroup
 
@@ -40,11 +40,7 @@ class SegmentStageConfig(CouplingStageConfig):
 
     kind: Literal["segment"] = "segment"
     segmenter: SegmenterSlot = Field(description="which runs of frames are treated together")
-    descriptor: Literal["mean-feature", "pooler"] = Field(
-        "mean-feature",
-        description="what a frame is to the segmenter: its mean token, or the "
-        "output of the vision tower's pooling head",
-    )
+    descriptor: Descriptor = Field("mean-feature", description=DESCRIPTOR_TEXT)
     keep: Annotated[KeepRuleConfig, nested(KeepRuleConfig)] = Field(
         default_factory=lambda: KeepRuleConfig(),
         description="which sources stay tokens of their own",
@@ -86,12 +82,13 @@ class SegmentStage:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Cues that the descriptor asks for."""
-        return frozenset({"pooler"} if self.config.descriptor == "pooler" else ())
+        """Cues that the descriptor and the cost terms ask for."""
+        return descriptor_needs(self.segmenter, self.config.descriptor) | self.transport.needs
 
     def run(self, flow: Flow) -> None:
         """Merge across frames, segment by segment."""
-        segments = self._segment(flow)
+        segments = cut(flow, self.segmenter, self.config.segmenter.name, self.config.descriptor)
+        flow.update(segments=segments)
         flow.notes.n_segments = len(segments)
         quotas = self._quotas(flow, segments)
         if flow.tracing and flow.trace is None:
@@ -115,19 +112,6 @@ class SegmentStage:
             flow.twins = _twins(places, *before)
         if self.copies == 2 or self.config.order == "segment":
             flow.sequence = self._sequence(order, flow.tokens.keep.numel())
-
-    def _segment(self, flow: Flow) -> Segments:
-        if self.config.descriptor == "pooler":
-            descriptors = flow.tokens.cues["pooler"]
-        else:
-            descriptors = flow.tokens.features.float().mean(1)
-        segments = self.segmenter.segment(descriptors, frame_times=flow.tokens.frame_times)
-        if segments.boundaries[-1] != flow.frames:
-            raise InputError(
-                f"segmenter '{self.config.segmenter.name}' ends at frame "
-                f"{segments.boundaries[-1]}, the video has {flow.frames}"
-            )
-        return segments
 
     def _quotas(self, flow: Flow, segments: Segments) -> list[int | None]:
         """Return how many sources each frame keeps; None where the decision needs no quota."""
@@ -202,11 +186,11 @@ class SegmentStage:
         if len(sources) == 0 or len(anchors.index) == 0:  # without anchors nothing is merged
             order = torch.arange(len(sources), device=features.device)
             return order < (len(sources) if quota is None else quota)
-        positions = grid_positions(flow.tokens.grid, features.device)
-        left = TokenGroup(features, positions[sources], positions.new_full((len(sources),), gap))
-        right = TokenGroup(
-            anchors.features, positions[anchors.index], positions.new_zeros(len(anchors.index))
-        )
+        tokens, needs = flow.tokens.features.shape[1], self.transport.needs
+        rank = flow.tokens.keep.long().cumsum(-1) - 1
+        left = token_group(flow, sources + frame * tokens, needs, rank)
+        right = token_group(flow, anchors.index + (frame - gap) * tokens, needs, rank)
+        right = replace(right, features=anchors.features)
         coupling = self.transport(left, right, _uniform(left), _uniform(right))
         flow.note(coupling)
         stays, weights = self.split(coupling, quota)

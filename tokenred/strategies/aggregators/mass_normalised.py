@@ -16,6 +16,9 @@ class MassNormalisedConfig(StrategyConfig):
     mass: Literal["plan", "unit"] = Field(
         "plan", description="ship the plan's own mass (total 1), or unit mass from every source"
     )
+    own: Literal["one", "mass"] = Field(
+        "one", description="weight of the anchor itself: 1, or its marginal"
+    )
 
 
 class MassNormalisedAggregator:
@@ -24,7 +27,8 @@ class MassNormalisedAggregator:
     ``x_j <- (x_j + strength * sum_i T_ij s_i) / (1 + strength * sum_i T_ij)``. With ``mass: plan``
     and uniform marginals the mass an anchor receives is exactly 1/anchors, so an anchor moves by
     less than a per cent of the way; ``mass: unit`` divides each row by its source's mass, so that
-    every source ships one token's worth.
+    every source ships one token's worth. With ``own: mass`` the anchor weighs its own marginal
+    instead of 1; over sizes (the stage's ``mass: size``) that is ToMe's weighted average.
 
     Shapes
     ------
@@ -33,7 +37,8 @@ class MassNormalisedAggregator:
     Source
     ------
     AOT, arXiv 2603.01400, Eqs. 10-11. Licence of source: Apache-2.0 (written from the paper).
-    Differs: ``mass: unit`` is ours. The release floors the mass at 1e-9, which changes nothing.
+    Differs: ``mass: unit`` and ``own`` are ours. The release floors the mass at 1e-9, which changes
+    nothing.
     """
 
     merges: ClassVar[bool] = True
@@ -47,4 +52,5 @@ class MassNormalisedAggregator:
         if self.config.mass == "unit":
             mass = coupling.source_mass.to(share.dtype)
             share = share / mass.masked_fill(mass <= 0, 1.0)[..., :, None]
-        return average(share, self.config.strength)
+        own = coupling.anchor_mass.to(share.dtype) if self.config.own == "mass" else None
+        return average(share, self.config.strength, own)

@@ -2,10 +2,8 @@
 
 from typing import ClassVar
 
-import torch
-
 from tokenred.config import StrategyConfig
-from tokenred.strategies.aggregators._weights import average
+from tokenred.strategies.aggregators._weights import average, members
 from tokenred.types import Coupling, MergeWeights
 
 
@@ -37,6 +35,4 @@ class MeanAggregator:
 
     def weights(self, coupling: Coupling) -> MergeWeights:
         """Return the averaging weights."""
-        plan = coupling.plan
-        chosen = torch.nn.functional.one_hot(plan.argmax(-1), plan.shape[-1]).to(plan.dtype)
-        return average(chosen * (plan.sum(-1, keepdim=True) > 0))
+        return average(members(coupling.plan))

@@ -2,16 +2,15 @@
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import CostTermConfig
+from tokenred.strategies.costs.of import OfConfig, vectors
 from tokenred.types import TokenGroup
 
 
-class CosineConfig(CostTermConfig):
+class CosineConfig(OfConfig):
     """Settings of the cosine cost."""
 
     clip: float = Field(
@@ -24,6 +23,8 @@ class CosineConfig(CostTermConfig):
 
 class CosineCost:
     """Cost ``1 - cos(source, anchor)``, from 0 (same direction) to 2 (opposite).
+
+    Of the features, or of a cue such as ``keys@-1``.
 
     Shapes
     ------
@@ -40,11 +41,17 @@ class CosineCost:
     def __init__(self, config: CosineConfig) -> None:
         self.config = config
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The cue that is compared, if it is one."""
+        return self.config.needs
+
     def cost(self, sources: TokenGroup, anchors: TokenGroup) -> Tensor:
         """Return the cost of every (source, anchor) pair."""
-        dtype = torch.float64 if sources.features.dtype == torch.float64 else torch.float32
-        left = F.normalize(sources.features.to(dtype), dim=-1, eps=1e-8)
-        right = F.normalize(anchors.features.to(dtype), dim=-1, eps=1e-8)
+        left, right = (
+            F.normalize(vectors(group, self.config.of), dim=-1, eps=1e-8)
+            for group in (sources, anchors)
+        )
         similarity = left @ right.mT
         if self.config.clip:
             similarity = similarity.clamp(self.config.clip - 1, 1 - self.config.clip)

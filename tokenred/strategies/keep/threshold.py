@@ -11,11 +11,12 @@ from tokenred.config import StrategyConfig
 class ThresholdConfig(StrategyConfig):
     """Settings of the threshold decision."""
 
-    tau: float = Field(0.5, description="scores strictly beyond this are kept")
+    tau: float = Field(0.5, description="scores beyond this are kept")
+    inclusive: bool = Field(False, description="scores equal to tau are kept as well")
 
 
 class ThresholdDecision:
-    """Keep the sources whose score is strictly below (or above) ``tau``.
+    """Keep the sources whose score is below (or above) ``tau``, strictly unless ``inclusive``.
 
     Shapes
     ------
@@ -34,4 +35,6 @@ class ThresholdDecision:
 
     def decide(self, score: Tensor, *, keep: Literal["low", "high"], n_keep: int | None) -> Tensor:
         """Return True where the score lies on the kept side of ``tau``."""
-        return score < self.config.tau if keep == "low" else score > self.config.tau
+        tau = self.config.tau
+        beyond = score < tau if keep == "low" else score > tau
+        return beyond | (score == tau) if self.config.inclusive else beyond

@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
-from tokenred.strategies.selectors._importance import LayerSpec, attention_cue, importance_of
+from tokenred.strategies.selectors.importance import LayerSpec, attention_cue, importance_of
 from tokenred.strategies.selectors.windows import window_mask
 from tokenred.types import VisualTokens
 

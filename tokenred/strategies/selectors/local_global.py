@@ -7,8 +7,10 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
-from tokenred.strategies.selectors._importance import (
+from tokenred.strategies.selectors.importance import (
+    QUERY_TEXT,
     LayerSpec,
+    Query,
     attention_cue,
     importance_of,
     top_index,
@@ -23,6 +25,7 @@ class LocalGlobalConfig(StrategyConfig):
     windows: tuple[int, int] = Field((3, 3), description="rows and columns of windows in the grid")
     shallow_layer: LayerSpec = Field(0.2, description="layer of the local importance")
     deep_layer: LayerSpec = Field(-2, description="layer of the global importance")
+    query: Query = Field("tokens", description=QUERY_TEXT)
     global_ratio: float = Field(0.5, ge=0, le=1, description="share of the anchors chosen globally")
     rounding: Literal["exact", "floor"] = Field(
         "exact", description="'floor' loses what the windows do not divide, as released"
@@ -54,13 +57,17 @@ class LocalGlobalSelector:
     @property
     def needs(self) -> frozenset[str]:
         """The attention of both layers."""
-        layers = (self.config.shallow_layer, self.config.deep_layer)
-        return frozenset(attention_cue(layer) for layer in layers)
+        return frozenset(self._cues)
+
+    @property
+    def _cues(self) -> tuple[str, str]:
+        layers = self.config.shallow_layer, self.config.deep_layer
+        shallow, deep = (attention_cue(layer, self.config.query) for layer in layers)
+        return shallow, deep
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return a (frames, tokens) bool mask of the anchors."""
-        shallow = importance_of(tokens, attention_cue(self.config.shallow_layer))
-        deep = importance_of(tokens, attention_cue(self.config.deep_layer))
+        shallow, deep = (importance_of(tokens, cue) for cue in self._cues)
         local_budget = int(n_anchors * (1 - self.config.global_ratio))
         exact = self.config.rounding == "exact"
         mask = window_mask(shallow, tokens.grid, self.config.windows, local_budget, exact=exact)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
-from tokenred.strategies.selectors._importance import top_index
+from tokenred.strategies.selectors.importance import top_index
 from tokenred.types import VisualTokens
 
 

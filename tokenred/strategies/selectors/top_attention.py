@@ -5,8 +5,10 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
-from tokenred.strategies.selectors._importance import (
+from tokenred.strategies.selectors.importance import (
+    QUERY_TEXT,
     LayerSpec,
+    Query,
     attention_cue,
     importance_of,
     top_index,
@@ -17,7 +19,8 @@ from tokenred.types import VisualTokens
 class TopAttentionConfig(StrategyConfig):
     """Settings of the top-attention selector."""
 
-    layer: LayerSpec = Field(-2, description="layer of the importance")
+    layer: LayerSpec = Field(-2, description="layer of the importance, or the pooling head")
+    query: Query = Field("tokens", description=QUERY_TEXT)
 
 
 class TopAttentionSelector:
@@ -25,7 +28,8 @@ class TopAttentionSelector:
 
     Shapes
     ------
-    cue ``attention@LAYER`` : (frames, tokens)      returns : (frames, n_anchors)
+    cue ``attention@LAYER`` (``class-attention@``, ``salience@``) : (frames, tokens)
+    returns : (frames, n_anchors)
 
     Source
     ------
@@ -40,8 +44,9 @@ class TopAttentionSelector:
     @property
     def needs(self) -> frozenset[str]:
         """The attention of one layer."""
-        return frozenset({attention_cue(self.config.layer)})
+        return frozenset({attention_cue(self.config.layer, self.config.query)})
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return (frames, n_anchors) indices, most important first."""
-        return top_index(importance_of(tokens, attention_cue(self.config.layer)), n_anchors)
+        (cue,) = self.needs
+        return top_index(importance_of(tokens, cue), n_anchors)

@@ -1,5 +1,7 @@
 """What selectors that rank by attention share."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,13 +9,19 @@ from torch import Tensor
 from tokenred.errors import CapabilityError
 from tokenred.types import VisualTokens
 
-LayerSpec = int | float
-"""An index (negative counts from the end) or a share of the depth in (0, 1)."""
+LayerSpec = int | float | Literal["pooler"]
+"""An index (negative from the end), a share of the depth in (0, 1), or the pooling head."""
+
+Query = Literal["tokens", "class", "any"]
+"""Whose attention counts: of all tokens, of the class token, or of that if the tower has one."""
+
+_CUES = {"tokens": "attention", "class": "class-attention", "any": "salience"}
+QUERY_TEXT = "whose attention counts: all tokens', the class token's, or the latter if there is one"
 
 
-def attention_cue(layer: LayerSpec) -> str:
-    """Return the name of the cue that holds the attention received at ``layer``."""
-    return f"attention@{layer}"
+def attention_cue(layer: LayerSpec, query: Query = "tokens") -> str:
+    """Return the name of the cue that holds the attention given to the tokens at ``layer``."""
+    return f"{'attention' if layer == 'pooler' else _CUES[query]}@{layer}"
 
 
 def importance_of(tokens: VisualTokens, cue: str) -> Float[Tensor, "frames tokens"]:

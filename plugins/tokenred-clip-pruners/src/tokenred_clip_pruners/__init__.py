@@ -1,0 +1,48 @@
+"""Pruners that grew up on CLIP towers: FasterVLM, VisPruner, HiRED, CDPruner, VScan's first stage.
+
+FasterVLM needs no strategy of its own, it is a preset; the others bring what is missing in
+tokenred: a selector each, or a budget allocator.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+from tokenred import hookimpl
+from tokenred_clip_pruners.dpp import DppConfig, DppSelector
+from tokenred_clip_pruners.duplicate_removal import DuplicateRemovalConfig, DuplicateRemovalSelector
+from tokenred_clip_pruners.relevance import clip_relevance
+from tokenred_clip_pruners.tile_attention import TileAttentionAllocator, TileAttentionConfig
+from tokenred_clip_pruners.window_cap import WindowCapConfig, WindowCapSelector
+
+__all__ = [
+    "DppConfig",
+    "DppSelector",
+    "DuplicateRemovalConfig",
+    "DuplicateRemovalSelector",
+    "TileAttentionAllocator",
+    "TileAttentionConfig",
+    "WindowCapConfig",
+    "WindowCapSelector",
+    "clip_relevance",
+]
+
+
+@hookimpl
+def register_anchor_selectors(register):
+    """Bring the selectors of VisPruner, CDPruner and VScan for Qwen2.5-VL."""
+    register("duplicate-removal", DuplicateRemovalSelector, DuplicateRemovalConfig)
+    register("dpp", DppSelector, DppConfig)
+    register("window-cap", WindowCapSelector, WindowCapConfig)
+
+
+@hookimpl
+def register_budget_allocators(register):
+    """Bring HiRED's division of the budget."""
+    register("tile-attention", TileAttentionAllocator, TileAttentionConfig)
+
+
+@hookimpl
+def register_presets(register):
+    """Bring the pipelines."""
+    for path in sorted(Path(str(files(__name__))).joinpath("presets").glob("*.yaml")):
+        register(path.stem, path)

@@ -1,0 +1,22 @@
+"""FastVID: what stands out in every frame, and density peaks in a few frames of every segment."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from tokenred import hookimpl
+from tokenred_fastvid.context import FastvidContextAllocator, FastvidContextConfig
+from tokenred_fastvid.salient import FastvidSalientAllocator, FastvidSalientConfig
+
+
+@hookimpl
+def register_budget_allocators(register):
+    """Register the two halves of FastVID's budget."""
+    register("fastvid-salient", FastvidSalientAllocator, FastvidSalientConfig)
+    register("fastvid-context", FastvidContextAllocator, FastvidContextConfig)
+
+
+@hookimpl
+def register_presets(register):
+    """Register the pipeline files of this distribution."""
+    for path in sorted(Path(str(files("tokenred_fastvid"))).joinpath("presets").glob("*.yaml")):
+        register(path.stem, path)

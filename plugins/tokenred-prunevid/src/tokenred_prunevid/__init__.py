@@ -1,0 +1,27 @@
+"""PruneVid: frames clustered into segments, what stands still in them split from what moves."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from tokenred import hookimpl
+from tokenred_prunevid.frame_clusters import FrameClustersConfig, FrameClustersSegmenter
+from tokenred_prunevid.pairwise import PairwiseConfig, PairwiseRule
+
+
+@hookimpl
+def register_temporal_segmenters(register):
+    """Register the clustering of frames."""
+    register("frame-clusters", FrameClustersSegmenter, FrameClustersConfig)
+
+
+@hookimpl
+def register_static_rules(register):
+    """Register the rule that splits the tokens of a segment."""
+    register("pairwise", PairwiseRule, PairwiseConfig)
+
+
+@hookimpl
+def register_presets(register):
+    """Register the pipeline files that ship with the plugin."""
+    for path in sorted(Path(str(files("tokenred_prunevid"))).joinpath("presets").glob("*.yaml")):
+        register(path.stem, path)

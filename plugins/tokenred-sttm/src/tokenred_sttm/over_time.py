@@ -1,0 +1,40 @@
+"""Which leaf stands for which, given the similar pairs of consecutive frames."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def first_ancestor(n_leaves: int, links: Int[Tensor, "2 links"]) -> Int[Tensor, "leaves"]:
+    """Return for each leaf where it ends up when everyone joins a leaf of the frame before.
+
+    A leaf joins the first of those that it is linked to, and goes where that one goes.
+
+    Parameters
+    ----------
+    links : pairs (earlier, later)
+    """
+    label = torch.arange(n_leaves, device=links.device)
+    label = label.scatter_reduce(0, links[1], links[0], "amin")
+    while True:
+        farther = label[label]
+        if torch.equal(farther, label):
+            return label
+        label = farther
+
+
+def released_union(n_leaves: int, links: Int[Tensor, "2 links"]) -> Int[Tensor, "leaves"]:
+    """Return what the release makes of the same links.
+
+    Every leaf takes the smallest label among its own and its neighbours', earlier or later, then
+    the label of that label; this is repeated until the label of each label is the label itself.
+    Where no chain is longer than two links that is ``first_ancestor``; if one is, somewhere in the
+    video, there are further rounds, in which leaves also join others of their own frame.
+    """
+    label = torch.arange(n_leaves, device=links.device)
+    left, right = torch.cat([links, links.flip(0)], dim=1)
+    while True:
+        label = label.scatter_reduce(0, left, label[right], "amin")
+        label = label[label]
+        if torch.equal(label[label], label):
+            return label

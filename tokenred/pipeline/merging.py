@@ -1,0 +1,147 @@
+"""Couples groups of tokens of a flow, and applies all merges of a stage at once."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tokenred.interfaces import Aggregator
+from tokenred.kernels.merge import apply_merge
+from tokenred.kernels.sparse import sparse_map
+from tokenred.pipeline.flow import Flow, Transport, token_group, uniform_mass
+from tokenred.types import Coupling, MergeWeights
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch of independent couplings between tokens of one video.
+
+    Attributes
+    ----------
+    anchors, sources : flat places, frame * tokens + token; padding repeats a place
+    anchor_real, source_real : False on padding
+    """
+
+    anchors: Int[Tensor, "*batch anchors"]
+    anchor_real: Bool[Tensor, "*batch anchors"]
+    sources: Int[Tensor, "*batch sources"]
+    source_real: Bool[Tensor, "*batch sources"]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A problem with its solution; ``sized`` if the weights count tokens already."""
+
+    problem: Problem
+    weights: MergeWeights
+    sized: bool = False
+
+
+def mass_needs(mass: str) -> frozenset[str]:
+    """Return the cue that a ``mass`` setting names, if it names one."""
+    return frozenset() if mass in ("uniform", "size") else frozenset({mass})
+
+
+def masses(flow: Flow, problem: Problem, mass: str, transport: Transport) -> tuple[Tensor, Tensor]:
+    """Return the marginals of sources and anchors, zero on padding.
+
+    A coupler that meets both marginals needs equal totals: those of the anchors are scaled then.
+    """
+    sides = (problem.sources, problem.source_real), (problem.anchors, problem.anchor_real)
+    if mass == "uniform":
+        return uniform_mass(sides[0][1]), uniform_mass(sides[1][1])
+    values = flow.mass if mass == "size" else flow.tokens.cues[mass]
+    flat = values.flatten().to(torch.promote_types(values.dtype, torch.float32)).clamp_min(0)
+    source, anchor = (flat[places] * real for places, real in sides)
+    if transport.coupler.marginals == "both":
+        total = anchor.sum(-1, keepdim=True)
+        anchor = anchor * source.sum(-1, keepdim=True) / total.where(total > 0, 1.0)
+    return source, anchor
+
+
+def couple(
+    flow: Flow,
+    problem: Problem,
+    transport: Transport,
+    *,
+    mass: str = "uniform",
+    rank: Tensor | None = None,
+    apart: bool = False,
+) -> Coupling:
+    """Couple the groups of a problem and note how the solver did; ``apart``: never with itself."""
+    left = token_group(flow, problem.sources, transport.needs, rank)
+    right = token_group(flow, problem.anchors, transport.needs, rank)
+    own = None
+    if apart:
+        own = problem.sources[..., :, None] == problem.anchors[..., None, :]
+    coupling = transport(left, right, *masses(flow, problem, mass, transport), own)
+    flow.note(coupling)
+    return coupling
+
+
+def solve(problem: Problem, coupling: Coupling, aggregator: Aggregator, mass: str) -> Merge:
+    """Turn a coupling of masses of a kind into a merge."""
+    return Merge(problem, aggregator.weights(coupling), mass == "size")
+
+
+def apply(flow: Flow, merges: Sequence[Merge]) -> None:
+    """Write all merges into the tokens; every one reads what was there before.
+
+    Features, masses, keys (what they are compared by moves with them) and the trace.
+    """
+    tokens = flow.tokens
+    places = torch.cat([m.problem.anchors[m.problem.anchor_real] for m in merges])
+
+    def written(values: Tensor) -> Tensor:
+        flat = values.flatten(0, 1)
+        new = [_merged(flat, merge)[merge.problem.anchor_real] for merge in merges]
+        return flat.index_put((places,), torch.cat(new)).view_as(values)
+
+    keys = {name: cue for name, cue in tokens.cues.items() if name.startswith("keys@")}
+    cues = {**tokens.cues, **{name: written(cue) for name, cue in keys.items()}}
+    mass = [_mass(flow.mass, merge)[merge.problem.anchor_real] for merge in merges]
+    flat = flow.mass.flatten().index_put((places,), torch.cat(mass).detach())
+    if flow.tracing:
+        flow.extend_trace(_stage_map(tokens.keep.numel(), places, merges))
+    flow.mass = flat.view_as(flow.mass)
+    flow.update(features=written(tokens.features), cues=cues)
+
+
+def _merged(flat: Float[Tensor, "places dim"], merge: Merge) -> Float[Tensor, "*batch anchors dim"]:
+    def gather(index: Tensor) -> Tensor:
+        return flat.index_select(0, index.flatten()).view(*index.shape, flat.shape[-1])
+
+    problem = merge.problem
+    return apply_merge(gather(problem.anchors), gather(problem.sources), merge.weights)
+
+
+def _mass(mass: Tensor, merge: Merge) -> Tensor:
+    """Return how many tokens each anchor stands for, one part of its own counted as before."""
+    own = merge.weights.anchor.to(mass.dtype)
+    own = own.where(own > 0, 1.0)
+    if merge.sized:
+        shipped = merge.weights.source.to(mass.dtype).sum(-2)
+        return mass.flatten()[merge.problem.anchors] * (1 + shipped / own)
+    return _merged(mass.reshape(-1, 1), merge)[..., 0] / own
+
+
+def _stage_map(size: int, places: Tensor, merges: Iterable[Merge]) -> Tensor:
+    """Return the sparse map of the merges over flat places; other rows are the identity."""
+    everything = torch.arange(size, device=places.device)
+    diagonal = torch.ones(size, device=places.device)
+    index, values = [], []
+    for merge in merges:
+        problem, weights = merge.problem, merge.weights
+        real = problem.anchor_real
+        rows = problem.anchors[real]
+        diagonal[rows] = weights.anchor.detach().float()[real]
+        moved = weights.source.detach().float().mT[real]  # (anchors, sources of the same batch)
+        columns = problem.sources[..., None, :].expand(*real.shape, -1)[real]
+        hit = moved != 0
+        index.append(torch.stack([rows[:, None].expand_as(columns)[hit], columns[hit]]))
+        values.append(moved[hit])
+    index.append(torch.stack([everything, everything]))
+    values.append(diagonal)
+    return sparse_map(torch.cat(index, 1), torch.cat(values), (size, size))

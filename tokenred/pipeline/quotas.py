@@ -1,0 +1,136 @@
+"""How many anchors a frame stage gives each frame."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tokenred.errors import InputError
+from tokenred.interfaces import BudgetAllocator
+from tokenred.pipeline.budget import (
+    anchor_share,
+    apportion,
+    of_budget,
+    resolve_anchors,
+    rounded,
+    shares,
+)
+from tokenred.pipeline.flow import Flow, Part
+
+if TYPE_CHECKING:
+    from tokenred.pipeline.stages.frame import FrameStageConfig
+
+PARTS: tuple[Part, ...] = ("static", "dynamic")
+
+
+def anchor_counts(flow: Flow, config: "FrameStageConfig", allocator: BudgetAllocator) -> list[int]:
+    """Return the number of anchors of every frame.
+
+    Under an exact budget ``budget`` means all that is left to spend; what a frame cannot take goes
+    to others. Otherwise it is what the budget gives a frame, less what is settled in it.
+
+    Raises
+    ------
+    BudgetError
+        If the open tokens are fewer than an exact budget wants, or settled ones exceed it.
+    InputError
+        If a frame has fewer open tokens than the number asked for.
+    """
+    open_ = flow.open(config.part)
+    have = open_.sum(-1).tolist()
+    if config.part != "all":
+        return _of_part(flow, config, have)
+    # A share of the budget is one of what the LLM would see, whatever this grid is.
+    number = resolve_anchors(
+        config.n_anchors,
+        open_.shape[1],
+        flow.budget.retention_ratio,
+        quota=flow.quota if flow.pooled else None,
+        rounding=config.rounding,
+    )
+    wanted = [number] * flow.frames
+    if config.n_anchors == "budget" and flow.settled is not None:
+        wanted = [max(0, number - n) for n in flow.settled.sum(-1).tolist()]
+    total = sum(wanted)
+    last = flow.exact and config.n_anchors == "budget"
+    if last and flow.pooled:
+        total = _left(flow, sum(have))
+    elif last and total > sum(have):
+        raise flow.unreachable("most", sum(have))
+    if config.allocator.name != "equal":
+        view = replace(flow.tokens, keep=open_)
+        if flow.exact:
+            return apportion(total, allocator.allocate(view, total / flow.frames).tolist(), have)
+        each = _unrounded(flow, config) if flow.settled is None else total / flow.frames
+        wanted_ = allocator.allocate(view, each).tolist()
+        return [min(rounded(n, allocator.rounding), cap) for n, cap in zip(wanted_, have)]
+    if last:
+        return apportion(total, [float(n) for n in wanted], have)
+    if flow.settled is not None:  # what was settled may be all that a frame had
+        settled = flow.settled.any(-1).tolist()
+        wanted = [min(n, cap) if some else n for n, cap, some in zip(wanted, have, settled)]
+    short = [cap for n, cap in zip(wanted, have) if n > cap]
+    if short:
+        raise InputError(f"{number} anchors asked for, a frame has {min(short)} tokens left")
+    return wanted
+
+
+def _unrounded(flow: Flow, config: "FrameStageConfig") -> float:
+    """Return the number of anchors that a frame gets on average, for an allocator to round."""
+    spec, ratio = config.n_anchors, flow.budget.retention_ratio
+    cells = flow.vanilla_cells if flow.pooled else flow.tokens.features.shape[1]
+    part = of_budget(spec)
+    if part is not None:
+        return max(0.0, cells * ratio * part.share - part.less)
+    return float(spec) if isinstance(spec, int) else cells * anchor_share(spec, ratio)
+
+
+def _left(flow: Flow, available: int) -> int:
+    """Return what an exact budget leaves for the open tokens of all parts."""
+    settled = int(flow.tokens.keep.sum()) - int(flow.open().sum())
+    if settled > flow.target:
+        raise flow.unreachable("least", settled)
+    if flow.target - settled > available:
+        raise flow.unreachable("most", settled + available)
+    return flow.target - settled
+
+
+def _of_part(flow: Flow, config: "FrameStageConfig", have: Sequence[int]) -> list[int]:
+    """Divide what a part may keep among the frames, in proportion to what they have of it."""
+    spec = config.n_anchors
+    if spec == "budget":
+        return _budget_of_part(flow, config, have)
+    if of_budget(spec) is not None or isinstance(spec, int):
+        number = resolve_anchors(
+            spec,
+            flow.vanilla_cells,
+            flow.budget.retention_ratio,
+            quota=flow.quota,
+            rounding=config.rounding,
+        )
+        counts = [min(number, n) for n in have]
+    else:
+        share = anchor_share(spec, flow.budget.retention_ratio)
+        counts = [rounded(n * share, config.rounding) for n in have]
+    return [n if n <= config.spare_up_to else count for n, count in zip(have, counts)]
+
+
+def _budget_of_part(flow: Flow, config: "FrameStageConfig", have: Sequence[int]) -> list[int]:
+    if not flow.exact:
+        # What merging over time has saved already may be spent on the rest.
+        alive = flow.split or int(flow.tokens.keep.sum())
+        wanted = flow.budget.retention_ratio * flow.frames * flow.vanilla_cells
+        return [rounded(n * min(1.0, wanted / alive), config.rounding) for n in have]
+    undecided = {
+        part: flow.open(part).sum(-1).tolist() for part in PARTS if part not in flow.decided
+    }
+    decided = sum(int(flow.open(part).sum()) for part in flow.decided)
+    available = sum(map(sum, undecided.values()))
+    total = _left(flow, available + decided) - decided
+    if total < 0:
+        raise flow.unreachable("least", flow.target - total)
+    if total > available:
+        raise flow.unreachable("most", flow.target - total + available)
+    cells = [n for part in undecided.values() for n in part]
+    parts = shares(total, cells)
+    first = list(undecided).index(config.part) * flow.frames
+    return parts[first : first + flow.frames]

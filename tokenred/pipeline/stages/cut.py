@@ -1,0 +1,81 @@
+"""The cut stage: say which runs of frames belong together; later stages work inside them."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokenred.config import FrozenModel, SegmenterSlot, build
+from tokenred.errors import InputError
+from tokenred.pipeline.flow import Flow
+from tokenred.types import Segments
+
+Descriptor = Literal["mean-feature", "pooler"]
+DESCRIPTOR_TEXT = (
+    "what a frame is to the segmenter: its mean token, or the output of the vision tower's pooling "
+    "head; a segmenter that reads tokens gets all of them"
+)
+
+
+class CutStageConfig(FrozenModel):
+    """Settings of the cut stage."""
+
+    kind: Literal["cut"] = "cut"
+    segmenter: SegmenterSlot = Field(description="which runs of frames are treated together")
+    descriptor: Descriptor = Field("mean-feature", description=DESCRIPTOR_TEXT)
+
+
+class CutStage:
+    """Runs one cut stage. No token is dropped."""
+
+    def __init__(self, config: CutStageConfig) -> None:
+        self.config = config
+        self.segmenter = build("segmenter", config.segmenter)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Cues that the descriptor asks for."""
+        return descriptor_needs(self.segmenter, self.config.descriptor)
+
+    def run(self, flow: Flow) -> None:
+        """Cut the video."""
+        segments = cut(flow, self.segmenter, self.config.segmenter.name, self.config.descriptor)
+        flow.notes.n_segments = len(segments)
+        flow.update(segments=segments)
+
+
+def descriptor_needs(segmenter: Any, descriptor: Descriptor) -> frozenset[str]:
+    """Return the cues that describing the frames takes."""
+    pooler = descriptor == "pooler" and not _reads_tokens(segmenter)
+    return frozenset({"pooler"} if pooler else ())
+
+
+def cut(flow: Flow, segmenter: Any, name: str, descriptor: Descriptor) -> Segments:
+    """Describe the frames and let a segmenter cut them.
+
+    Raises
+    ------
+    InputError
+        If the segments do not cover the video.
+    """
+    segments: Segments = segmenter.segment(
+        _descriptors(flow, segmenter, descriptor), frame_times=flow.tokens.frame_times
+    )
+    if segments.boundaries[-1] != flow.frames:
+        raise InputError(
+            f"segmenter '{name}' ends at frame {segments.boundaries[-1]}, the video has "
+            f"{flow.frames}"
+        )
+    return segments
+
+
+def _descriptors(flow: Flow, segmenter: Any, descriptor: Descriptor) -> Tensor:
+    features = flow.tokens.features
+    if _reads_tokens(segmenter):
+        return features.to(torch.promote_types(features.dtype, torch.float32))
+    return flow.tokens.cues["pooler"] if descriptor == "pooler" else features.float().mean(1)
+
+
+def _reads_tokens(segmenter: Any) -> bool:
+    return getattr(segmenter, "reads", "frames") == "tokens"

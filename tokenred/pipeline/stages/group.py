@@ -1,0 +1,77 @@
+"""The group stage: one strategy partitions or blends all tokens of the video at once."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from tokenred.config import FrozenModel, TokenGrouperSlot, build
+from tokenred.errors import InputError
+from tokenred.kernels.sparse import sparse_map
+from tokenred.pipeline.flow import Flow
+from tokenred.types import Grouping
+
+
+class GroupStageConfig(FrozenModel):
+    """Settings of the group stage."""
+
+    kind: Literal["group"] = "group"
+    grouper: TokenGrouperSlot = Field(description="which tokens go on, and what each is made of")
+    merge: Literal["mean", "head"] = Field(
+        "mean", description="'head': the token that stands for a group goes on as it is"
+    )
+    order: Literal["raster", "group"] = Field(
+        "raster", description="by place, or in the order of the grouper, across all frames"
+    )
+
+
+class GroupStage:
+    """Runs one group stage. How many tokens are left follows from the grouper's thresholds."""
+
+    def __init__(self, config: GroupStageConfig) -> None:
+        self.config = config
+        self.grouper = build("token grouper", config.grouper)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Cues that the grouper asks for."""
+        return frozenset(self.grouper.needs)
+
+    def run(self, flow: Flow) -> None:
+        """Apply the grouper's map."""
+        grouping = self.grouper.group(flow.tokens, generator=flow.generator)
+        heads = grouping.head
+        self._check(flow, grouping)
+        keep = torch.zeros_like(flow.tokens.keep).flatten()
+        keep[heads] = True
+        if self.config.merge == "mean":
+            self._apply(flow, grouping)
+        flow.update(keep=keep.view_as(flow.tokens.keep))
+        if self.config.order == "group":
+            flow.sequence = heads
+
+    def _check(self, flow: Flow, grouping: Grouping) -> None:
+        heads, alive = grouping.head, flow.tokens.keep.flatten()
+        size = (len(heads), len(alive))
+        if tuple(grouping.map.shape) != size or len(heads.unique()) < len(heads):
+            raise InputError(
+                f"token grouper '{self.config.grouper.name}' gave a map of shape "
+                f"{tuple(grouping.map.shape)} for {len(heads.unique())} different heads"
+            )
+        used = grouping.map.coalesce().indices()[1]
+        if not bool(alive[heads].all()) or not bool(alive[used].all()):
+            raise InputError(f"token grouper '{self.config.grouper.name}' used a dropped token")
+
+    def _apply(self, flow: Flow, grouping: Grouping) -> None:
+        features, heads, weights = flow.tokens.features, grouping.head, grouping.map.coalesce()
+        wide = features.flatten(0, 1).to(torch.promote_types(features.dtype, torch.float32))
+        merged = torch.sparse.mm(weights.to(wide.dtype), wide).to(features.dtype)
+        group, place = weights.indices()
+        size = torch.zeros(len(heads), device=heads.device)
+        size = size.index_add(0, group, flow.mass.flatten()[place])
+        flat = features.flatten(0, 1).index_put((heads,), merged)
+        flow.mass = flow.mass.flatten().index_put((heads,), size).view_as(flow.mass)
+        flow.update(features=flat.view_as(features))
+        if flow.tracing:
+            index, n = torch.stack([heads[group], place]), flow.tokens.keep.numel()
+            flow.extend_trace(sparse_map(index, weights.values().float(), (n, n)))

@@ -1,0 +1,177 @@
+"""The reference stage: what a frame repeats of an earlier one is dropped or merged back into it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokenred.config import FrameReferenceSlot, build, nested
+from tokenred.errors import InputError
+from tokenred.pipeline.budget import rounded, shares
+from tokenred.pipeline.flow import Flow, Transport
+from tokenred.pipeline.merging import Problem, apply, couple, solve
+from tokenred.pipeline.stages.frame import CouplingStageConfig
+from tokenred.pipeline.stages.segment import KeepRuleConfig
+from tokenred.types import Coupling
+
+
+class ReferenceStageConfig(CouplingStageConfig):
+    """Settings of the reference stage."""
+
+    kind: Literal["reference"] = "reference"
+    reference: FrameReferenceSlot = Field(
+        "previous", validate_default=True, description="which frame each frame is compared with"
+    )
+    keep: Annotated[KeepRuleConfig, nested(KeepRuleConfig)] = Field(
+        default_factory=lambda: KeepRuleConfig(score="expected-cost"),  # type: ignore[arg-type]
+        description="which sources stay tokens of their own",
+    )
+    scope: Literal["frame", "video"] = Field(
+        "frame", description="whether the decision compares the tokens of a frame or of the video"
+    )
+    order: Literal["raster", "score"] = Field(
+        "raster", description="order inside a frame that was compared; 'score': most distinct first"
+    )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One frame beside the one it is compared with."""
+
+    frame: int
+    problem: Problem
+    coupling: Coupling
+    score: Tensor  # (sources,)
+
+
+class ReferenceStage:
+    """Runs one reference stage.
+
+    Every frame of a segment is coupled to all tokens of its reference, as both were before this
+    stage. What the keep rule does not keep is dropped; if the aggregator merges, it goes into the
+    reference's tokens, last frames first, so that it reaches a token that stays. Frames that are
+    their own reference stay whole; under an exact budget the others share what these leave.
+    """
+
+    def __init__(self, config: ReferenceStageConfig) -> None:
+        self.config = config
+        self.reference = build("frame reference", config.reference)
+        self.transport = Transport(config.cost, config.combine, config.coupler)
+        self.score = build("keep score", config.keep.score)
+        self.decision = build("keep decision", config.keep.decide)
+        self.aggregator = build("aggregator", config.aggregator)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Cues that the cost terms ask for."""
+        return self.transport.needs
+
+    def run(self, flow: Flow) -> None:
+        """Compare, decide, merge."""
+        references = self._references(flow)
+        lost = [t for t, earlier in enumerate(references) if earlier is None]
+        keep = flow.tokens.keep.clone()
+        keep[lost] = False
+        flow.update(keep=keep)
+        compared = [
+            self._compare(flow, t, earlier)
+            for t, earlier in enumerate(references)
+            if earlier not in (t, None)
+        ]
+        compared = [each for each in compared if each is not None]
+        stays = self._decide(flow, compared)
+        flow.notes.n_segments = len(flow.segments)
+        if self.aggregator.merges:
+            for each, kept in reversed(list(zip(compared, stays))):
+                self._merge_back(flow, each, kept)
+        keep = flow.tokens.keep.clone()
+        for each, kept in zip(compared, stays):
+            keep.view(-1)[each.problem.sources[0][~kept]] = False
+        if self.config.order == "score":
+            self._sort(flow, keep, compared)
+        flow.update(keep=keep)
+
+    def _references(self, flow: Flow) -> list[int | None]:
+        """Return each frame's reference in the video, and check what the strategy says."""
+        found: list[int | None] = []
+        for frames in flow.segments:
+            inside: Sequence[int | None] = self.reference.references(len(frames))
+            if len(inside) != len(frames) or any(
+                earlier is not None and not 0 <= earlier <= t for t, earlier in enumerate(inside)
+            ):
+                raise InputError(
+                    f"frame reference '{self.config.reference.name}' gave {list(inside)} for "
+                    f"{len(frames)} frames; it names none or an earlier one for each"
+                )
+            found += [None if earlier is None else frames[earlier] for earlier in inside]
+        return found
+
+    def _compare(self, flow: Flow, frame: int, earlier: int | None) -> _Compared | None:
+        assert earlier is not None
+        open_, n = flow.open(), flow.tokens.keep.shape[1]
+        sources = open_[frame].nonzero()[:, 0] + frame * n
+        anchors = open_[earlier].nonzero()[:, 0] + earlier * n
+        if len(sources) == 0 or len(anchors) == 0:  # nothing to compare: everything stays
+            return None
+        real = [torch.ones_like(side, dtype=torch.bool)[None] for side in (anchors, sources)]
+        problem = Problem(anchors[None], real[0], sources[None], real[1])
+        coupling = couple(flow, problem, self.transport)
+        return _Compared(frame, problem, coupling, self.score.score(coupling).detach()[0])
+
+    def _decide(self, flow: Flow, compared: list[_Compared]) -> list[Tensor]:
+        """Return for every compared frame which of its tokens stay."""
+        if not compared:
+            return []
+        sizes = [len(each.score) for each in compared]
+        quotas = self._quotas(flow, sizes)
+        if self.config.scope == "video":
+            total = None if quotas is None else sum(quotas)
+            score = torch.cat([each.score for each in compared])
+            return list(self._kept(score, total).split(sizes))
+        return [
+            self._kept(each.score, None if quotas is None else quotas[i])
+            for i, each in enumerate(compared)
+        ]
+
+    def _kept(self, score: Tensor, quota: int | None) -> Tensor:
+        decided: Tensor = self.decision.decide(score, keep=self.score.keep, n_keep=quota)
+        return decided
+
+    def _quotas(self, flow: Flow, sizes: list[int]) -> list[int] | None:
+        """Share what whole frames leave of the budget; None where nothing is counted."""
+        if not self.decision.exact:
+            return None
+        whole = int(flow.tokens.keep.sum()) - sum(sizes)
+        if not flow.exact:
+            wanted = flow.budget.retention_ratio * flow.frames * flow.vanilla_cells
+            return shares(max(0, rounded(wanted, flow.budget.rounding) - whole), sizes)
+        if whole > flow.target:
+            raise flow.unreachable("least", whole)
+        if flow.target - whole > sum(sizes):
+            raise flow.unreachable("most", whole + sum(sizes))
+        return shares(flow.target - whole, sizes)
+
+    def _merge_back(self, flow: Flow, each: _Compared, stays: Tensor) -> None:
+        gone = ~stays[None]
+        if not bool(gone.any()):
+            return
+        coupling = replace(
+            each.coupling,
+            plan=each.coupling.plan * gone[..., None],
+            source_mass=each.coupling.source_mass * gone,
+        )
+        apply(flow, [solve(each.problem, coupling, self.aggregator, "uniform")])
+
+    def _sort(self, flow: Flow, keep: Tensor, compared: list[_Compared]) -> None:
+        rank = torch.zeros(keep.shape, dtype=torch.long, device=keep.device)
+        pruned = torch.zeros_like(keep)
+        for each in compared:
+            order = each.score.argsort(descending=self.score.keep == "high", stable=True)
+            place = torch.empty_like(order)
+            place[order] = torch.arange(len(order), device=order.device)
+            rank.view(-1)[each.problem.sources[0]] = place
+            pruned[each.frame] = keep[each.frame]
+        flow.put_behind(pruned, rank)

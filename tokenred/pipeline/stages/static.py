@@ -1,0 +1,92 @@
+"""The static stage: what stands still all through a segment is merged into its first frame."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokenred.config import AggregatorSlot, FrozenModel, StaticRuleSlot, build
+from tokenred.errors import InputError
+from tokenred.pipeline.flow import Flow, uniform_mass
+from tokenred.pipeline.merging import Merge, Problem, apply
+from tokenred.types import Coupling
+
+
+class StaticStageConfig(FrozenModel):
+    """Settings of the static stage."""
+
+    kind: Literal["static"] = "static"
+    rule: StaticRuleSlot = Field(description="which places of a segment stand still")
+    aggregator: AggregatorSlot = Field(
+        "mean", validate_default=True, description="how the tokens of one place become one"
+    )
+
+
+class StaticStage:
+    """Runs one static stage.
+
+    Every place of the grid that the rule calls static keeps one token a segment, in its first
+    frame. These tokens are the part ``static`` of what later stages work on, all others the part
+    ``dynamic``. In a segment of one frame everything is dynamic. Under an exact budget no more is
+    merged than leaves tokens enough to keep.
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, config: StaticStageConfig) -> None:
+        self.config = config
+        self.rule = build("static rule", config.rule)
+        self.aggregator = build("aggregator", config.aggregator)
+
+    def run(self, flow: Flow) -> None:
+        """Split the tokens, and merge the static ones over time."""
+        keep = flow.tokens.keep.clone()
+        static, merges = torch.zeros_like(keep), []
+        for frames in flow.segments:
+            if len(frames) == 1:
+                continue
+            inside = slice(frames[0], frames[-1] + 1)
+            still = self.rule.static(flow.tokens.features[inside])
+            if still.shape != keep.shape[1:] or still.dtype != torch.bool:
+                raise InputError(
+                    f"static rule '{self.config.rule.name}' gave {still.dtype} of shape "
+                    f"{tuple(still.shape)}, the frames have {keep.shape[1]} tokens"
+                )
+            static[frames[0]] = still & flow.open()[inside].all(0)
+        if flow.exact:
+            self._spare(flow, static)
+        for frames in flow.segments:
+            still = static[frames[0]]
+            keep[frames[1] : frames[-1] + 1] &= ~still
+            if self.aggregator.merges and bool(still.any()):
+                merges.append(self._merge(still.nonzero()[:, 0], frames, keep.shape[1]))
+        if merges:
+            apply(flow, merges)
+        flow.notes.n_segments = len(flow.segments)
+        flow.static, flow.split = static, int(keep.sum())
+        flow.update(keep=keep)
+
+    def _spare(self, flow: Flow, static: Tensor) -> None:
+        """Call fewer places static, last ones first, where too few tokens would be left to keep."""
+        saved = [int(static[frames[0]].sum()) * (len(frames) - 1) for frames in flow.segments]
+        missing = flow.target - (int(flow.tokens.keep.sum()) - sum(saved))
+        if missing > 0:
+            flow.remark("more stood still than the budget allows to merge")
+        for frames in reversed(list(flow.segments)):
+            places = static[frames[0]].nonzero()[:, 0]
+            if missing <= 0 or len(frames) == 1 or len(places) == 0:
+                continue
+            n = min(len(places), -(-missing // (len(frames) - 1)))
+            static[frames[0], places[-n:]] = False
+            missing -= n * (len(frames) - 1)
+
+    def _merge(self, places: Tensor, frames: range, tokens: int) -> Merge:
+        """Merge each place (a problem of its own) over the frames."""
+        later = torch.arange(frames[1], frames[-1] + 1, device=places.device) * tokens
+        anchors, sources = places[:, None] + frames[0] * tokens, places[:, None] + later
+        left, right = (torch.ones_like(side, dtype=torch.bool) for side in (sources, anchors))
+        mass = uniform_mass(left), uniform_mass(right)
+        plan = mass[0][..., None]
+        coupling = Coupling.direct(plan, torch.zeros_like(plan), *mass)
+        return Merge(Problem(anchors, right, sources, left), self.aggregator.weights(coupling))

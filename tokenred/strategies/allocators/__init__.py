@@ -1,0 +1,1 @@
+"""How the anchors of a stage are divided among the frames."""

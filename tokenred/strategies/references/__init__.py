@@ -1,0 +1,1 @@
+"""With which earlier frame a frame is compared."""

@@ -1,0 +1,63 @@
+"""Anchors in the middle of clusters: density peaks on nearest neighbours."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokenred.config import StrategyConfig
+from tokenred.kernels.clustering import density_peaks
+from tokenred.types import VisualTokens
+
+
+class DensityPeaksConfig(StrategyConfig):
+    """Settings of the density-peaks selector."""
+
+    neighbours: int = Field(
+        7, ge=1, description="nearest neighbours that make a density, the token itself counted"
+    )
+    at_most_anchors: bool = Field(
+        False, description="no more neighbours than anchors, as HoliTom has it"
+    )
+    of: str = Field("features", description="what is clustered: 'features' or a per-token cue")
+
+
+class DensityPeaksSelector:
+    """Select tokens that are dense and far from anything denser (DPC-KNN), frame by frame.
+
+    A frame with fewer tokens than ``neighbours`` uses all it has.
+
+    Shapes
+    ------
+    features : (frames, tokens, dim)      returns : (frames, n_anchors), best first
+
+    Source
+    ------
+    Du et al. 2016, as FastVID (LunarShen/FastVID@a40a109, MIT), HoliTom (cokeshao/HoliTom@e9b2972,
+    Apache-2.0) and PruneVid (Visual-AI/PruneVid@b12600c, CC BY-NC-SA 4.0) use it. Licence of
+    source: as named (written from our description).
+    Differs: they add noise of 1e-6 to the densities; here, of two equals the earlier is denser.
+    """
+
+    def __init__(self, config: DensityPeaksConfig) -> None:
+        self.config = config
+        self.noise: list[Tensor] | None = None
+        """Noise of released code, one tensor a frame, used up in order; for comparisons only."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The cue that is clustered, if it is one."""
+        return frozenset() if self.config.of == "features" else frozenset({self.config.of})
+
+    def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
+        """Return (frames, n_anchors) indices of the cluster centres."""
+        of = self.config.of
+        points = tokens.features if of == "features" else tokens.cues[of]
+        chosen = []
+        for frame, keep in zip(points, tokens.keep):
+            alive = keep.nonzero()[:, 0]
+            most = n_anchors if self.config.at_most_anchors else len(alive)
+            neighbours = min(self.config.neighbours, most, len(alive))
+            noise = self.noise.pop(0) if self.noise else None
+            some = frame[alive] if frame.ndim == 2 else frame[alive, None]
+            chosen.append(alive[density_peaks(some, n_anchors, neighbours, noise=noise).centres])
+        return torch.stack(chosen)
