@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The template is a text to copy; its own test installs it.
+PLUGINS := $(filter-out %-template,$(wildcard plugins/tokenred-*))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FLOOR := $(VENV)/floor
 FLOOR_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,conformance attach attach_safety \
@@ -24,12 +26,13 @@ help:  ## list the targets
 
 # torch comes first and by its exact version, so that a local CPU build of it is taken where there is
 # one and no other package can pull in another.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 	@echo "setup: installing into $(VENV) (once; a few minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenred needs Python 3.11 or newer; set PYTHON=...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
 	@$(PIP) install --quiet -c constraints.txt -e '.[all,dev,docs]'
+	@$(PIP) install --quiet --no-deps --no-build-isolation $(addprefix -e ,$(PLUGINS))
 	@touch $@
 	@echo "setup: done, $$($(BIN)/tokenred --version)"
 

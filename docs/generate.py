@@ -43,12 +43,14 @@ SECTION = re.compile(r"^([A-Z][A-Za-z ]+)\n-+$", re.MULTILINE)
 
 FLAGS = (
     "marginals",
+    "couples",
     "copies",
     "merges",
     "averages",
     "static",
     "reads",
     "looks_across_frames",
+    "adaptive",
     "keep",
     "exact",
     "rounding",

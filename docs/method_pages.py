@@ -57,7 +57,9 @@ def slug(method: str) -> str:
 
 
 def _rank(method: str, name: str) -> tuple[bool, bool, bool, str]:
-    return name != slug(method), "released" in name, name.startswith("no-"), name
+    """Sort the preset first that is called like the method, or says that it is the paper's."""
+    paper = name == f"{slug(method)}-paper"
+    return name != slug(method), not paper, "released" in name, name
 
 
 def page(method: str) -> str:

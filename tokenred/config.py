@@ -25,7 +25,7 @@ from tokenred.errors import ConfigError, nearest
 from tokenred.registry import ROLES, registry
 
 Model = TypeVar("Model", bound=BaseModel)
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SLOT_MARK = "x-tokenred-role"
 
 

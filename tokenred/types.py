@@ -192,7 +192,7 @@ class Grouping:
     Attributes
     ----------
     head : (groups,) flat place, ``frame * tokens + token``, of the token that stands for each
-        group; all different, in the order of the output
+        group; all different
     map : sparse (groups, frames * tokens) weights of the tokens in each group
     """
 

@@ -423,7 +423,6 @@ def compositions(draw: st.DrawFn, mode: str = "exact") -> dict[str, Any]:
     elif shape == "group":
         group = {"kind": "group", "grouper": draw(_names("token grouper"))}
         group["merge"] = draw(st.sampled_from(("mean", "head")))
-        group["order"] = draw(st.sampled_from(("raster", "group")))
         stages = {"pool": pool, "group": group}
     else:
         stages = {

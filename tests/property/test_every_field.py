@@ -44,6 +44,47 @@ def decide(**settings: Any) -> dict[str, Any]:
     return {**segment(keep=keep), "budget": {"mode": "as-released"}}
 
 
+def several(*stages: dict[str, Any], ratio: float = 0.3, **budget: Any) -> dict[str, Any]:
+    """Return a pipeline of stages without names of their own: a, b, c, ..."""
+    named = {chr(ord("a") + i): stage for i, stage in enumerate(stages)}
+    return {"budget": {"retention_ratio": ratio, **budget}, "stages": named}
+
+
+CUT = {"kind": "cut", "segmenter": {"name": "fixed-length", "segment_frames": 4}}
+FRAME = {"kind": "frame", "selector": "uniform-grid"}
+MERGING = {**FRAME, "coupler": "nearest", "aggregator": "mean"}
+STATIC = {"kind": "static", "rule": {"name": "pairwise", "tau": 0.7}}
+RELEASED = {"mode": "as-released"}
+STILL = {"similar": 0.75}
+PARTS = several(
+    CUT,
+    STATIC,
+    {**FRAME, "part": "static", "n_anchors": 0.33},
+    {**FRAME, "part": "dynamic", "n_anchors": 0.33},
+    **RELEASED,
+)
+TWICE = several({**FRAME, "n_anchors": 4, "rest": "leave", "selector": "top-attention"}, MERGING)
+COUNTED = several(
+    CUT,
+    {
+        "kind": "reference",
+        "coupler": "nearest",
+        "keep": {"score": "expected-cost", "decide": "count"},
+    },
+    ratio=0.5,
+)
+SHARED = several(
+    {
+        "kind": "reference",
+        "coupler": "nearest",
+        "keep": {"score": "expected-cost", "decide": {"name": "share", "drop_ratio": 0.3}},
+    },
+    **RELEASED,
+)
+GROUPED = several(
+    {"kind": "group", "grouper": {"name": "quadtree"}},
+    **RELEASED,
+)
 CALIBRATED = {
     "budget": {
         "mode": "calibrated",
@@ -59,6 +100,8 @@ COUPLER, AGGREGATOR, SELECTOR = (
 SEGMENTER, KEEP = "stages.segment.segmenter", "stages.segment.keep"
 SMALL = {"frames": 4, "grid": (3, 3)}
 BLEND = frame(aggregator="blend")
+PEAKS = frame(selector="density-peaks")
+CENTRES = frame(aggregator="centre-weighted", coupler="nearest")
 LOCAL_GLOBAL = frame(selector="local-global")
 
 CHANGES = {
@@ -86,7 +129,82 @@ CHANGES = {
     "budget.knob_range": Change(
         CALIBRATED, "budget.knob_range", [0.0, 1.0], [0.9, 1.0], video=SMALL
     ),
+    "budget.rounding": Change(
+        "random",
+        "budget.rounding",
+        "ceil",
+        "floor",
+        {"budget.mode": "as-released", "budget.retention_ratio": 0.25},
+    ),
     # the stages
+    "cut.segmenter": Change(
+        several(CUT, {**MERGING, "scope": "segment"}),
+        "stages.a.segmenter",
+        "fixed-length",
+        "single",
+    ),
+    "cut.descriptor": Change(
+        several(
+            {"kind": "cut", "segmenter": {"name": "dynamic", "min_segments": 3, "tau": -1}},
+            {**MERGING, "scope": "segment"},
+        ),
+        "stages.a.descriptor",
+        "mean-feature",
+        "pooler",
+    ),
+    "frame.allocator": Change(frame(), "stages.frame.allocator", "equal", "anchor-frames"),
+    "frame.part": Change(PARTS, "stages.d.part", "dynamic", "static", video=STILL),
+    "frame.spare_up_to": Change(PARTS, "stages.d.spare_up_to", 0, 40, video=STILL),
+    "frame.rounding": Change(PARTS, "stages.d.rounding", "floor", "ceil", video=STILL),
+    "frame.rest": Change(
+        TWICE,
+        "stages.a.rest",
+        "leave",
+        "drop",
+        {"stages.b.n_anchors": 2, "budget.mode": "as-released"},
+    ),
+    "frame.order": Change(TWICE, "stages.b.order", "raster", "stage"),
+    "frame.places": Change(
+        frame(selector="top-attention"), "stages.frame.places", "own", "shuffled"
+    ),
+    "frame.scope": Change(several(CUT, MERGING), "stages.b.scope", "segment", "segment-each"),
+    "frame.sources": Change(frame(), "stages.frame.sources", "rest", "all"),
+    "frame.mass": Change(frame(), "stages.frame.mass", "uniform", "attention@-1"),
+    "frame.max_drop": Change(several(MERGING, ratio=0.2), "stages.a.max_drop", None, 0.3),
+    "static.rule": Change(
+        several(CUT, STATIC, **RELEASED), "stages.b.rule.tau", 0.7, 0.9, video=STILL
+    ),
+    "static.aggregator": Change(
+        several(CUT, STATIC, **RELEASED), "stages.b.aggregator", "mean", "keep-only", video=STILL
+    ),
+    "reference.reference": Change(COUNTED, "stages.b.reference", "previous", "first"),
+    "reference.cost": Change(COUNTED, "stages.b.cost", ["cosine"], ["cosine", "aligned"]),
+    "reference.combine": Change(
+        COUNTED, "stages.b.combine", "sum", "product", {"stages.b.cost": ["cosine", "spatial"]}
+    ),
+    "reference.coupler": Change(COUNTED, "stages.b.coupler", "nearest", "sinkhorn"),
+    "reference.aggregator": Change(COUNTED, "stages.b.aggregator", "keep-only", "mean"),
+    "reference.keep": Change(
+        COUNTED,
+        "stages.b.keep",
+        {"score": "expected-cost"},
+        {"score": "max-probability"},
+        {"stages.b.coupler": "sinkhorn"},
+    ),
+    "reference.keep.score": Change(
+        COUNTED,
+        "stages.b.keep.score",
+        "expected-cost",
+        "max-probability",
+        {"stages.b.coupler": "sinkhorn"},
+    ),
+    "reference.keep.decide": Change(
+        SHARED, "stages.a.keep.decide", {"name": "share"}, {"name": "quantile"}
+    ),
+    "reference.scope": Change(COUNTED, "stages.b.scope", "frame", "video"),
+    "reference.order": Change(COUNTED, "stages.b.order", "raster", "score"),
+    "group.grouper": Change(GROUPED, "stages.a.grouper", "quadtree", "components", video=STILL),
+    "group.merge": Change(GROUPED, "stages.a.merge", "mean", "head", video=STILL),
     "frame.n_anchors": Change("aot-paper", "stages.intra_frame.n_anchors", 0.1, 0.3),
     "frame.selector": Change(frame(), SELECTOR, "uniform-grid", "random"),
     "frame.cost": Change(frame(), "stages.frame.cost", ["cosine"], ["cosine", "spatial"]),
@@ -153,7 +271,18 @@ CHANGES = {
     "selector local-global.rounding": Change(
         LOCAL_GLOBAL, f"{SELECTOR}.rounding", "exact", "floor", {"budget.mode": "as-released"}
     ),
+    "selector local-global.query": Change(LOCAL_GLOBAL, f"{SELECTOR}.query", "tokens", "class"),
     "selector top-attention.layer": Change("top-attention", f"{SELECTOR}.layer", -2, 0.5),
+    "selector top-attention.query": Change("top-attention", f"{SELECTOR}.query", "tokens", "any"),
+    "selector density-peaks.neighbours": Change(PEAKS, f"{SELECTOR}.neighbours", 1, 9),
+    "selector density-peaks.of": Change(PEAKS, f"{SELECTOR}.of", "features", "keys@-1"),
+    "selector density-peaks.at_most_anchors": Change(
+        PEAKS,
+        f"{SELECTOR}.at_most_anchors",
+        False,
+        True,
+        {f"{SELECTOR}.neighbours": 20, "stages.frame.n_anchors": 2, "budget.mode": "as-released"},
+    ),
     # cost terms
     "cost term cosine.weight": Change(frame(), "stages.frame.cost.0.weight", 1.0, 3.0),
     "cost term cosine.clip": Change(frame(), "stages.frame.cost.0.clip", 0.0, 0.7),
@@ -162,6 +291,28 @@ CHANGES = {
         "stages.frame.cost.0.shift",
         "none",
         "minimum",
+    ),
+    "cost term cosine.of": Change(frame(), "stages.frame.cost.0.of", "features", "keys@-1"),
+    "cost term euclidean.weight": Change(
+        frame(cost=["euclidean"]), "stages.frame.cost.0.weight", 1.0, 3.0
+    ),
+    "cost term euclidean.of": Change(
+        frame(cost=["euclidean"]), "stages.frame.cost.0.of", "features", "tower"
+    ),
+    "cost term aligned.weight": Change(
+        several(
+            {
+                "kind": "reference",
+                "cost": ["aligned"],
+                "coupler": "sinkhorn",
+                "aggregator": "row-normalised",
+                "keep": {"score": "expected-cost", "decide": {"name": "share", "drop_ratio": 0.3}},
+            },
+            **RELEASED,
+        ),
+        "stages.a.cost.0.weight",
+        1.0,
+        1e-7,
     ),
     "cost term spatial.weight": Change(
         frame(cost=["cosine", "spatial"]), "stages.frame.cost.1.weight", 1.0, 0.2
@@ -203,6 +354,19 @@ CHANGES = {
     # aggregators
     "aggregator mass-normalised.strength": Change(frame(), f"{AGGREGATOR}.strength", 1.0, 0.1),
     "aggregator mass-normalised.mass": Change(frame(), f"{AGGREGATOR}.mass", "plan", "unit"),
+    "aggregator mass-normalised.own": Change(frame(), f"{AGGREGATOR}.own", "one", "mass"),
+    "aggregator centre-weighted.beta": Change(CENTRES, f"{AGGREGATOR}.beta", 0.6, 0.2),
+    "aggregator centre-weighted.at_least_mean": Change(
+        CENTRES, f"{AGGREGATOR}.at_least_mean", False, True, {f"{AGGREGATOR}.beta": 0.05}
+    ),
+    "aggregator centre-weighted.own_in_mean": Change(
+        CENTRES, f"{AGGREGATOR}.own_in_mean", False, True
+    ),
+    "aggregator sum.own": Change(frame(aggregator="sum"), f"{AGGREGATOR}.own", "one", "mass"),
+    # budget allocators
+    "budget allocator anchor-frames.every": Change(
+        frame(allocator="anchor-frames"), "stages.frame.allocator.every", 4, 2
+    ),
     "aggregator row-normalised.strength": Change(
         frame(aggregator="row-normalised"), f"{AGGREGATOR}.strength", 1.0, 0.1
     ),
@@ -261,6 +425,31 @@ CHANGES = {
     ),
     # keep decisions
     "keep decision threshold.tau": Change(decide(name="threshold"), f"{KEEP}.decide.tau", 0.3, 0.9),
+    "keep decision threshold.inclusive": Change(
+        several(
+            {
+                "kind": "reference",
+                "coupler": "nearest",
+                "keep": {"score": "max-probability", "decide": {"name": "threshold", "tau": 1.0}},
+            },
+            **RELEASED,
+        ),
+        "stages.a.keep.decide.inclusive",
+        False,
+        True,
+    ),
+    "keep decision share.drop_ratio": Change(SHARED, "stages.a.keep.decide.drop_ratio", 0.3, 0.7),
+    "keep decision share.rounds_down": Change(
+        SHARED, "stages.a.keep.decide.rounds_down", "kept", "dropped"
+    ),
+    "keep decision share.released": Change(
+        SHARED,
+        "stages.a.keep.decide.released",
+        False,
+        True,
+        {"stages.a.keep.decide.drop_ratio": 0.9},
+        {"grid": (2, 5)},
+    ),
     "keep decision quantile.keep_ratio": Change(
         decide(name="quantile"), f"{KEEP}.decide.keep_ratio", 0.2, 0.8
     ),
@@ -324,11 +513,12 @@ def test_a_row_without_effect_is_refused() -> None:
     """The checks themselves: no effect, two errors, and rows too few or too many."""
     from tokenred.testing import field_checks
 
-    def broken(changes: dict[str, Change]) -> set[str]:
+    def broken(changes: dict[str, Change], like: str = "") -> set[str]:
         names = set()
         for check in field_checks(changes, owner="tokenred"):
             try:
-                check()
+                if like in check.name:
+                    check()
             except AssertionError:
                 names.add(check.name)
         return names
@@ -342,5 +532,5 @@ def test_a_row_without_effect_is_refused() -> None:
     same = Change("random", "name", "a", "b")
     assert broken({"name": same}) == {rows, f"name {effect}", "name is part of the identity"}
     mine = {name: change for name, change in CHANGES.items() if name in strategy_fields("tokenred")}
-    assert rows not in broken(mine)
-    assert rows in broken({**mine, "coupler sinkhorn.nothing": inert})
+    assert not broken(mine, rows)
+    assert broken({**mine, "coupler sinkhorn.nothing": inert}, rows)

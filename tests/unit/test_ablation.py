@@ -141,7 +141,7 @@ def test_the_controls_join_whatever_the_file_says() -> None:
         ),
         ({"rows": {"a": {"sett": {}}}}, "rows.a.sett: unknown key 'sett'; did you mean 'set'"),
         ({"rows": {"a": {}}, "reference": "b"}, "reference: no row 'b'"),
-        ({}, "rows: an ablation needs rows or axes"),
+        ({}, "rows: an ablation needs rows, axes or a sweep"),
         ({"rows": {"a": {"frames": 0}}}, "rows.a.frames: .*greater than or equal to 1"),
     ],
 )

@@ -241,13 +241,16 @@ def test_config_id_is_stable() -> None:
     }
     config = load_config(data)
     assert canonical_json(config.canonical()) == (
-        '{"budget":{"knob":null,"knob_range":null,"mode":"exact","retention_ratio":0.1},"schema":1,'
-        '"seed":0,"stages":[["pool",{"keep":0.5,"kind":"pool","mode":"model","stride":2}],'
-        '["frame",{"aggregator":{"name":"keep-only"},"combine":"sum","cost":[{"clip":0.0,'
-        '"name":"cosine","shift":"none","weight":1.0}],"coupler":{"name":"none"},"kind":"frame",'
-        '"n_anchors":"budget","selector":{"name":"random"}}]]}'
+        '{"budget":{"knob":null,"knob_range":null,"mode":"exact","retention_ratio":0.1,'
+        '"rounding":"ceil"},"schema":2,"seed":0,"stages":[["pool",{"keep":0.5,"kind":"pool",'
+        '"mode":"model","stride":2}],["frame",{"aggregator":{"name":"keep-only"},'
+        '"allocator":{"name":"equal"},"combine":"sum","cost":[{"clip":0.0,"name":"cosine",'
+        '"of":"features","shift":"none","weight":1.0}],"coupler":{"name":"none"},"kind":"frame",'
+        '"mass":"uniform","max_drop":null,"n_anchors":"budget","order":"raster","part":"all",'
+        '"places":"own","rest":"drop","rounding":"nearest","scope":"frame","selector":'
+        '{"name":"random"},"sources":"rest","spare_up_to":0}]]}'
     )
-    assert config.config_id == "10a8850e333d"
+    assert config.config_id == "be855df85e92"
     assert load_config("random").config_id == config.config_id
 
 

@@ -48,7 +48,7 @@ def test_presets_are_different_pipelines() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_states_ten_per_cent_unless_nothing_is_dropped_before_the_llm(name: str) -> None:
     config = load_config(name)
-    drops = any(stage.kind in ("frame", "segment") for stage in config.stages.values())
+    drops = any(stage.kind in ("frame", "segment", "group") for stage in config.stages.values())
     assert config.budget.retention_ratio == (0.1 if drops else 1.0)
 
 
@@ -144,4 +144,12 @@ def test_pruners_merge_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_preset_files_hold_nothing_that_is_ignored(name: str) -> None:
     data = yaml.safe_load(registry().preset(name).read_text())
-    assert set(data) <= {"about", "budget", "stages", "seed", "extends", "set"}
+    assert set(data) <= {
+        "about",
+        "budget",
+        "by_retention",
+        "extends",
+        "seed",
+        "set",
+        "stages",
+    }

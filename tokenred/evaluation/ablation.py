@@ -1,7 +1,8 @@
 """Ablations as data: a YAML file that names rows, each a pipeline with something changed.
 
-A file may give ``rows`` by hand, ``axes`` of dotted paths (their product), or both. ``vanilla``,
-``random`` and ``downsample`` join every table.
+A file may give ``rows`` by hand, ``axes`` of dotted paths (their product), a ``sweep`` over all
+strategies that go together, or several of these. ``vanilla``, ``random`` and ``downsample`` join
+every table.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator
 
-from tokenred.config import FrozenModel, nested, short_hash, validate
+from tokenred.config import FrozenModel, build, nested, short_hash, strategy_config, validate
 from tokenred.errors import ConfigError, nearest
 from tokenred.pipeline import PipelineConfig, load_config
 from tokenred.registry import registry
@@ -30,6 +31,9 @@ class RowSpec(FrozenModel):
     set: dict[str, Any] = Field(default_factory=dict, description="dotted path -> value")
     frames: int | None = Field(
         default=None, ge=1, description="evenly spaced frames of the clip; all"
+    )
+    only: tuple[float, ...] = Field(
+        default=(), description="retention ratios that this row can meet; all by default"
     )
 
 
@@ -47,6 +51,47 @@ class Published(FrozenModel):
         if isinstance(found, dict):
             return None if retention is None else found.get(retention)
         return found
+
+
+class Sweep(FrozenModel):
+    """Every selector with every coupler and every aggregator that go together by their flags."""
+
+    stage: str = Field(description="label of the frame stage whose parts are exchanged")
+    selectors: tuple[Any, ...] | Literal["all"] = Field(default="all", description="which; all")
+    couplers: tuple[Any, ...] | Literal["all"] = Field(default="all", description="which; all")
+    aggregators: tuple[Any, ...] | Literal["all"] = Field(default="all", description="which; all")
+    leave_out: dict[str, str] = Field(
+        default_factory=dict, description="name of a strategy -> why it has no rows"
+    )
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the label and the changes of every combination.
+
+        A coupler that couples nothing goes with an aggregator that merges nothing, and only with
+        such a one. Selectors that choose as many tokens as they like meet no exact budget.
+        """
+        couplers, aggregators = (self._parts(role) for role in ("coupler", "aggregator"))
+        for selector, chooses in self._parts("selector"):
+            if getattr(chooses, "adaptive", False):
+                continue
+            for coupler, couples in couplers:
+                for aggregator, merges in aggregators:
+                    if getattr(couples, "couples", True) != merges.merges:
+                        continue
+                    parts = {"selector": selector, "coupler": coupler, "aggregator": aggregator}
+                    label = " + ".join(_show(part) for part in parts.values())
+                    changes = {f"stages.{self.stage}.{k}": part for k, part in parts.items()}
+                    yield label if merges.merges else _show(selector), changes
+
+    def _parts(self, role: str) -> list[tuple[Any, Any]]:
+        chosen = getattr(self, f"{role}s")
+        names = registry().names(role) if chosen == "all" else chosen
+        configs = [(part, strategy_config(role, part)) for part in names]
+        return [
+            (part, build(role, config))
+            for part, config in configs
+            if config.name not in self.leave_out
+        ]
 
 
 class AblationConfig(FrozenModel):
@@ -67,6 +112,9 @@ class AblationConfig(FrozenModel):
     )
     axes: dict[str, tuple[Any, ...]] = Field(
         default_factory=dict, description="dotted path -> values; rows are the product"
+    )
+    sweep: Annotated[Sweep, nested(Sweep)] | None = Field(
+        default=None, description="selectors x couplers x aggregators of one frame stage"
     )
     always: tuple[str, ...] = Field(default=ALWAYS, description="presets that join the table")
     published: Published | None = Field(default=None, description="figures to print beside")
@@ -160,18 +208,22 @@ class Ablation:
         rows: dict[tuple[str, str], Row] = {}
         for retention in retentions or self.config.retention:
             for draft in self._drafts:
+                if draft.spec.only and retention not in draft.spec.only:
+                    continue
                 row = self._row(draft, retention)
                 rows.setdefault((row.label, row.config_id), row)
         return sorted(rows.values(), key=lambda row: row.retention is not None)
 
     def _all_drafts(self) -> Iterator[_Draft]:
         given = self.config.rows
-        if not given and not self.config.axes:
-            raise ConfigError("an ablation needs rows or axes", ["rows"])
+        if not given and not self.config.axes and self.config.sweep is None:
+            raise ConfigError("an ablation needs rows, axes or a sweep", ["rows"])
         for label, spec in given.items():
             yield _Draft(label, spec, ("rows", label))
         for label, changes in _grid(self.config.axes):
             yield _Draft(label, RowSpec(set=changes), ("axes",))
+        for label, changes in self.config.sweep.rows() if self.config.sweep else ():
+            yield _Draft(label, RowSpec(set=changes), ("sweep",))
         for name in self.config.always:
             if name not in given:
                 yield _Draft(name, RowSpec(pipeline=name), ("always", name), control=True)

@@ -66,8 +66,32 @@ class RowSummary:
 
 
 @dataclass(frozen=True)
+class Best:
+    """The best of many rows at one budget: chosen on some videos, measured on the others.
+
+    Attributes
+    ----------
+    retention : the budget of the group
+    n_rows : how many rows it was chosen from
+    accuracy : on the videos that played no part in the choice
+    difference : to the reference row there; None if it is the reference
+    n_close : rows whose paired difference to it there has an interval that reaches 0
+    n_choosing, n_measuring : videos of either kind
+    """
+
+    retention: float
+    label: str
+    n_rows: int
+    accuracy: Estimate
+    difference: PairedDifference | None
+    n_close: int
+    n_choosing: int
+    n_measuring: int
+
+
+@dataclass(frozen=True)
 class Summary:
-    """Everything a table says."""
+    """Everything a table says; ``best`` is for sweeps over many rows."""
 
     name: str
     title: str
@@ -83,6 +107,7 @@ class Summary:
     chance: dict[str, float]
     rows: tuple[RowSummary, ...]
     published_source: str | None = None
+    best: tuple[Best, ...] = ()
 
 
 def summarise(
@@ -128,6 +153,7 @@ def summarise(
         chance={kind: task.kinds[kind] for kind in task.kinds if kind in rows[0].kinds},
         rows=tuple(rows),
         published_source=None if published is None else published.source,
+        best=_best(rows, records, ids, ablation.reference) if ablation.config.sweep else (),
     )
 
 
@@ -220,6 +246,55 @@ def _compare(
         row if row.difference is None else replace(row, p_adjusted=next(adjusted))
         for row in compared
     ]
+
+
+def _best(
+    rows: Sequence[RowSummary],
+    records: Sequence[Sequence[Record]],
+    ids: Sequence[str],
+    reference: str,
+) -> tuple[Best, ...]:
+    """Choose the best row of every budget on every other video, and measure it on the rest.
+
+    The best of many is partly luck; videos that had no say in the choice do not know of it.
+    """
+    if len(ids) < 2:
+        return ()
+    choosing, measuring = set(ids[::2]), set(ids[1::2])
+    found = []
+    for retention in sorted({row.retention for row in rows if row.retention is not None})[::-1]:
+        group = [
+            (row, list(mine))
+            for row, mine in zip(rows, records)
+            if row.retention == retention and not row.unequal_budget
+        ]
+        unseen = [[r for r in mine if r.sample_id in measuring] for _, mine in group]
+        seen = [
+            fmean(r.answer.correct for r in mine if r.sample_id in choosing) for _, mine in group
+        ]
+        first = max(range(len(group)), key=lambda i: seen[i])
+        correct = [r.answer.correct for r in unseen[first]]
+        others = [
+            paired_difference(*_paired(mine, unseen[first]))
+            for i, mine in enumerate(unseen)
+            if i != first
+        ]
+        base = next((i for i, (row, _) in enumerate(group) if row.label == reference), first)
+        found.append(
+            Best(
+                retention=retention,
+                label=group[first][0].label,
+                n_rows=len(group),
+                accuracy=mean_with_interval(correct, [r.sample_id for r in unseen[first]]),
+                difference=None
+                if base == first
+                else paired_difference(*_paired(unseen[first], unseen[base])),
+                n_close=sum(not other.estimate.excludes_zero for other in others),
+                n_choosing=len(choosing),
+                n_measuring=len(measuring),
+            )
+        )
+    return tuple(found)
 
 
 def _unequal(row: RowSummary, references: Sequence[RowSummary]) -> bool:

@@ -127,6 +127,10 @@ def _check_order(stages: Mapping[str, FrozenModel]) -> None:
     outside = {k: stage for k, stage in stages.items() if not isinstance(stage, INSIDE_LLM)}
     if list(stages)[: len(outside)] != list(outside):
         raise ConfigError("stages inside the LLM come after all others", ["stages"])
+    kinds = [type(stage) for stage in outside.values()]
+    for kind in (SegmentStageConfig, PoolStageConfig, StaticStageConfig):
+        if kinds.count(kind) > 1:
+            raise ConfigError(f"at most one {kind.__name__[:-11].lower()} stage", ["stages"])
     before: list[FrozenModel] = []
     for label, stage in outside.items():
         path = ["stages", label]
@@ -145,10 +149,6 @@ def _check_order(stages: Mapping[str, FrozenModel]) -> None:
         ):
             raise ConfigError("parts come from a static stage before", [*path, "part"])
         before.append(stage)
-    kinds = [type(stage) for stage in outside.values()]
-    for kind in (SegmentStageConfig, PoolStageConfig, StaticStageConfig):
-        if kinds.count(kind) > 1:
-            raise ConfigError(f"at most one {kind.__name__[:-11].lower()} stage", ["stages"])
     if SegmentStageConfig in kinds and kinds[-1] is not SegmentStageConfig:
         raise ConfigError("the segment stage comes last", ["stages"])
 
@@ -283,12 +283,11 @@ def _retention(data: Mapping[str, Any]) -> float:
 
 
 def _by_retention(tied: object) -> dict[float, Mapping[str, Any]]:
-    faulty = not isinstance(tied, Mapping) or not tied
-    if faulty or not all(
-        isinstance(key, int | float) and isinstance(value, Mapping) for key, value in tied.items()
-    ):
+    table = dict(tied) if isinstance(tied, Mapping) else {}
+    pairs = (isinstance(k, int | float) and isinstance(v, Mapping) for k, v in table.items())
+    if not table or not all(pairs):
         raise ConfigError("expected retention ratios, each with paths and values", ["by_retention"])
-    return dict(tied)
+    return table
 
 
 def pipeline_schema() -> dict[str, Any]:

@@ -214,8 +214,10 @@ class Transport:
     @property
     def needs(self) -> frozenset[str]:
         """Cues that the cost terms ask for."""
-        named = (getattr(term, "needs", frozenset()) for _, _, term in self.terms)
-        return frozenset().union(*named)
+        needs: set[str] = set()
+        for _, _, term in self.terms:
+            needs |= getattr(term, "needs", frozenset())
+        return frozenset(needs)
 
     def __call__(
         self,

@@ -60,7 +60,9 @@ def anchor_counts(flow: Flow, config: "FrameStageConfig", allocator: BudgetAlloc
         view = replace(flow.tokens, keep=open_)
         if flow.exact:
             return apportion(total, allocator.allocate(view, total / flow.frames).tolist(), have)
-        each = _unrounded(flow, config) if flow.settled is None else total / flow.frames
+        each = _unrounded(flow, config)
+        if config.n_anchors == "budget" and flow.settled is not None:
+            each = max(0.0, each - int(flow.settled.sum()) / flow.frames)
         wanted_ = allocator.allocate(view, each).tolist()
         return [min(rounded(n, allocator.rounding), cap) for n, cap in zip(wanted_, have)]
     if last:
@@ -75,12 +77,16 @@ def anchor_counts(flow: Flow, config: "FrameStageConfig", allocator: BudgetAlloc
 
 
 def _unrounded(flow: Flow, config: "FrameStageConfig") -> float:
-    """Return the number of anchors that a frame gets on average, for an allocator to round."""
+    """Return the number of anchors that a frame gets on average, for an allocator to round.
+
+    With ``budget.rounding: floor`` a frame's budget is rounded before parts of it are taken.
+    """
     spec, ratio = config.n_anchors, flow.budget.retention_ratio
     cells = flow.vanilla_cells if flow.pooled else flow.tokens.features.shape[1]
     part = of_budget(spec)
     if part is not None:
-        return max(0.0, cells * ratio * part.share - part.less)
+        quota = flow.quota if flow.budget.rounding == "floor" else cells * ratio
+        return max(0.0, quota * part.share - part.less)
     return float(spec) if isinstance(spec, int) else cells * anchor_share(spec, ratio)
 
 
@@ -120,7 +126,7 @@ def _budget_of_part(flow: Flow, config: "FrameStageConfig", have: Sequence[int])
         alive = flow.split or int(flow.tokens.keep.sum())
         wanted = flow.budget.retention_ratio * flow.frames * flow.vanilla_cells
         return [rounded(n * min(1.0, wanted / alive), config.rounding) for n in have]
-    undecided = {
+    undecided: dict[str, list[int]] = {
         part: flow.open(part).sum(-1).tolist() for part in PARTS if part not in flow.decided
     }
     decided = sum(int(flow.open(part).sum()) for part in flow.decided)

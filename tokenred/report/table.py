@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tokenred.errors import TokenredError
 from tokenred.evaluation.statistics import Estimate, PairedDifference
-from tokenred.evaluation.summary import BUDGET_TOLERANCE, RowSummary, Summary
+from tokenred.evaluation.summary import BUDGET_TOLERANCE, Best, RowSummary, Summary
 
 UNEQUAL = "†"
 NOT_APPLICABLE = "-"
@@ -49,6 +49,7 @@ def caption(summary: Summary) -> list[str]:
         "FLOPs follow Eq. 17 of the AOT paper with what enters each layer, in brackets relative to "
         "vanilla; ms is the median time of the reduction alone.",
     ]
+    lines += [_best_line(best, summary.reference) for best in summary.best]
     if any(row.unequal_budget for row in summary.rows):
         lines.append(
             f"{UNEQUAL} keeps a different number of tokens than '{summary.reference}' (by more "
@@ -60,6 +61,19 @@ def caption(summary: Summary) -> list[str]:
             "model, other questions, only the order of the rows can be compared."
         )
     return lines
+
+
+def _best_line(best: Best, reference: str) -> str:
+    """Return the sentence that names the best row of one budget."""
+    against = ""
+    if best.difference is not None:
+        against = f", {_points(best.difference.estimate)} points against '{reference}'"
+    return (
+        f"Best at {100 * best.retention:g} %: '{best.label}', chosen among {best.n_rows} rows on "
+        f"{best.n_choosing} videos; on the {best.n_measuring} others it has "
+        f"{_interval(best.accuracy)}{against}. There {best.n_close} of the other rows cannot be "
+        "told from it (paired 95 % interval, not adjusted for their number)."
+    )
 
 
 def to_rich(summary: Summary, width: int) -> Group:
@@ -204,9 +218,11 @@ def _difference(row: RowSummary) -> Cell:
         return "reference", False
     if row.difference is None:
         return NOT_APPLICABLE, False
-    estimate = row.difference.estimate
-    text = f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
-    return text, estimate.excludes_zero
+    return _points(row.difference.estimate), row.difference.estimate.excludes_zero
+
+
+def _points(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
 
 
 def _interval(estimate: Estimate) -> str:

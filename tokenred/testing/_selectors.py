@@ -30,17 +30,19 @@ class Facts:
 
 
 def selector_checks(
-    selector: AnchorSelector, *, exact: bool = True, least: float = 0.0, cues: Cues = None
+    selector: AnchorSelector, *, exact: bool | None = None, least: float = 0.0, cues: Cues = None
 ) -> Iterator[Check]:
     """Yield the contract of a selector as named checks without arguments.
 
     Parameters
     ----------
     exact : False for a selector whose number of anchors follows from the data; it may then choose
-        fewer than asked for
+        fewer than asked for. By default what the selector's attribute ``adaptive`` says
     least : share of a frame's tokens that it keeps at the least; it is not asked for fewer
     cues : width of cues of your own by name; 0 is one positive number a token
     """
+    if exact is None:
+        exact = not getattr(selector, "adaptive", False)
     return collect(selector, _BODIES, facts=Facts(exact, least, cues))
 
 

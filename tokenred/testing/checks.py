@@ -53,7 +53,7 @@ def parametrize_coupler_checks(coupler: Coupler) -> Any:
 def parametrize_selector_checks(
     selector: AnchorSelector,
     *,
-    exact: bool = True,
+    exact: bool | None = None,
     least: float = 0.0,
     cues: Mapping[str, int] | None = None,
 ) -> Any:

@@ -149,6 +149,14 @@ def test_no_pick_repeats_beyond_the_rank_unless_as_released():
     assert (mask.sum(-1) >= 4).all()
 
 
+def test_picks_repeat_as_released_even_where_all_may_stay():
+    mode = {"budget.mode": "as-released", "budget.retention_ratio": 1.0}
+    pipeline, tokens = video("cdpruner-released", mode, grid=(6, 6), dim=4, similar=0.0)
+    assert max(pipeline.run(tokens).realised.tokens_per_frame) < 36
+    repaired = load_pipeline("cdpruner", {"budget.retention_ratio": 1.0})
+    assert repaired.run(tokens).realised.tokens_per_frame == (36,) * 4
+
+
 def test_twins_are_not_both_picked():
     features = torch.eye(6)[[0, 0, 1, 2, 3, 4]][None]
     picks = choose(DppSelector(DppConfig()), VisualTokens.of(features, (2, 3)), 5)

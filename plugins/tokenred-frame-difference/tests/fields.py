@@ -5,7 +5,7 @@ from tokenred.testing import Change
 CUES = {"pixels": 12}
 BY_PIXELS = {
     "drop.cost": [{"name": "pixel-difference"}, "aligned"],
-    "drop.keep.decide.tau": 1.0,
+    "drop.keep.decide.tau": 0.5,
 }
 VIDEO = {"cues": CUES}
 

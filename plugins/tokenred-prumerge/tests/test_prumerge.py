@@ -115,9 +115,9 @@ def test_outliers_come_best_first_and_at_most_as_many_as_asked_for():
     assert outliers(tokens_of(RAMP), fence=7.2).tolist() == [[9]]
 
 
-def test_frames_with_other_numbers_become_a_mask():
-    mask = outliers(tokens_of(RAMP, torch.arange(10.0).square(), RAMP.flip(0)))
-    assert mask.nonzero().tolist() == [[0, 8], [0, 9], [1, 9], [2, 0], [2, 1]]
+def test_frames_with_fewer_outliers_are_padded():
+    found = outliers(tokens_of(RAMP, torch.arange(10.0).square(), RAMP.flip(0)))
+    assert found.tolist() == [[9, 8], [9, -1], [0, 1]]
 
 
 def test_a_frame_without_outliers_keeps_one_token_or_none_as_released():
@@ -161,6 +161,8 @@ def test_as_many_samples_as_there_are_outliers_to_go_with():
     assert with_samples(both, 10, first="outliers").tolist() == [[9, 8, 0, 4], [0, 1, 2, 6]]
     three = with_samples(both, 10, first="outliers", samples=3)
     assert three.tolist() == [[9, 8, 0, 2, 3, 4, 6, 7], [0, 1, 2, 4, 5, 6, 8, 9]]
+    ragged = tokens_of(torch.arange(10.0).square(), RAMP)
+    assert with_samples(ragged, 10, first="outliers").tolist() == [[9, 0, -1, -1], [9, 8, 0, 4]]
 
 
 def test_released_samples_step_from_the_first_token_and_miss_the_last():

@@ -12,7 +12,8 @@ CHANGES = {
         "stages.segments.segmenter.neighbours",
         2,
         7,
-        {**MERGE, "stages.segments.segmenter.share": 0.5},
+        MERGE,
+        {"frames": 16},
     ),
     "segmenter frame-clusters.released": Change(
         "prunevid-merge", "stages.segments.segmenter.released", False, True, MERGE, {"frames": 6}

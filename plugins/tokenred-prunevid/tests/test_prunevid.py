@@ -183,3 +183,12 @@ def test_the_stage_inside_the_llm_is_what_the_core_has():
     inside = load_pipeline("prunevid-llm").config.stages["prune"]
     for name in ("prunevid", "prunevid-released"):
         assert load_pipeline(name).config.stages["prune"] == inside
+
+
+def test_a_video_that_stands_still_meets_its_budget_too():
+    still = torch.randn(1, 36, 8, generator=torch.Generator().manual_seed(0)).expand(8, -1, -1)
+    tokens = VisualTokens.of(still, (6, 6))
+    released = load_pipeline("prunevid-merge-released").run(tokens).realised
+    assert released.tokens_per_frame[0] == released.n_tokens == 18
+    exact = load_pipeline("prunevid-merge", {"budget.retention_ratio": 0.25}).run(tokens).realised
+    assert exact.n_tokens == 8 * 9

@@ -20,9 +20,6 @@ class GroupStageConfig(FrozenModel):
     merge: Literal["mean", "head"] = Field(
         "mean", description="'head': the token that stands for a group goes on as it is"
     )
-    order: Literal["raster", "group"] = Field(
-        "raster", description="by place, or in the order of the grouper, across all frames"
-    )
 
 
 class GroupStage:
@@ -47,8 +44,6 @@ class GroupStage:
         if self.config.merge == "mean":
             self._apply(flow, grouping)
         flow.update(keep=keep.view_as(flow.tokens.keep))
-        if self.config.order == "group":
-            flow.sequence = heads
 
     def _check(self, flow: Flow, grouping: Grouping) -> None:
         heads, alive = grouping.head, flow.tokens.keep.flatten()

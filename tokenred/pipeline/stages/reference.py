@@ -76,12 +76,9 @@ class ReferenceStage:
         keep = flow.tokens.keep.clone()
         keep[lost] = False
         flow.update(keep=keep)
-        compared = [
-            self._compare(flow, t, earlier)
-            for t, earlier in enumerate(references)
-            if earlier not in (t, None)
-        ]
-        compared = [each for each in compared if each is not None]
+        pairs = [(t, earlier) for t, earlier in enumerate(references) if earlier not in (t, None)]
+        found = (self._compare(flow, *pair) for pair in pairs)
+        compared = [each for each in found if each is not None]
         stays = self._decide(flow, compared)
         flow.notes.n_segments = len(flow.segments)
         if self.aggregator.merges:
@@ -123,10 +120,10 @@ class ReferenceStage:
 
     def _decide(self, flow: Flow, compared: list[_Compared]) -> list[Tensor]:
         """Return for every compared frame which of its tokens stay."""
-        if not compared:
-            return []
         sizes = [len(each.score) for each in compared]
         quotas = self._quotas(flow, sizes)
+        if not compared:
+            return []
         if self.config.scope == "video":
             total = None if quotas is None else sum(quotas)
             score = torch.cat([each.score for each in compared])

@@ -57,6 +57,8 @@ class StaticStage:
         if flow.exact:
             self._spare(flow, static)
         for frames in flow.segments:
+            if len(frames) == 1:
+                continue
             still = static[frames[0]]
             keep[frames[1] : frames[-1] + 1] &= ~still
             if self.aggregator.merges and bool(still.any()):

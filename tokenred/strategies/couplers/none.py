@@ -28,6 +28,7 @@ class NoCoupler:
     """
 
     marginals: ClassVar[Marginals] = "none"
+    couples: ClassVar[bool] = False
 
     def __init__(self, config: NoCouplerConfig) -> None:
         self.config = config

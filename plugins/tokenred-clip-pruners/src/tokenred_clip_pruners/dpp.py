@@ -63,6 +63,11 @@ class DppSelector:
         """Whether the frames share one scale of relevance."""
         return self.config.released and self.config.relevance is not None
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether it may pick fewer tokens than it is asked for."""
+        return self.config.released
+
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return the picked tokens."""
         vectors = unit_vectors(tokens, self.config.of)

@@ -66,7 +66,7 @@ class FastvidContextAllocator:
 
     def _of_segment(
         self, tokens: VisualTokens, frames: range, n_anchors: float, have: list[int]
-    ) -> dict[int, float]:
+    ) -> dict[int, int] | dict[int, float]:
         n, form, every = tokens.keep.shape[1], self.config.released, self.config.every
         hosts = [t for t in frames if have[t] < n] or list(frames)
         if form is None:

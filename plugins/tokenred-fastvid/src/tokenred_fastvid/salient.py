@@ -95,7 +95,7 @@ class FastvidSalientAllocator:
 
     def _of_segment(
         self, tokens: VisualTokens, frames: range, hosts: list[int], n_anchors: float
-    ) -> dict[int, float]:
+    ) -> dict[int, int] | dict[int, float]:
         n, form = tokens.keep.shape[1], self.config.released
         if form is None:
             return dict.fromkeys(hosts, n_anchors * len(frames) / len(hosts))

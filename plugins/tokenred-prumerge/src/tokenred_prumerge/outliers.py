@@ -1,6 +1,6 @@
 """As many anchors as there are outliers among the attention values."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -48,8 +48,7 @@ class OutliersSelector:
     Shapes
     ------
     cue ``salience@LAYER`` (``attention@``, ``class-attention@``) : (frames, tokens)
-    returns : (frames, outliers) indices, best first, or a (frames, tokens) mask where the frames
-    differ in number
+    returns : (frames, outliers) indices, best first, -1 behind those of a frame with fewer
 
     Source
     ------
@@ -60,6 +59,8 @@ class OutliersSelector:
     ``scope: video`` with ``released`` is the release: one share for the batch, maybe none, and 1 of
     49 tokens becomes 0.
     """
+
+    adaptive: ClassVar[bool] = True
 
     def __init__(self, config: OutliersConfig) -> None:
         self.config = config
@@ -80,11 +81,8 @@ class OutliersSelector:
         importance = importance_of(tokens, cue)
         counts = [min(count, n_anchors) for count in self._counts(importance, tokens.keep)]
         index = top_index(importance, max(counts))
-        if min(counts) == max(counts):
-            return index
         wanted = torch.tensor(counts, device=index.device)[:, None]
-        among = torch.arange(index.shape[1], device=index.device) < wanted
-        return torch.zeros_like(tokens.keep).scatter(-1, index, among)
+        return index.masked_fill(torch.arange(index.shape[1], device=index.device) >= wanted, -1)
 
     def _counts(self, importance: Tensor, keep: Tensor) -> list[int]:
         """Return how many tokens of each frame are outliers."""

@@ -39,8 +39,8 @@ class WithSamplesSelector:
 
     Shapes
     ------
-    returns : (frames, anchors) indices, the first selector's before the samples, or a (frames,
-    tokens) mask where the frames differ in number
+    returns : (frames, anchors) indices, the first selector's before the samples, -1 behind those of
+    a frame with fewer
 
     Raises
     ------
@@ -61,6 +61,11 @@ class WithSamplesSelector:
     def __init__(self, config: WithSamplesConfig) -> None:
         self.config = config
         self.first = build("selector", config.first)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number follows from the data, as it does with the first selector's."""
+        return self.config.released == "adaptive" or getattr(self.first, "adaptive", False)
 
     @property
     def looks_across_frames(self) -> bool:
@@ -92,9 +97,9 @@ class WithSamplesSelector:
         behind = torch.arange(n_tokens, device=rank.device) + n_tokens
         order = rank.where(~added, behind).where(chosen | added, 2 * n_tokens)
         order = order.argsort(dim=-1, stable=True)
-        counts = (chosen | added).sum(-1)
-        most = int(counts.max())
-        return order[:, :most] if bool((counts == most).all()) else chosen | added
+        counts = (chosen | added).sum(-1, keepdim=True)
+        place = torch.arange(int(counts.max()), device=rank.device)
+        return order[:, : len(place)].masked_fill(place >= counts, -1)
 
 
 def spread(
@@ -112,6 +117,7 @@ def _rank(chosen: Tensor, keep: Bool[Tensor, "frames tokens"]) -> Int[Tensor, "f
     n_tokens = keep.shape[1]
     if chosen.dtype == torch.bool:
         return (chosen.cumsum(-1) - 1).masked_fill(~chosen, n_tokens)
-    place = torch.arange(chosen.shape[1], device=chosen.device).expand(chosen.shape)
-    full = torch.full(keep.shape, n_tokens, dtype=torch.long, device=keep.device)
-    return full.scatter(-1, chosen, place)
+    rank = torch.full(keep.shape, n_tokens, dtype=torch.long, device=keep.device)
+    frame, place = (chosen >= 0).nonzero(as_tuple=True)
+    rank[frame, chosen[frame, place]] = place
+    return rank

@@ -13,14 +13,14 @@ from tokenred_sttm.pyramid import Level
 
 @dataclass(frozen=True)
 class Leaves:
-    """Cells that stay whole, sorted by frame and by row and column of their first token.
+    """Cells that stay whole, sorted by the place of their first live token.
 
     Attributes
     ----------
     features : (leaves, dim) their averages
     of_token : (frames, tokens) leaf of every token; -1 where no leaf is
     share : (frames, tokens) weight of every token in its leaf; 0 for dropped ones
-    first : (leaves,) flat place of the first live token of each
+    first : (leaves,) flat place of that token, rising
     """
 
     features: Float[Tensor, "leaves dim"]
@@ -86,18 +86,12 @@ def _whole(
 
 
 def _sorted(features: Tensor, code: Tensor, share: Tensor) -> Leaves:
-    """Number the leaves by the place of their first token on the grid."""
-    place = torch.arange(code.numel(), device=code.device)
-    inside = code.flatten() >= 0
-    live = inside & (share.flatten() > 0)
-    n = len(features)
-
-    def lowest(where: Tensor) -> Tensor:
-        start = torch.full((n,), code.numel(), device=code.device)
-        return start.scatter_reduce(0, code.flatten()[where], place[where], "amin")
-
-    order = lowest(inside).argsort()
+    """Number the leaves by the place of their first live token."""
+    live = ((code >= 0) & (share > 0)).flatten().nonzero()[:, 0]
+    first = torch.full((len(features),), code.numel(), device=code.device)
+    first = first.scatter_reduce(0, code.flatten()[live], live, "amin")
+    order = first.argsort()
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(n, device=code.device)
+    rank[order] = torch.arange(len(order), device=code.device)
     of_token = torch.where(code >= 0, rank[code.clamp_min(0)], -1)
-    return Leaves(features[order], of_token, share, lowest(live)[order])
+    return Leaves(features[order], of_token, share, first[order])

@@ -1,8 +1,21 @@
-"""Which leaf stands for which, given the similar pairs of consecutive frames."""
+"""Which leaves of consecutive frames are similar, and which then stands for which."""
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from tokenred_sttm.leaves import Leaves, similarity
+
+
+def similar_pairs(leaves: Leaves, threshold: float, head_dim: int | None) -> Int[Tensor, "2 links"]:
+    """Return the pairs (earlier, later) of similar leaves that overlap in consecutive frames.
+
+    Leaves that overlap are nested, as all trees divide the same cells.
+    """
+    pairs = torch.stack([leaves.of_token[:-1].flatten(), leaves.of_token[1:].flatten()])
+    pairs = pairs[:, (pairs >= 0).all(0)].unique(dim=1)
+    alike = similarity(leaves.features[pairs[0]], leaves.features[pairs[1]], head_dim)
+    return pairs[:, alike >= threshold]
 
 
 def first_ancestor(n_leaves: int, links: Int[Tensor, "2 links"]) -> Int[Tensor, "leaves"]:

@@ -9,8 +9,8 @@ from tokenred import StrategyConfig, VisualTokens
 from tokenred.errors import ConfigError
 from tokenred.kernels.sparse import sparse_map
 from tokenred.types import Grouping
-from tokenred_sttm.leaves import Leaves, find_leaves, similarity
-from tokenred_sttm.over_time import first_ancestor, released_union
+from tokenred_sttm.leaves import Leaves, find_leaves
+from tokenred_sttm.over_time import first_ancestor, released_union, similar_pairs
 from tokenred_sttm.pyramid import pyramid
 
 
@@ -21,9 +21,14 @@ class QuadtreeConfig(StrategyConfig):
         0.85, description="a cell stays whole if it is as similar as this to each of its quarters"
     )
     temporal_threshold: float | None = Field(
-        0.55,
+        0.65,
         description="a leaf joins one of the frame before that it overlaps and that is as similar; "
         "null: none does",
+    )
+    temporal_relative: bool = Field(
+        False,
+        description="add the spatial threshold to the temporal one, which then says how far below "
+        "it lies (-0.2): one knob moves both",
     )
     root_level: int = Field(
         1,
@@ -109,14 +114,9 @@ class QuadtreeGrouper:
         )
 
     def _links(self, leaves: Leaves) -> Int[Tensor, "2 links"]:
-        """Return the pairs (earlier, later) of leaves of consecutive frames that are similar.
-
-        Leaves that overlap are nested, as all trees divide the same cells.
-        """
         threshold = self.config.temporal_threshold
-        pairs = torch.stack([leaves.of_token[:-1].flatten(), leaves.of_token[1:].flatten()])
         if threshold is None:
-            return pairs[:, :0]
-        pairs = pairs[:, (pairs >= 0).all(0)].unique(dim=1)
-        left, right = leaves.features[pairs[0]], leaves.features[pairs[1]]
-        return pairs[:, similarity(left, right, self.config.head_dim) >= threshold]
+            return leaves.of_token.new_zeros(2, 0)
+        if self.config.temporal_relative:
+            threshold += self.config.threshold
+        return similar_pairs(leaves, threshold, self.config.head_dim)
