@@ -24,7 +24,14 @@ INSIDE = ("llm", "cache")
 RATIOS = (0.25, 0.20, 0.15, 0.10)
 LAYOUTS = ("bilinear", "average")
 """What LLaVA-OneVision (14x14) and LLaVA-Video (13x13) make of 27x27 tokens a frame."""
-FRAMES = 8
+FRAMES = 8, 32
+"""A short video first; what it refuses is asked of one as long as the papers', too."""
+
+COLUMNS = ("segmenter", "selector", "coupler", "aggregator")
+PLAIN = ("equal", "none", "keep-only", "drop")
+"""Names of the strategies that leave things as they are."""
+FIRST = ("n_anchors", "allocator", "segmenter", "reference", "rule", "grouper", "selector")
+"""Fields of a stage that its picture shows before the others."""
 
 CUES = {
     "attention": "attention that tokens receive in the tower",
@@ -91,6 +98,7 @@ def matrix(_: str = "") -> str:
         "selector",
         "coupler",
         "aggregator",
+        "other parts",
         "budgets",
         "presets",
         "golden cases passed",
@@ -103,7 +111,8 @@ def matrix(_: str = "") -> str:
             f"[{method}]({slug(method)}.md)",
             "; ".join(acts(names[0])),
             ", ".join(f"`{cue}`" for cue in sorted(needs([names[0]]))) or "-",
-            *(_links(used, role) for role in ("segmenter", "selector", "coupler", "aggregator")),
+            *(_links(used, role) for role in COLUMNS),
+            _others(used),
             budgets_in_words(names[0]),
             ", ".join(f"[{name}](../reference/presets.md#preset-{name})" for name in names),
             golden_sum(names),
@@ -158,7 +167,11 @@ def _box(label: str, kind: str, lines: list[str], inside: bool = False) -> str:
 def _lines(stage: Any) -> Iterator[str]:
     """Yield what a stage is made of: its strategies, then what else is not at its default."""
     couples = stage.kind != "frame" or build("aggregator", stage.aggregator).merges
-    for field, info in type(stage).model_fields.items():
+    fields = type(stage).model_fields
+    for field in sorted(
+        fields, key=lambda each: FIRST.index(each) if each in FIRST else len(FIRST)
+    ):
+        info = fields[field]
         value, role = getattr(stage, field), role_of(list(info.metadata))
         if field == "kind" or (not couples and field in ("cost", "combine", "coupler", "mass")):
             continue
@@ -224,9 +237,18 @@ def strategies(config: PipelineConfig) -> Iterator[tuple[str, StrategyConfig]]:
 
 
 def _links(used: list[tuple[str, StrategyConfig]], role: str) -> str:
-    names = dict.fromkeys(each.name for kind, each in used if kind == role)
+    names = dict.fromkeys(
+        each.name for kind, each in used if kind == role and each.name not in PLAIN
+    )
     anchor = role.replace(" ", "-")
     return ", ".join(f"[{n}](../reference/strategies.md#{anchor}-{n})" for n in names) or "-"
+
+
+def _others(used: list[tuple[str, StrategyConfig]]) -> str:
+    """Return the strategies of the smaller roles."""
+    roles = dict.fromkeys(role for role, _ in used if role not in (*COLUMNS, "cost term"))
+    found = [f"{role} {links}" for role in roles if (links := _links(used, role)) != "-"]
+    return "; ".join(found) or "-"
 
 
 def acts(name: str) -> list[str]:
@@ -237,7 +259,13 @@ def acts(name: str) -> list[str]:
     before_pool = "pool" in kinds and kinds.index("pool") > 0
     frames = [stage for stage in stages if stage.kind == "frame"]
     if any(stage.scope == "frame" for stage in frames):
-        found.append("inside each frame" + (", before the model's pooling" if before_pool else ""))
+        looks = any(
+            stage.allocator.name != "equal"
+            or getattr(build("selector", stage.selector), "looks_across_frames", False)
+            for stage in frames
+        )
+        where = "inside each frame" + (", before the model's pooling" if before_pool else "")
+        found.append(where + (", with an eye on the others" if looks else ""))
     wide = {"segment", "static", "reference", "group"} & set(kinds)
     if wide or any(stage.scope != "frame" for stage in frames):
         found.append("across frames")
@@ -278,21 +306,22 @@ def budgets_in_words(name: str) -> str:
         (layout, ratio): floor
         for layout in LAYOUTS
         for ratio in RATIOS
-        if (floor := _nearest(name, layout, ratio)) is not None
+        if _nearest(name, layout, ratio, FRAMES[0]) is not None
+        and (floor := _nearest(name, layout, ratio, FRAMES[1])) is not None
     }
-    met = [f"{ratio:.0%}" for ratio in RATIOS if not any((x, ratio) in refused for x in LAYOUTS)]
-    parts = [f"exact: {', '.join(met)}"] if met else []
+    met = [ratio for ratio in RATIOS if not any((layout, ratio) in refused for layout in LAYOUTS)]
+    parts = [f"exact: {', '.join(f'{100 * ratio:.0f}' for ratio in met)} %"] if met else []
     if refused:
-        reach = [f"{floor:.1%} ({layout})" for (layout, _), floor in refused.items()]
-        parts.append(f"can reach {', '.join(dict.fromkeys(reach))} at the nearest")
+        reach = [f"{100 * floor:.1f} % ({layout})" for (layout, _), floor in refused.items()]
+        parts.append(f"of {FRAMES[1]} frames no less than {', '.join(dict.fromkeys(reach))}")
     return "; ".join(parts)
 
 
-def _nearest(name: str, layout: str, ratio: float) -> float | None:
+def _nearest(name: str, layout: str, ratio: float, frames: int) -> float | None:
     """Return the ratio that a budget error names, None if the budget is met."""
     pipeline = load_pipeline(name, {"budget.retention_ratio": ratio})
     tokens = video_tokens(
-        FRAMES, (27, 27), needs=pipeline.needs, native_pool=layout, dim=4, cues=_own(pipeline.needs)
+        frames, (27, 27), needs=pipeline.needs, native_pool=layout, dim=4, cues=_own(pipeline.needs)
     )
     try:
         with torch.no_grad():

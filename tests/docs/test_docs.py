@@ -216,7 +216,7 @@ def test_matrix_has_a_row_for_every_method(page):
         row = rows[f"[{method}]({generate.method_pages.slug(method)}.md)"]
         assert load_config(names[0]).about.licence in row
         assert all(f"#preset-{name})" in row for name in names)
-        assert row.count(" | ") == 10
+        assert row.count(" | ") == 11
 
 
 def test_golden_record_is_complete_and_without_faults():

@@ -1,4 +1,4 @@
-"""tokenred and the template plugin as wheels, in a clean environment of their own.
+"""tokenred and all plugins of this repository as wheels, in a clean environment of their own.
 
 Dependencies are borrowed from the running environment through a path file: nothing is downloaded.
 """
@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "plugins" / "tokenred-template"
+PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 RUN_PIPELINE = """
 import json, torch, tokenred
@@ -26,6 +27,19 @@ tokens = tokenred.VisualTokens.of(
 )
 reduced = pipeline.run(tokens)
 print(json.dumps({"where": tokenred.__file__, "n_tokens": reduced.realised.n_tokens}))
+"""
+
+
+RUN_METHODS = """
+import json, sys, tokenred
+from tokenred.testing import video_tokens
+found = {}
+for name in sys.argv[1:]:
+    pipeline = tokenred.load_pipeline(name)
+    tokens = video_tokens(frames=12, grid=(15, 15), needs=pipeline.needs, native_pool="bilinear")
+    found[name] = pipeline.run(tokens).realised.n_tokens
+places = [str(path) for path, owner in tokenred.registry().presets().values()]
+print(json.dumps({"n_tokens": found, "places": places}))
 """
 
 
@@ -55,9 +69,8 @@ class Environment:
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheels")
-    for project in (ROOT, TEMPLATE):
-        build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-        subprocess.run([*PIP, *build, str(project)], check=True)
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([*PIP, *build, *map(str, (ROOT, *PLUGINS))], check=True)
     return sorted(folder.glob("*.whl"))
 
 
@@ -101,6 +114,22 @@ def test_a_pipeline_with_the_plugin_runs(clean):
     report = json.loads(done.stdout)
     assert Path(report["where"]).is_relative_to(clean.folder)
     assert report["n_tokens"] == 4 * 7  # ceil(64 cells * 0.10) a frame
+
+
+def test_methods_of_installed_wheels_run(clean):
+    names = ["visionzip", "holitom-outer", "tome", "evs", "fastvid"]
+    done = clean.run("python", "-c", RUN_METHODS, *names)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["n_tokens"] == dict.fromkeys(names, 12 * 7)
+    assert all(Path(place).is_relative_to(clean.folder) for place in report["places"])
+
+
+def test_every_plugin_loads_from_its_wheel(clean):
+    done = clean.run("tokenred", "plugins", "--json")
+    rows = {row["distribution"]: row["error"] for row in json.loads(done.stdout)}
+    expected = {path.name for path in PLUGINS}
+    assert {name: rows.get(name, "missing") for name in expected} == dict.fromkeys(expected)
 
 
 def test_settings_of_the_plugin_are_checked(clean):

@@ -9,7 +9,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from property import plugins
-from tokenred import BudgetError, Pipeline, TokenredError, VisualTokens, load_pipeline, registry
+from tokenred import (
+    BudgetError,
+    InputError,
+    Pipeline,
+    TokenredError,
+    VisualTokens,
+    load_pipeline,
+    registry,
+)
 from tokenred.config import build, strategy_config
 from tokenred.pipeline import load_config
 from tokenred.registry import ROLES, Entry
@@ -209,6 +217,17 @@ def as_it_can(name: str, overrides: Mapping[str, Any] | None = None, **settings:
         named = nearest_ratio(error)
         return load_pipeline(name, {**(overrides or {}), "budget.retention_ratio": named})
     return pipeline
+
+
+def enough(name: str, frames: int) -> int:
+    """Return a number of frames that a preset takes; some released code refuses short videos."""
+    if load_config(name).budget.mode == "as-released":
+        pipeline = load_pipeline(name)
+        try:
+            pipeline.run(pipeline_video(pipeline, frames=frames, native_pool="bilinear"))
+        except InputError:
+            return max(frames, 16)
+    return frames
 
 
 def nearest_ratio(error: BudgetError) -> float:

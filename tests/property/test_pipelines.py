@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from property.cases import (
     EXACT_PRESETS,
+    INSIDE_KINDS,
     PRESETS,
     Case,
     as_it_can,
     averages,
     composition_cases,
+    enough,
     frame_by_frame,
     kinds,
     nearest_ratio,
@@ -60,7 +62,8 @@ def check_sound(pipeline: Pipeline, tokens: VisualTokens, reduced: ReducedTokens
         int((reduced.frame_index == frame).sum()) for frame in range(frames)
     )
     assert realised.stages[-1].n_tokens == kept
-    assert [report.name for report in realised.stages] == list(config.stages)
+    before_llm = [k for k, stage in config.stages.items() if stage.kind not in INSIDE_KINDS]
+    assert [report.name for report in realised.stages] == before_llm
     if config.budget.mode == "exact":
         quota = frame_quota(vanilla_cells(tokens), config.budget.retention_ratio)
         assert kept == frames * quota
@@ -222,7 +225,12 @@ def test_one_frame_or_one_token_is_enough(name: str, grid: tuple[int, int]) -> N
     native_pool = "none" if grid == (1, 1) else "bilinear"
     for frames in (1, 3) if grid == (1, 1) else (1,):
         video = {"frames": frames, "grid": grid, "native_pool": native_pool}
-        pipeline = as_it_can(name, **video)
+        try:
+            pipeline = as_it_can(name, **video)
+        except InputError as error:  # released code does not take every video
+            assert load_config(name).budget.mode == "as-released", error
+            assert "frames" in str(error)
+            continue
         tokens = pipeline_video(pipeline, **video)
         check_sound(pipeline, tokens, pipeline.run(tokens, trace=True))
 
@@ -230,8 +238,9 @@ def test_one_frame_or_one_token_is_enough(name: str, grid: tuple[int, int]) -> N
 @every_preset
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_features_keep_their_dtype(name: str, dtype: torch.dtype) -> None:
-    pipeline = as_it_can(name, frames=5, native_pool="bilinear")
-    tokens = pipeline_video(pipeline, frames=5, native_pool="bilinear")
+    video = {"frames": enough(name, 5), "native_pool": "bilinear"}
+    pipeline = as_it_can(name, **video)
+    tokens = pipeline_video(pipeline, **video)
     cast = replace(tokens, features=tokens.features.to(dtype))
     reduced = pipeline.run(cast, trace=True)
     assert reduced.features.dtype == dtype
@@ -245,10 +254,11 @@ def test_features_keep_their_dtype(name: str, dtype: torch.dtype) -> None:
 
 @every_preset
 def test_constant_features_stay_constant(name: str) -> None:
-    pipeline = as_it_can(name, frames=6, native_pool="bilinear")
+    video = {"frames": enough(name, 6), "native_pool": "bilinear"}
+    pipeline = as_it_can(name, **video)
     if not averages(pipeline):
         pytest.skip("says of itself that it does not average")
-    tokens = pipeline_video(pipeline, frames=6, native_pool="bilinear")
+    tokens = pipeline_video(pipeline, **video)
     constant = torch.tensor([1.0, -2.0, 0.0, 30.0, 0.5])
     tokens = replace(tokens, features=constant.expand_as(tokens.features).clone())
     features = pipeline.run(tokens).features
@@ -273,9 +283,10 @@ def test_what_is_not_finite_is_refused(name: str, bad: float) -> None:
 
 @every_preset
 def test_a_video_does_not_depend_on_the_one_before(name: str) -> None:
-    pipeline = as_it_can(name, frames=5, native_pool="bilinear", seed=1)
-    first = pipeline_video(pipeline, frames=5, native_pool="bilinear", seed=1)
-    second = pipeline_video(pipeline, frames=7, native_pool="bilinear", seed=2)
+    frames = enough(name, 5)
+    pipeline = as_it_can(name, frames=frames, native_pool="bilinear", seed=1)
+    first = pipeline_video(pipeline, frames=frames, native_pool="bilinear", seed=1)
+    second = pipeline_video(pipeline, frames=frames + 2, native_pool="bilinear", seed=2)
     before = pipeline.run(first)
     features = first.features.clone()
     pipeline.run(second)
@@ -288,10 +299,11 @@ def test_a_video_does_not_depend_on_the_one_before(name: str) -> None:
 @every_preset
 def test_the_seed_decides_everything_random(name: str) -> None:
     runs = []
+    video = {"frames": enough(name, 4), "native_pool": "bilinear"}
     for seed in (0, 0, 1):
-        pipeline = as_it_can(name, {"seed": seed}, native_pool="bilinear")
+        pipeline = as_it_can(name, {"seed": seed}, **video)
         torch.manual_seed(len(runs))  # the global state has no say
-        runs.append(pipeline.run(pipeline_video(pipeline, native_pool="bilinear")))
+        runs.append(pipeline.run(pipeline_video(pipeline, **video)))
     assert same(runs[0], runs[1])
     assert same(runs[0], runs[2]) == (name != "random")
 

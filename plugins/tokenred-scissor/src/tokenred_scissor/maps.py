@@ -37,7 +37,7 @@ def joined_map(centres: Tensor, nearest: Int[Tensor, "nodes"]) -> Tensor:
     node = torch.arange(len(nearest), device=nearest.device)
     index = torch.cat([centres.indices(), torch.stack([nearest, node])], 1)
     values = torch.cat([centres.values(), torch.ones_like(share[nearest])])
-    return sparse_map(index, values * share[index[0]], tuple(centres.shape))
+    return sparse_map(index, values * share[index[0]], (centres.shape[0], centres.shape[1]))
 
 
 def placed_map(found: Tensor, place: Int[Tensor, "nodes"], n_places: int) -> Tensor:

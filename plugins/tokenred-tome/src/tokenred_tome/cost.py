@@ -42,5 +42,6 @@ class BipartiteCost:
             return torch.zeros(
                 (*sources.times.shape, anchors.times.shape[-1]), device=sources.times.device
             )
-        even = [group.rank % 2 == 0 for group in (sources, anchors)]
-        return FORBIDDEN * (even[0][..., :, None] & even[1][..., None, :]).float()
+        odd = [rank % 2 for rank in (sources.rank, anchors.rank)]
+        both_even = (odd[0][..., :, None] + odd[1][..., None, :]) == 0
+        return FORBIDDEN * both_even.float()
