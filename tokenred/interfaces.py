@@ -8,9 +8,8 @@ Some class attributes are optional. A cost term may have ``needs``, like a selec
 set ``looks_across_frames = True`` if its answer for one frame depends on others (without it a stage
 may hand over some of the frames only), and ``adaptive = True`` if it may choose fewer tokens than
 asked for. A segmenter may set ``reads = "tokens"`` and is then given ``(frames, tokens, dim)``
-instead of one descriptor a frame. A coupler that never couples anything says ``couples = False``. An
-aggregator or grouper whose weights do not sum to one says
-``averages = False``.
+instead of one descriptor a frame. A coupler that never couples anything says ``couples = False``.
+An aggregator or grouper whose weights do not sum to one says ``averages = False``.
 """
 
 from collections.abc import Sequence

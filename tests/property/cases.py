@@ -219,15 +219,16 @@ def as_it_can(name: str, overrides: Mapping[str, Any] | None = None, **settings:
     return pipeline
 
 
-def enough(name: str, frames: int) -> int:
-    """Return a number of frames that a preset takes; some released code refuses short videos."""
+def enough(name: str, frames: int) -> dict[str, Any]:
+    """Return a video that a preset takes; some released code refuses short and small ones."""
+    video = {"frames": frames, "native_pool": "bilinear"}
     if load_config(name).budget.mode == "as-released":
         pipeline = load_pipeline(name)
         try:
-            pipeline.run(pipeline_video(pipeline, frames=frames, native_pool="bilinear"))
+            pipeline.run(pipeline_video(pipeline, **video))
         except InputError:
-            return max(frames, 16)
-    return frames
+            return {**video, "frames": 16, "grid": (14, 14)}
+    return video
 
 
 def nearest_ratio(error: BudgetError) -> float:

@@ -272,9 +272,7 @@ class QwenAdapter(FamilyAdapter):
             yield seen
             return
         merger: Any = self.tower.merger
-        hook = merger.register_forward_pre_hook(
-            lambda module, args: seen.append(args[0].detach())
-        )
+        hook = merger.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
         try:
             yield seen
         finally:

@@ -166,9 +166,7 @@ def pack(
     unit = {"row": frame * rows + cell // columns, "frame": frame, "end": torch.zeros_like(frame)}
     if layout.newlines == "none":
         never = torch.zeros_like(frame, dtype=torch.bool)
-        return VisualPart(
-            reduced.features, places, never, frame, cell, layout, deep, reduced.group
-        )
+        return VisualPart(reduced.features, places, never, frame, cell, layout, deep, reduced.group)
     assert newline is not None
     assert deep is None
     key = unit[layout.newlines]
