@@ -290,6 +290,13 @@ EXACT = {
 }
 
 
+SUMS = [
+    entry.name
+    for entry in registry().entries("aggregator")
+    if not getattr(make("aggregator", entry.name), "averages", True)
+]
+
+
 def _names(role: str) -> st.SearchStrategy[Any]:
     """Draw a strategy of a role, by name; with its settings where it does not go without."""
     return st.sampled_from(NAMES[role]).map(
@@ -333,7 +340,8 @@ def frame_stages(draw: st.DrawFn, n_anchors: Any = None, **fixed: Any) -> dict[s
             stage["allocator"] = draw(_names("budget allocator"))
         else:
             stage["spare_up_to"] = 0 if n_anchors == "budget" else draw(st.integers(0, 5))
-        if fixed.get("rest", "drop") == "drop":
+        # What does not average grows with every repetition, without end.
+        if fixed.get("rest", "drop") == "drop" and stage["aggregator"] not in SUMS:
             stage["max_drop"] = draw(st.sampled_from((None, 0.5, 0.2)))
     return {**stage, **fixed}
 
@@ -428,7 +436,7 @@ def compositions(draw: st.DrawFn, mode: str = "exact") -> dict[str, Any]:
         stages = {
             "pool": pool,
             "cut": cut,
-            "static": {"kind": "static", "rule": rule, "aggregator": draw(_names("aggregator"))},
+            "static": {"kind": "static", "rule": rule, "aggregator": draw(_means())},
             "still": draw(frame_stages("budget" if exact else None, part="static")),
             "moving": draw(frame_stages("budget" if exact else None, part="dynamic")),
         }
@@ -454,6 +462,11 @@ def compositions(draw: st.DrawFn, mode: str = "exact") -> dict[str, Any]:
     if not exact:
         budget["rounding"] = draw(st.sampled_from(("ceil", "floor")))
     return {"budget": budget, "stages": stages}
+
+
+def _means() -> st.SearchStrategy[Any]:
+    """Draw an aggregator for tokens of one place, between which there are no costs to blend."""
+    return _names("aggregator").filter(lambda name: name != "blend")
 
 
 def _drawable(shape: str) -> bool:

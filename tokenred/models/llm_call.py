@@ -201,9 +201,14 @@ class Call:
             view = seen.byte().argsort(dim=1, stable=True)[:, -int(seen.sum(1).max()) :]
             keys, chosen = seen.gather(1, view), None
             padded = not bool(keys.all())
-        n_two_way = sequence.width if two_way else 0
+        mutual = self._mutual(sequence) if two_way else None
         backend = backend_of(self.model.config)
-        return backend_mask(backend, dtype, keys, padded, n_queries, chosen, n_two_way), view
+        return backend_mask(backend, dtype, keys, padded, n_queries, chosen, mutual), view
+
+    def _mutual(self, sequence: Sequence) -> Bool[Tensor, "rows width"]:
+        """Return the tokens of prompts with visual tokens; prompts without are left alone."""
+        visual = self.prompt.facts["visual"].gather(1, sequence.names.clamp_min(0))
+        return self.spread(sequence.valid & (visual & sequence.valid).any(1, keepdim=True))
 
     # Positions
 

@@ -127,7 +127,7 @@ def backend_mask(
     padded: bool,
     n_queries: int,
     chosen: Bool[Tensor, "rows queries keys"] | None = None,
-    n_two_way: int = 0,
+    two_way: Bool[Tensor, "rows tokens"] | None = None,
 ) -> Tensor | None:
     """Return the mask that an attention backend of transformers expects.
 
@@ -136,14 +136,14 @@ def backend_mask(
     keys, padded : which keys are real, and whether any is not
     n_queries : queries, the last of the keys
     chosen : further limits of what a query sees
-    n_two_way : so many first tokens all see each other
+    two_way : which of the first tokens of a row all see each other
 
     Raises
     ------
     CapabilityError
         If the backend cannot express it, or is not known.
     """
-    dense = chosen is not None or n_two_way > 0
+    dense = chosen is not None or two_way is not None
     if "flash" in backend and "paged" not in backend:
         if dense:
             raise CapabilityError(
@@ -160,8 +160,9 @@ def backend_mask(
     if not dense and not padded and causal_by_itself:
         return None
     seen = visible(keys, n_queries, chosen)
-    if n_two_way:
-        seen[:, :n_two_way, :n_two_way] |= keys[:, None, :n_two_way]
+    if two_way is not None:
+        n_first = two_way.shape[1]
+        seen[:, :n_first, :n_first] |= two_way[:, :, None] & two_way[:, None, :]
     # Padding sees itself, so that no row of the softmax is empty.
     diagonal = torch.arange(n_queries, device=keys.device)
     seen[:, diagonal, diagonal + n_keys - n_queries] = True

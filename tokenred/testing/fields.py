@@ -80,7 +80,7 @@ def fields_of(cls: type[BaseModel], prefix: str) -> Iterator[str]:
         if name in SELF:
             continue
         yield prefix + name
-        inner = info.annotation
+        inner: Any = info.annotation
         plain = isinstance(inner, type) and issubclass(inner, BaseModel)
         if plain and not issubclass(inner, StrategyConfig):  # slots have rows of their own
             yield from fields_of(inner, f"{prefix}{name}.")

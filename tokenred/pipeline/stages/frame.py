@@ -141,7 +141,8 @@ class FrameStage:
             tokens = flow.open(config.part)
             counts = goal
             if config.max_drop is not None:
-                least = (n - int(n * config.max_drop) for n in tokens.sum(-1).tolist())
+                # One at a time where the share is less than one, so that it ends.
+                least = (n - max(1, int(n * config.max_drop)) for n in tokens.sum(-1).tolist())
                 counts = [max(pair) for pair in zip(goal, least)]
             self._step(flow, tokens, counts)
             if counts == goal:
