@@ -22,8 +22,8 @@ from tokenred.testing import video_tokens
 GOLDEN = Path(__file__).parent / "reference" / "golden.json"
 INSIDE = ("llm", "cache")
 RATIOS = (0.25, 0.20, 0.15, 0.10)
-LAYOUTS = ("bilinear", "average")
-"""What LLaVA-OneVision (14x14) and LLaVA-Video (13x13) make of 27x27 tokens a frame."""
+LAYOUTS = {"bilinear": "14x14", "average": "13x13"}
+"""What LLaVA-OneVision and LLaVA-Video make of 27x27 tokens a frame."""
 FRAMES = 8, 32
 """A short video first; what it refuses is asked of one as long as the papers', too."""
 
@@ -312,7 +312,7 @@ def budgets_in_words(name: str) -> str:
     met = [ratio for ratio in RATIOS if not any((layout, ratio) in refused for layout in LAYOUTS)]
     parts = [f"exact: {', '.join(f'{100 * ratio:.0f}' for ratio in met)} %"] if met else []
     if refused:
-        reach = [f"{100 * floor:.1f} % ({layout})" for (layout, _), floor in refused.items()]
+        reach = [f"{100 * floor:.1f} % ({LAYOUTS[x]})" for (x, _), floor in refused.items()]
         parts.append(f"of {FRAMES[1]} frames no less than {', '.join(dict.fromkeys(reach))}")
     return "; ".join(parts)
 

@@ -220,7 +220,7 @@ def test_matrix_has_a_row_for_every_method(page):
 
 
 def test_golden_record_is_complete_and_without_faults():
-    """Recorded by ``make golden``; test_golden runs the cases themselves."""
+    """Recorded by ``python -m golden.record``; test_golden runs the cases themselves."""
     record = generate.method_pages.golden()
     named = {
         a for names in METHODS.values() for name in names for a in load_config(name).about.golden
