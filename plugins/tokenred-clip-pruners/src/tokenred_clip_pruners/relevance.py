@@ -7,9 +7,7 @@ from torch import Tensor
 from tokenred import InputError
 
 
-def clip_relevance(
-    image_embeds: Float[Tensor, "frames tokens width"], text_embeds: Float[Tensor, "texts width"]
-) -> Float[Tensor, "frames tokens"]:
+def clip_relevance(image_embeds: Tensor, text_embeds: Tensor) -> Float[Tensor, "frames tokens"]:
     """Return CDPruner's relevance of every token: minus the cosine with the text, mean over texts.
 
     Patches that are less similar to the text score higher: so says the released code, perhaps since
@@ -17,9 +15,10 @@ def clip_relevance(
 
     Parameters
     ----------
-    image_embeds : patches of ``hidden_states[-2]`` through CLIP's post-layernorm and visual
-        projection
-    text_embeds : CLIP text embeddings; a prompt that is too long comes in several pieces
+    image_embeds : (frames, tokens, width) patches of ``hidden_states[-2]`` through CLIP's
+        post-layernorm and visual projection
+    text_embeds : (texts, width) CLIP text embeddings; a prompt that is too long comes in several
+        pieces
 
     Raises
     ------
