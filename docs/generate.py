@@ -27,6 +27,7 @@ from tokenred.evaluation.ablation import (
     AblationConfig,
     Published,
     RowSpec,
+    Sweep,
     ablation_files,
     load_ablation,
 )
@@ -171,6 +172,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "keep": KeepRuleConfig,
     "ablation": AblationConfig,
     "row": RowSpec,
+    "sweep": Sweep,
     "published": Published,
 }
 

@@ -216,3 +216,42 @@ def test_shipped_files_are_valid_and_complete(name: str) -> None:
 
 def test_no_ablation_shares_a_name_with_a_preset() -> None:
     assert not set(ablation_files()) & set(registry().presets())
+
+
+def test_a_row_may_stand_at_some_budgets_only() -> None:
+    rows = {"all": None, "some": {"pipeline": "random", "only": [0.2]}}
+    expanded = load_ablation({"rows": rows}).expand([0.2, 0.1])
+    assert [row.retention for row in expanded if row.label == "some"] == [0.2]
+    assert [row.retention for row in expanded if row.label == "all"] == [0.2, 0.1]
+
+
+def test_a_sweep_has_every_combination_that_goes_together() -> None:
+    sweep = {
+        "stage": "frame",
+        "selectors": ["random", "uniform-grid", "outliers"],
+        "couplers": ["none", "nearest", "cosine"],
+        "aggregators": ["keep-only", "mean", {"name": "mass-normalised", "mass": "unit"}],
+        "leave_out": {"cosine": "for a reason"},
+    }
+    ablation = load_ablation({"base": "top-attention", "sweep": sweep, "reference": "random"})
+    rows = {row.label: row.config for row in ablation.expand([0.1]) if not row.control}
+    # outliers chooses as many as it likes, none goes with keep-only alone, cosine is left out
+    assert sorted(rows) == [
+        "random",
+        "random + nearest + mass-normalised(mass=unit)",
+        "random + nearest + mean",
+        "uniform-grid",
+        "uniform-grid + nearest + mass-normalised(mass=unit)",
+        "uniform-grid + nearest + mean",
+    ]
+    stage = rows["uniform-grid + nearest + mean"].stages["frame"]
+    assert (stage.selector.name, stage.coupler.name) == ("uniform-grid", "nearest")
+    assert rows["random"].stages["frame"].aggregator.name == "keep-only"
+
+
+def test_a_sweep_over_a_stage_that_is_not_there_says_so() -> None:
+    ablation = load_ablation(
+        {"base": "top-attention", "sweep": {"stage": "frmae", "selectors": ["random"]}}
+    )
+    with pytest.raises(ConfigError, match=r"^sweep\.stages\.frmae"):
+        ablation.expand([0.1])

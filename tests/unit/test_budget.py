@@ -5,8 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenred import BudgetError, InputError, Pipeline, VisualTokens, load_pipeline
-from tokenred.pipeline.budget import frame_quota, resolve_anchors, shares, trim, unreachable
+from tokenred import BudgetError, ConfigError, InputError, Pipeline, VisualTokens, load_pipeline
+from tokenred.pipeline.budget import (
+    apportion,
+    frame_quota,
+    resolve_anchors,
+    shares,
+    trim,
+    unreachable,
+)
 from tokenred.strategies.selectors.uniform_grid import spread
 
 PAPER = {0.10: 126 / 729, 0.15: 144 / 729, 0.20: 196 / 729, 0.25: 205 / 729}
@@ -238,3 +245,43 @@ def test_more_anchors_than_tokens_left_is_an_error() -> None:
         InputError, match="stage 'b': 5 anchors asked for, a frame has 3 tokens left"
     ):
         pipeline.run(video())
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 50), st.integers(0, 20)), min_size=1, max_size=8),
+    st.integers(0, 200),
+)
+def test_apportioned_parts_add_up_and_respect_their_caps(cells, total: int) -> None:
+    weights, caps = [weight for weight, _ in cells], [cap for _, cap in cells]
+    parts = apportion(total, weights, caps)
+    assert sum(parts) == min(total, sum(caps))
+    assert all(0 <= part <= cap for part, cap in zip(parts, caps))
+
+
+def test_apportioning_follows_the_weights_and_spills_over() -> None:
+    assert apportion(10, [1.0, 1.0, 2.0], [9, 9, 9]) == [3, 2, 5]
+    assert apportion(10, [1.0, 9.0], [20, 4]) == [6, 4]  # what is capped goes to the others
+    assert apportion(5, [1.0, 0.0], [3, 9]) == [3, 2]  # in the end to those of no weight
+
+
+@pytest.mark.parametrize(
+    ("spec", "rounding", "number"),
+    [
+        ("budget", "nearest", 20),
+        ("budget * 54/64", "floor", 16),
+        ("budget * 3/5", "ceil", 12),
+        ("budget*1/2", "nearest", 10),
+        ("budget - 1", "nearest", 19),
+        ("budget - 30", "nearest", 0),
+        (7, "nearest", 7),
+        (0.5, "nearest", 98),
+    ],
+)
+def test_anchors_as_parts_of_the_budget(spec, rounding, number: int) -> None:
+    assert resolve_anchors(spec, 196, 0.1, quota=20, rounding=rounding) == number
+
+
+@pytest.mark.parametrize("spec", ["budget * 3/2", "budget - x", "budgets"])
+def test_parts_of_the_budget_that_make_no_sense_are_refused(spec: str) -> None:
+    with pytest.raises(ConfigError):
+        load_pipeline("random", {"stages.frame.n_anchors": spec})

@@ -445,3 +445,26 @@ BEYOND_SCHEMA = ("different terms", "maps retention ratios", "is no share", "cos
 )
 def test_schema_refuses_what_loading_refuses(schema: Any, data: Mapping[str, Any]) -> None:
     assert list(schema.iter_errors(data))
+
+
+def test_settings_that_are_tied_to_the_budget_follow_its_nearest_ratio() -> None:
+    data = {
+        "budget": {"retention_ratio": 0.1},
+        "stages": {"frame": {"kind": "frame", "selector": {"name": "local", "layer": 1}}},
+        "by_retention": {0.1: {"frame.selector.layer": 2}, 0.2: {"frame.selector.layer": 3}},
+    }
+
+    def layer(overrides: dict[str, Any]) -> Any:
+        return load_config(data, overrides).stages["frame"].selector.layer
+
+    assert layer({}) == 2
+    assert layer({"budget.retention_ratio": 0.19}) == 3
+    assert layer({"budget.retention_ratio": 0.15}) == 2  # the smaller of two that are equally near
+    assert layer({"budget.retention_ratio": 0.9, "frame.selector.layer": 5}) == 5
+
+
+@pytest.mark.parametrize("tied", [3, {}, {"x": {}}, {0.1: 3}])
+def test_a_table_by_retention_has_ratios_and_paths(tied: Any) -> None:
+    data = {"stages": {"frame": {"kind": "frame", "selector": "random"}}, "by_retention": tied}
+    with pytest.raises(ConfigError, match="by_retention: expected retention ratios"):
+        load_config(data)

@@ -221,3 +221,36 @@ def test_tables_are_written_whole_and_replace_old_ones(summary: Summary, tmp_pat
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == to_markdown(summary)
     with pytest.raises(TokenredError, match=r"cannot write .*table\.md: No such file"):
         write_tables(summary, tmp_path / "absent")
+
+
+def test_the_best_of_a_sweep_is_chosen_and_measured_on_different_videos() -> None:
+    sweep = {
+        "stage": "frame",
+        "selectors": ["random", "uniform-grid"],
+        "couplers": ["none"],
+        "aggregators": ["keep-only"],
+    }
+    swept = load_ablation(
+        {"base": "top-attention", "sweep": sweep, "reference": "uniform-grid", "name": "swept"}
+    )
+    task, model = ToyTask(), ToyModel()
+    # uniform-grid is right on the videos that choose (0, 2) and wrong on those that measure (1, 3).
+    wrong = {"uniform-grid": {(v, n) for v in (1, 3) for n in (0, 1)}, "random": {(0, 0)}}
+    with Store(":memory:") as store:
+        planned = plan(swept.expand([0.3]), task, model, store)
+        for cell in planned:
+            for video in range(N_VIDEOS):
+                bad = wrong.get(cell.row.label, {(0, 0), (2, 0)})
+                answers = [
+                    Answer(kind, "x", (video, number) not in bad, {"x": 0.0})
+                    for number, kind in enumerate(("colour", "red"))
+                ]
+                cost = Cost((0, 1), 24, 1, 24 / 72, 1.0, 5.0, 50, 1e-3, 0)
+                store.write(cell.origin, task.sample_id(video), answers, cost)
+        summary = summarise(swept, planned, task, model, store, N_VIDEOS)
+    (best,) = summary.best
+    assert (best.label, best.n_choosing, best.n_measuring) == ("uniform-grid", 2, 2)
+    assert best.accuracy.value == 0.0
+    assert best.difference is None  # it is the reference
+    assert best.n_close == 0  # the others are right on every video that measures
+    assert "Best at 30 %: 'uniform-grid', chosen among" in to_markdown(summary)

@@ -268,6 +268,8 @@ def _best(
             for row, mine in zip(rows, records)
             if row.retention == retention and not row.unequal_budget
         ]
+        if not group:
+            continue
         unseen = [[r for r in mine if r.sample_id in measuring] for _, mine in group]
         seen = [
             fmean(r.answer.correct for r in mine if r.sample_id in choosing) for _, mine in group

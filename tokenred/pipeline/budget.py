@@ -44,8 +44,7 @@ def frame_quota(
     cells: int, retention_ratio: float, rounding: Literal["ceil", "floor"] = "ceil"
 ) -> int:
     """Return the tokens that one frame of ``cells`` tokens may keep, at least one."""
-    wanted = round(cells * retention_ratio, 9)
-    return max(1, min(cells, rounded(wanted, rounding)))
+    return max(1, min(cells, rounded(cells * retention_ratio, rounding)))
 
 
 def rounded(number: float, rounding: Rounding) -> int:

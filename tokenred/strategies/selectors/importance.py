@@ -4,8 +4,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 
+from tokenred.config import StrategyConfig
 from tokenred.errors import CapabilityError
 from tokenred.types import VisualTokens
 
@@ -22,6 +24,21 @@ QUERY_TEXT = "whose attention counts: all tokens', the class token's, or the lat
 def attention_cue(layer: LayerSpec, query: Query = "tokens") -> str:
     """Return the name of the cue that holds the attention given to the tokens at ``layer``."""
     return f"{'attention' if layer == 'pooler' else _CUES[query]}@{layer}"
+
+
+class TwoLayersConfig(StrategyConfig):
+    """Settings of selectors that look at a shallow and at a deep layer."""
+
+    shallow_layer: LayerSpec = Field(0.2, description="layer of the local importance")
+    deep_layer: LayerSpec = Field(-2, description="layer of the global importance")
+    query: Query = Field("tokens", description=QUERY_TEXT)
+
+    @property
+    def cues(self) -> tuple[str, str]:
+        """The attention of both layers."""
+        layers = self.shallow_layer, self.deep_layer
+        shallow, deep = (attention_cue(layer, self.query) for layer in layers)
+        return shallow, deep
 
 
 def importance_of(tokens: VisualTokens, cue: str) -> Float[Tensor, "frames tokens"]:

@@ -6,12 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import StrategyConfig
 from tokenred.strategies.selectors.importance import (
-    QUERY_TEXT,
-    LayerSpec,
-    Query,
-    attention_cue,
+    TwoLayersConfig,
     importance_of,
     top_index,
 )
@@ -19,13 +15,10 @@ from tokenred.strategies.selectors.windows import window_mask
 from tokenred.types import VisualTokens
 
 
-class LocalGlobalConfig(StrategyConfig):
+class LocalGlobalConfig(TwoLayersConfig):
     """Settings of the local-global selector."""
 
     windows: tuple[int, int] = Field((3, 3), description="rows and columns of windows in the grid")
-    shallow_layer: LayerSpec = Field(0.2, description="layer of the local importance")
-    deep_layer: LayerSpec = Field(-2, description="layer of the global importance")
-    query: Query = Field("tokens", description=QUERY_TEXT)
     global_ratio: float = Field(0.5, ge=0, le=1, description="share of the anchors chosen globally")
     rounding: Literal["exact", "floor"] = Field(
         "exact", description="'floor' loses what the windows do not divide, as released"
@@ -57,17 +50,11 @@ class LocalGlobalSelector:
     @property
     def needs(self) -> frozenset[str]:
         """The attention of both layers."""
-        return frozenset(self._cues)
-
-    @property
-    def _cues(self) -> tuple[str, str]:
-        layers = self.config.shallow_layer, self.config.deep_layer
-        shallow, deep = (attention_cue(layer, self.config.query) for layer in layers)
-        return shallow, deep
+        return frozenset(self.config.cues)
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return a (frames, tokens) bool mask of the anchors."""
-        shallow, deep = (importance_of(tokens, cue) for cue in self._cues)
+        shallow, deep = (importance_of(tokens, cue) for cue in self.config.cues)
         local_budget = int(n_anchors * (1 - self.config.global_ratio))
         exact = self.config.rounding == "exact"
         mask = window_mask(shallow, tokens.grid, self.config.windows, local_budget, exact=exact)

@@ -5,19 +5,19 @@ from jaxtyping import Int
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tokenred import StrategyConfig, VisualTokens
+from tokenred import VisualTokens
 from tokenred.strategies.selectors.importance import (
     QUERY_TEXT,
     LayerSpec,
     Query,
-    attention_cue,
+    TwoLayersConfig,
     importance_of,
     top_index,
 )
 from tokenred.strategies.selectors.windows import window_rank
 
 
-class WindowCapConfig(StrategyConfig):
+class WindowCapConfig(TwoLayersConfig):
     """Settings of the window-cap selector."""
 
     window: tuple[PositiveInt, PositiveInt] = Field(
@@ -56,17 +56,11 @@ class WindowCapSelector:
     @property
     def needs(self) -> frozenset[str]:
         """The attention of both layers."""
-        return frozenset(self._cues)
-
-    @property
-    def _cues(self) -> tuple[str, str]:
-        layers = self.config.shallow_layer, self.config.deep_layer
-        shallow, deep = (attention_cue(layer, self.config.query) for layer in layers)
-        return shallow, deep
+        return frozenset(self.config.cues)
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return (frames, n_anchors) indices."""
-        shallow, deep = (importance_of(tokens, cue) for cue in self._cues)
+        shallow, deep = (importance_of(tokens, cue) for cue in self.config.cues)
         n_local = int(n_anchors * (1 - self.config.global_ratio))
         ids, n_windows = _window_of(tokens.grid, self.config.window)
         cap = max(1, -(-n_local // n_windows))
