@@ -12,6 +12,7 @@ STAMP := $(VENV)/.installed
 PLUGINS := $(filter-out %-template,$(wildcard plugins/tokenred-*))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FLOOR := $(VENV)/floor
+LMMS := $(VENV)/lmms
 FLOOR_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,conformance attach attach_safety \
 	in_llm in_llm_models in_llm_pruning qwen_vl llava_video loading)) tests/golden/test_golden.py
 WORKERS ?= 2
@@ -19,7 +20,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 ARGS ?=
 
-.PHONY: help setup lint format types layers test test-floor conformance docs docs-serve ablate ci constraints clean
+.PHONY: help setup lint format types layers test test-floor test-lmms browser conformance docs docs-serve ablate ci constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -69,6 +70,23 @@ test-floor: $(FLOOR)/.installed  ## tests of models, on the oldest transformers 
 	@echo "test-floor: pytest on $$(grep '^transformers' floor.txt)"
 	@PYTHONPATH=$(FLOOR) $(PYTEST) $(FLOOR_TESTS)
 
+$(LMMS)/.installed: lmms.txt $(STAMP)
+	@echo "lmms: installing lmms-eval into $(LMMS)"
+	@rm -rf $(LMMS)
+	@$(PIP) install --quiet --no-deps --target $(LMMS) -r lmms.txt
+	@touch $@
+
+test-lmms: $(LMMS)/.installed  ## tests of the model and the suite for lmms-eval, with the real one
+	@echo "test-lmms: pytest on $$(grep '^lmms-eval' lmms.txt)"
+	@PYTHONPATH=$(LMMS):tests/lmms/shim OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -c tests/lmms/pytest.ini tests/lmms
+
+browser:  ## a Chromium for the test of the report page; Debian's is installed where there is none
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		echo "browser: installing Debian's chromium"; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	}
+
 conformance: $(FLOOR)/.installed  ## the conformance matrix, on both ends of the supported range
 	@PYTHONPATH=$(FLOOR) $(BIN)/tokenred conformance --record docs/reference/conformance.json
 	@$(BIN)/tokenred conformance --record docs/reference/conformance.json
@@ -84,7 +102,7 @@ docs-serve: setup  ## read the site while writing it
 ablate: setup  ## what each part of AOT is worth: encode, reduce, answer, print the table
 	@$(BIN)/tokenred ablate $(ARGS)
 
-ci: lint types layers test test-floor docs  ## everything that .ci/run runs
+ci: lint types layers test test-floor test-lmms docs  ## everything that .ci/run runs
 
 constraints: setup  ## write the versions now installed to constraints.txt
 	@{ grep '^#' constraints.txt; $(PIP) freeze --all --exclude pip --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' | sort -f; } > constraints.new

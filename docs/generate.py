@@ -31,6 +31,7 @@ from tokenred.evaluation.ablation import (
     ablation_files,
     load_ablation,
 )
+from tokenred.evaluation.tasks.local import LocalTaskConfig
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.config import STAGE_CONFIGS, About, PipelineConfig, load_config
 from tokenred.pipeline.stages.segment import KeepRuleConfig
@@ -174,6 +175,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "row": RowSpec,
     "sweep": Sweep,
     "published": Published,
+    "local task": LocalTaskConfig,
 }
 
 

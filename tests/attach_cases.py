@@ -59,3 +59,14 @@ def greedy_without_cache(model, inputs, n_tokens):
             (inputs["attention_mask"], torch.ones_like(token)), dim=1
         )
     return inputs["input_ids"]
+
+
+@torch.no_grad()
+def forced(model, inputs, text):
+    """Return the log-likelihood of a text that a model is made to write, token by token."""
+    inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
+    output, total = model(**inputs, use_cache=True), 0.0
+    for token in text.tolist():
+        total += float(output.logits[0, -1].log_softmax(-1)[token])
+        output = model(input_ids=torch.tensor([[token]]), past_key_values=output.past_key_values)
+    return total

@@ -1,24 +1,29 @@
 """A task and a model that answer in microseconds, for tests of the runner and the store.
 
-``python -m tests.evaluation_toys STORE N_SAMPLES SECONDS VERSION`` runs the toy ablation in its own
-process, taking at least SECONDS a sample, so that a test can kill it. Results are stored under
-VERSION of the code, so that saving a source file while the tests run does not set them apart.
+``work`` runs the toy ablation for a process of its own, which a test can kill; so does
+``python -m tests.evaluation_toys STORE N_SAMPLES SECONDS VERSION``.
 """
 
+import sqlite3
 import sys
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
 from tokenred.accounting import LlmShape
+from tokenred.config import StrategyConfig
 from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import Ablation, load_ablation
 from tokenred.evaluation.model import Reply
 from tokenred.evaluation.runner import PlannedRow, Progress, plan, run
 from tokenred.evaluation.store import Store
-from tokenred.evaluation.task import Question, Sample
+from tokenred.evaluation.task import Answering, Question, Sample, score_option
+from tokenred.evaluation.worker import InProcess, Worker
 from tokenred.pipeline import Pipeline
 from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import ReducedTokens, VisualTokens
@@ -37,6 +42,10 @@ ABLATION = {
 }
 
 
+class ToyTaskConfig(StrategyConfig):
+    """No settings."""
+
+
 class ToyTask:
     """Noise with one colour a little brighter: which one, and is it the same as at the start?"""
 
@@ -45,25 +54,40 @@ class ToyTask:
     kinds = {"colour": 1 / 3, "red": 1 / 2}
     n_samples = 1000
     calibration = range(900, 904)
+    answering: Answering = "likelihood"
+    max_new_tokens = 1
+
+    def __init__(self, config: ToyTaskConfig | None = None) -> None:
+        self.config = config or ToyTaskConfig(name="toy")
 
     def sample_id(self, index: int) -> str:
         return f"toy/{index:03d}"
 
     def sample(self, index: int) -> Sample:
         generator = torch.Generator().manual_seed(index)
-        pixels = torch.randn(FRAMES, 3, SIDE, SIDE, generator=generator)
+        frames = 100 + 20 * torch.randn(FRAMES, SIDE, SIDE, 3, generator=generator)
         colour = int(torch.randint(3, (), generator=generator))
-        pixels[:, colour] += 0.25
+        frames[..., colour] += 5
         return Sample(
             id=self.sample_id(index),
-            pixel_values=pixels,
+            frames=frames.clamp(0, 255).to(torch.uint8),
             frame_indices=tuple(range(0, 10 * FRAMES, 10)),
             frame_times=torch.arange(FRAMES, dtype=torch.float32),
             questions=(
-                Question("colour", "which colour ?", COLOURS, COLOURS[colour]),
-                Question("red", "is it red ?", ("yes", "no"), "yes" if colour == 0 else "no"),
+                Question("colour", "which colour ?", COLOURS, (COLOURS[colour],)),
+                Question("red", "is it red ?", ("yes", "no"), ("yes" if colour == 0 else "no",)),
             ),
         )
+
+    def score(self, question: Question, said: str) -> float | None:
+        return score_option(question, said)
+
+
+@dataclass(frozen=True)
+class ToyEncoded:
+    """What pipelines reduce, where the runner looks for it."""
+
+    clip: Any
 
 
 class ToyModel:
@@ -80,33 +104,44 @@ class ToyModel:
     def check(self, needs: Collection[str]) -> None:
         pass
 
-    def encode(self, sample: Sample, needs: Collection[str]) -> VisualTokens:
+    def encode(self, sample: Sample, needs: Collection[str]) -> ToyEncoded:
         time.sleep(self.seconds)
         self.n_encoded += 1
-        features = sample.pixel_values.flatten(2).mT
+        features = (sample.frames.float() / 20 - 5).flatten(1, 2)
         features = torch.nn.functional.pad(features, (0, DIM - 3), value=0.1)
         cues = {name: features.abs().sum(-1) for name in needs}
-        return VisualTokens.of(
+        tokens = VisualTokens.of(
             features,
             (SIDE, SIDE),
             frame_times=sample.frame_times,
             cues=cues,
             native_pool="bilinear",
         )
+        return ToyEncoded(SimpleNamespace(tokens=tokens))
 
     def reduce(
-        self, tokens: VisualTokens, pipeline: Pipeline, generator: torch.Generator
+        self, encoded: ToyEncoded, pipeline: Pipeline, generator: torch.Generator
     ) -> ReducedTokens:
-        reduced = pipeline.run(tokens, generator=generator)
+        reduced = pipeline.run(encoded.clip.tokens, generator=generator)
         return replace(reduced, realised=replace(reduced.realised, newline_tokens=1))
 
     def replies(
-        self, reduced: ReducedTokens, questions: Sequence[Question], inside: InsideLlm
+        self,
+        encoded: ToyEncoded,
+        reduced: ReducedTokens,
+        sample: Sample,
+        inside: InsideLlm,
+        answering: Answering,
+        max_new_tokens: int,
     ) -> list[Reply]:
-        colours = dict(zip(COLOURS, reduced.features.mean(0)[:3].log_softmax(-1).tolist()))
-        red = torch.tensor(colours["red"]).exp()
-        yes_no = {"yes": float(red.log()), "no": float((1 - red).log())}
-        return [Reply(colours), Reply(yes_no)]
+        state = reduced.features.mean(0)
+        colours = state[:3].log_softmax(-1)
+        red = colours[0].exp().clamp(max=1 - 1e-6)
+        yes_no = torch.stack((red, 1 - red)).log()
+        return [
+            Reply(dict(zip(COLOURS, colours.tolist())), log_probs=colours, state=state),
+            Reply(dict(zip(("yes", "no"), yes_no.tolist())), log_probs=yes_no, state=state),
+        ]
 
 
 def toy_ablation() -> Ablation:
@@ -119,15 +154,40 @@ def run_toy(
     seconds: float = 0.0,
     model: ToyModel | None = None,
     ablation: Ablation | None = None,
+    keep_going: bool = False,
+    any_code: bool = False,
 ) -> tuple[list[PlannedRow], Progress]:
     """Run the toy ablation, or another one, at a third of the tokens."""
     task, model = ToyTask(), model or ToyModel(seconds)
     planned = plan((ablation or toy_ablation()).expand([1 / 3]), task, model, store)
-    return planned, run(planned, task, model, store, n_samples)
+    work = InProcess(Worker(task, model, keep_going))
+    return planned, run(planned, task, store, n_samples, work, any_code=any_code)
+
+
+TIMES = {"reducer_ms", "answer_ms", "encoder_ms", "created"}
+"""Columns that no two runs share."""
+
+
+def contents(path: Path) -> list[tuple[object, ...]]:
+    """Return everything that a store holds but the times, in a fixed order."""
+    database = sqlite3.connect(path, timeout=10)
+    database.row_factory = sqlite3.Row
+    rows = database.execute("SELECT * FROM results").fetchall()
+    database.close()
+    names = [name for name in (rows[0].keys() if rows else ()) if name not in TIMES]
+    return sorted(tuple(row[name] for name in names) for row in rows)
+
+
+def work(path: str, n_samples: int, seconds: float, version: str) -> None:
+    """Run the toy ablation, taking at least ``seconds`` a sample.
+
+    Results are stored under ``version`` of the code, so that saving a source file while the tests
+    run does not set them apart.
+    """
+    runner.code_version = lambda *configs: version  # type: ignore[assignment]
+    with Store(path) as shared:
+        run_toy(shared, n_samples, seconds)
 
 
 if __name__ == "__main__":
-    path, n_samples, seconds, version = sys.argv[1:]
-    runner.code_version = lambda config: version  # type: ignore[assignment]
-    with Store(path) as shared:
-        run_toy(shared, int(n_samples), float(seconds))
+    work(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])

@@ -123,6 +123,7 @@ TokenRankerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("token ranker")
 LayerMergerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("layer merger")]
 LayerReducerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("layer reducer")]
 CachePrunerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("cache pruner")]
+ScorerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("scorer")]
 
 
 def role_of(metadata: list[Any]) -> str | None:

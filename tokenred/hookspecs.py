@@ -103,5 +103,15 @@ def register_model_adapters(register: Register) -> None:
 
 
 @hookspec
+def register_tasks(register: Register) -> None:
+    """Call ``register(name, TaskClass, ConfigClass)`` for every task that methods are judged on."""
+
+
+@hookspec
+def register_scorers(register: Register) -> None:
+    """Call ``register(name, ScorerClass, ConfigClass)`` for every scorer of free text."""
+
+
+@hookspec
 def register_presets(register: Register) -> None:
     """Call ``register(name, path_to_yaml)`` for every pipeline file that the plugin ships."""

@@ -12,9 +12,9 @@ import pluggy
 
 from tokenred import hookspecs
 from tokenred.errors import PluginError, TokenredError
-from tokenred.registry import ROLES, Entry, Registry
+from tokenred.registry import HARNESS_ROLES, ROLES, Entry, Registry
 
-BUILTIN = ("tokenred.strategies", "tokenred.models.families")
+BUILTIN = ("tokenred.strategies", "tokenred.models.families", "tokenred.evaluation.builtin")
 ENTRY_POINT_GROUP = "tokenred"
 SWITCH = "TOKENRED_LOAD_PLUGINS"
 """Set this environment variable to ``0`` and no third-party plugin is loaded."""
@@ -80,7 +80,7 @@ def register_plugin(registry: Registry, plugin: object, owner: str) -> None:
         raise PluginError(f"plugin {owner}: {_one_line(error)}") from None
     before = dict(registry._entries), dict(registry._presets), dict(registry._adapters)
     try:
-        for role, hook in ROLES.items():
+        for role, hook in {**ROLES, **HARNESS_ROLES}.items():
             _call(manager, hook, _adder(registry, role, owner))
         _call(manager, "register_model_adapters", partial(registry.add_adapter, owner=owner))
         _call(manager, "register_presets", partial(registry.add_preset, owner=owner))

@@ -28,6 +28,10 @@ ROLES = {
     "layer reducer": "register_layer_reducers",
     "cache pruner": "register_cache_pruners",
 }
+"""What a pipeline is made of -> its hook."""
+
+HARNESS_ROLES = {"task": "register_tasks", "scorer": "register_scorers"}
+"""What a comparison is made of -> its hook."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,12 @@ class Registry:
         return [entry.name for entry in self.entries(role)]
 
     def entries(self, role: str | None = None) -> list[Entry]:
-        """Return the strategies of a role, or all of them, sorted by role and name."""
+        """Return what is registered for a role, or all strategies, sorted by role and name."""
+        roles = list(ROLES) if role is None else [role]
         chosen: Iterable[Entry] = self._entries.values()
         return sorted(
-            (entry for entry in chosen if role in (None, entry.role)),
-            key=lambda entry: (list(ROLES).index(entry.role), entry.name),
+            (entry for entry in chosen if entry.role in roles),
+            key=lambda entry: (roles.index(entry.role), entry.name),
         )
 
     def presets(self) -> dict[str, tuple[Path, str]]:

@@ -220,6 +220,7 @@ class Realised:
     """What a pipeline really did to one video.
 
     ``retention_ratio`` is ``n_tokens / vanilla_tokens``; newline tokens are counted apart.
+    ``segments`` are those of the last stage that cut the video; None if none did.
     """
 
     n_tokens: int
@@ -228,6 +229,7 @@ class Realised:
     reducer_ms: float
     stages: tuple[StageReport, ...]
     newline_tokens: int = 0
+    segments: Segments | None = None
 
     @property
     def retention_ratio(self) -> float:

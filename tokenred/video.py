@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tokenred.errors import InputError
+from tokenred.errors import ConfigError, InputError, nearest
+
+SAMPLINGS = ("round", "floor", "start")
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,22 @@ class VideoClip:
     remarks: tuple[str, ...] = ()
 
 
-def sample_indices(n_source_frames: int, n_frames: int) -> tuple[int, ...]:
-    """Return ``n_frames`` indices spread from the first frame to the last, both included."""
+def sample_indices(n_source_frames: int, n_frames: int, sampling: str = "round") -> tuple[int, ...]:
+    """Return ``n_frames`` indices, uniformly spread.
+
+    Parameters
+    ----------
+    sampling : ``round`` and ``floor`` spread them from the first frame to the last, both included,
+        and take the nearest whole numbers, or the next lower ones as LLaVA-NeXT does; ``start``
+        takes the first frame of each of ``n_frames`` equal pieces, as transformers does
+    """
+    if sampling == "start":
+        return tuple(int(index * n_source_frames / n_frames) for index in range(n_frames))
     spread = np.linspace(0, n_source_frames - 1, n_frames)
-    return tuple(int(index) for index in spread.round())
+    return tuple(int(index) for index in (spread.round() if sampling == "round" else spread))
 
 
-def read_video(path: str | PathLike[str], n_frames: int) -> VideoClip:
+def read_video(path: str | PathLike[str], n_frames: int, sampling: str = "round") -> VideoClip:
     """Read ``n_frames`` frames, uniformly spread over the file.
 
     A file that does not say how many frames it holds, or says it wrongly, is decoded once more to
@@ -53,27 +64,32 @@ def read_video(path: str | PathLike[str], n_frames: int) -> VideoClip:
     ----------
     path : a file in any format that FFmpeg reads
     n_frames : how many frames to sample, at least 1
+    sampling : ``round``, ``floor`` or ``start``, see ``sample_indices``
 
     Raises
     ------
+    ConfigError
+        If there is no such sampling.
     InputError
         If the file is missing, a directory, empty, corrupt, or holds no moving picture.
     """
     path = Path(path)
     if n_frames < 1:
         raise InputError(f"at least one frame must be sampled, not {n_frames}")
+    if sampling not in SAMPLINGS:
+        raise ConfigError(f"unknown sampling '{sampling}'{nearest(sampling, SAMPLINGS)}")
     _check_file(path)
     announced, fps = _describe(path)
     n_source = announced or _count(path)
-    decoded, n_decoded = _decode(path, sample_indices(n_source, n_frames))
+    decoded, n_decoded = _decode(path, sample_indices(n_source, n_frames, sampling))
     remarks = []
     if n_decoded < n_source:
         remarks.append(f"{path.name} announces {n_source} frames but holds {n_decoded}")
         n_source = n_decoded
-        decoded, _ = _decode(path, sample_indices(n_source, n_frames))
+        decoded, _ = _decode(path, sample_indices(n_source, n_frames, sampling))
     if n_source < n_frames:
         remarks.append(f"{path.name} holds {n_source} frames, so {n_frames} samples repeat some")
-    indices = sample_indices(n_source, n_frames)
+    indices = sample_indices(n_source, n_frames, sampling)
     times = [_seconds(decoded[index][1], index, fps) for index in indices]
     return VideoClip(
         frames=torch.from_numpy(np.stack([decoded[index][0] for index in indices])),

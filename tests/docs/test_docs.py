@@ -13,7 +13,7 @@ import yaml
 from tokenred import hookspecs, load_pipeline
 from tokenred.evaluation.ablation import ablation_files, load_ablation
 from tokenred.pipeline.config import load_config, read_pipeline
-from tokenred.registry import ROLES, registry
+from tokenred.registry import HARNESS_ROLES, ROLES, registry
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -108,6 +108,11 @@ def test_every_role_has_its_section_and_its_hook():
         assert f"## {role.capitalize()}s\n" in text
         assert inspect.getdoc(getattr(hookspecs, hook))
         assert generate.anchor_of_role(role) in (DOCS / "concepts/parts.md").read_text()
+
+
+def test_every_hook_of_the_harness_says_what_it_takes():
+    for hook in HARNESS_ROLES.values():
+        assert "register(name, " in inspect.getdoc(getattr(hookspecs, hook))
 
 
 @pytest.mark.parametrize("name", registry().presets())

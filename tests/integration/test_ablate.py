@@ -1,46 +1,36 @@
 """Ablations end to end: encode once, stop anywhere, resume; and the command on the real model."""
 
 import json
-import os
-import random
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.evaluation_toys import ToyModel, ToyTask, run_toy, toy_ablation
+from tests.evaluation_toys import ToyModel, ToyTask, contents, run_toy, toy_ablation
 from tokenred.accounting import prefill_flops
 from tokenred.cli import main
-from tokenred.errors import BudgetError, CapabilityError, ConfigError, InputError
+from tokenred.errors import (
+    BudgetError,
+    CapabilityError,
+    ConfigError,
+    InputError,
+    TokenredError,
+)
+from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import ablation_files, load_ablation
-from tokenred.evaluation.model import EmbeddedModel, Reply
-from tokenred.evaluation.provenance import package_version
-from tokenred.evaluation.runner import frame_subset, plan, run, sample_generator
-from tokenred.evaluation.store import Store
-from tokenred.evaluation.summary import record_flops
-from tokenred.evaluation.task import EmbeddedTask
+from tokenred.evaluation.manifest import make_run, read_run
+from tokenred.evaluation.model import Reply, VideoLlm
+from tokenred.evaluation.runner import PlannedRow, plan, run
+from tokenred.evaluation.store import Record, Store
+from tokenred.evaluation.summary import Summary, record_flops, summarise
+from tokenred.evaluation.task import frame_subset
+from tokenred.evaluation.tasks.embedded import EmbeddedTask, EmbeddedTaskConfig
+from tokenred.evaluation.worker import InProcess, Worker
+from tokenred.report.table import caption, to_markdown
 
-ROOT = Path(__file__).resolve().parents[2]
 N_SAMPLES = 20
 N_ROWS = 7
-TIMES = {"reducer_ms", "encoder_ms", "created"}
-"""Columns that no two runs share."""
-
-
-def contents(path: Path) -> list[tuple[object, ...]]:
-    """Return everything stored but the times, in a fixed order."""
-    database = sqlite3.connect(path)
-    database.row_factory = sqlite3.Row
-    rows = database.execute("SELECT * FROM results").fetchall()
-    database.close()
-    names = [name for name in (rows[0].keys() if rows else ()) if name not in TIMES]
-    return sorted(tuple(row[name] for name in names) for row in rows)
 
 
 @pytest.fixture
@@ -57,11 +47,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[object, 
 
 
 class TestRunner:
-    def test_every_sample_is_encoded_once_for_all_rows(self) -> None:
+    def test_a_sample_is_encoded_once_for_all_rows_that_see_the_same_frames(self) -> None:
         model = ToyModel()
         with Store(":memory:") as store:
             _, progress = run_toy(store, 5, model=model)
-        assert model.n_encoded == 5
+        assert model.n_encoded == 5 * 2  # whole, and the two frames
         assert (progress.cells_computed, progress.cells_reused) == (5 * N_ROWS, 0)
 
     def test_what_is_stored_is_neither_computed_nor_encoded_again(self, path: Path) -> None:
@@ -70,7 +60,7 @@ class TestRunner:
         model = ToyModel()
         with Store(path) as store:
             _, progress = run_toy(store, 7, model=model)
-        assert model.n_encoded == 2
+        assert model.n_encoded == 2 * 2
         assert (progress.cells_computed, progress.cells_reused) == (2 * N_ROWS, 5 * N_ROWS)
 
     def test_another_ablation_reuses_the_rows_it_shares(self) -> None:
@@ -88,14 +78,6 @@ class TestRunner:
             run_toy(store, N_SAMPLES, ablation=load_ablation("random"))
             run_toy(store, N_SAMPLES)
         assert contents(path) == undisturbed
-
-    def test_generators_differ_by_sample_and_seed_only(self) -> None:
-        draws = {
-            key: torch.rand(4, generator=sample_generator(*key)).tolist()
-            for key in [(0, "a"), (0, "b"), (1, "a")]
-        }
-        assert draws[0, "a"] == torch.rand(4, generator=sample_generator(0, "a")).tolist()
-        assert len({tuple(draw) for draw in draws.values()}) == 3
 
     def test_fewer_frames_are_spread_over_the_clip(self) -> None:
         assert frame_subset(8, None) == list(range(8))
@@ -120,7 +102,29 @@ class TestRunner:
             ids = [f"toy/{index:03d}" for index in range(N_SAMPLES)]
             (vanilla,) = (c for c in planned if c.row.label == "vanilla")
             answers = [r.answer for r in store.records(vanilla.origin, ids) if r.question_no == 0]
-        assert sum(answer.correct for answer in answers) / len(answers) > 0.8
+        assert sum(answer.score for answer in answers) / len(answers) > 0.8
+
+    def test_vanilla_is_loyal_to_itself_and_the_others_are_measured_against_it(self) -> None:
+        with Store(":memory:") as store:
+            planned, _ = run_toy(store, N_SAMPLES)
+            ids = [f"toy/{index:03d}" for index in range(N_SAMPLES)]
+            found = {
+                cell.row.label: [record.answer for record in store.records(cell.origin, ids)]
+                for cell in planned
+            }
+        vanilla = found["vanilla"]
+        assert {(a.agrees, a.kl_nats) for a in vanilla} == {(True, 0.0)}
+        assert max(a.hidden_distance for a in vanilla) < 1e-9
+        for label, answers in found.items():
+            assert [a.agrees for a in answers] == [
+                a.answer == other.answer for a, other in zip(answers, vanilla, strict=True)
+            ]
+            if label != "vanilla":
+                assert min(a.kl_nats for a in answers) > 0
+                assert min(a.hidden_distance for a in answers) > 1e-6
+        one, other = found["AOT"][0], vanilla[0]
+        p, q = (torch.tensor(list(a.option_scores.values())) for a in (other, one))
+        assert one.kl_nats == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-6)
 
     def test_an_interrupt_keeps_what_was_computed(self, path: Path) -> None:
         class Interrupted(ToyModel):
@@ -137,8 +141,8 @@ class TestRunner:
 
     def test_a_failing_row_and_sample_are_named(self) -> None:
         class Broken(ToyModel):
-            def replies(self, reduced, questions, inside):
-                return [Reply({option: float("nan") for option in q.options}) for q in questions]
+            def replies(self, encoded, reduced, sample, inside, answering, max_new_tokens):
+                return [Reply(dict.fromkeys(q.options, float("nan"))) for q in sample.questions]
 
         with (
             Store(":memory:") as store,
@@ -166,7 +170,7 @@ class TestRunner:
         ablation = load_ablation(name)
         with Store(":memory:") as store:
             planned = plan(ablation.expand(), task, model, store)
-            run(planned, task, model, store, 1)
+            run(planned, task, store, 1, InProcess(Worker(task, model)))
             found = [store.records(cell.origin, ["toy/000"]) for cell in planned]
         exact = {
             (cell.row.retention, cell.row.frames): records[0].cost.n_tokens
@@ -175,6 +179,140 @@ class TestRunner:
         for cell, records in zip(planned, found):
             place = (cell.row.retention, cell.row.frames)
             assert records[0].cost.n_tokens == exact[place], "rows of a group are not comparable"
+
+
+class Picky(ToyModel):
+    """Fails on one row and on one sample, as long as it is told to."""
+
+    def __init__(self, row: str = "", sample: str = "") -> None:
+        super().__init__()
+        self.row, self.sample = row, sample
+
+    def encode(self, sample, needs):
+        if sample.id == self.sample:
+            raise InputError("the video is corrupt")
+        return super().encode(sample, needs)
+
+    def reduce(self, encoded, pipeline, generator):
+        if pipeline.config.name == self.row:
+            raise CapabilityError("no such cue")
+        return super().reduce(encoded, pipeline, generator)
+
+
+def summary_of(store: Store, planned: list[PlannedRow], n: int, mixed: bool = False) -> Summary:
+    return summarise(make_run(toy_ablation(), planned, ToyTask(), ToyModel(), n, mixed), store)
+
+
+class TestKeepGoing:
+    def test_without_it_the_first_fault_ends_the_run_and_is_named(self) -> None:
+        with Store(":memory:") as store:
+            with pytest.raises(InputError, match=r"^sample 'toy/001': the video is corrupt$"):
+                run_toy(store, 3, model=Picky(sample="toy/001"))
+            assert len(list(store.rows())) == N_ROWS * 2  # what came before is kept
+            assert not any(
+                store.failures(cell.origin, ["toy/001"])
+                for cell in plan(toy_ablation().expand([1 / 3]), ToyTask(), ToyModel(), store)
+            )
+
+    def test_a_sample_that_fails_under_any_row_is_left_out_of_all(self) -> None:
+        with Store(":memory:") as store:
+            model = Picky(row="top-attention", sample="toy/002")
+            planned, progress = run_toy(store, 2, model=model, keep_going=True)
+            assert progress.cells_failed == 2
+            assert progress.latest_failure == "row 'top attention', sample 'toy/001': no such cue"
+            with pytest.raises(TokenredError, match=r"no sample was answered .*no such cue"):
+                summary_of(store, planned, 2)
+            # the row works again, the second sample still fails
+            model.row = ""
+            _, progress = run_toy(store, 4, model=model, keep_going=True)
+            assert (progress.cells_reused, progress.cells_failed) == (2 * (N_ROWS - 1), N_ROWS)
+            assert progress.cells_done == progress.n_cells
+            summary = summary_of(store, planned, 4)
+        assert {row.n_samples for row in summary.rows} == {summary.n_samples} == {3}
+        assert {failure[1] for failure in summary.failures} == {"toy/002"}
+        assert {failure[0] for failure in summary.failures} == {row.label for row in summary.rows}
+        (line,) = (line for line in caption(summary) if "left out" in line)
+        assert line.startswith("1 videos are left out of all rows")
+        assert "row 'vanilla' on 'toy/002': sample 'toy/002': the video is corrupt" in line
+        assert line in to_markdown(summary)
+
+    def test_what_failed_is_tried_again_and_cleared(self) -> None:
+        with Store(":memory:") as store:
+            planned, _ = run_toy(store, 3, model=Picky(sample="toy/001"), keep_going=True)
+            model = ToyModel()
+            _, progress = run_toy(store, 3, model=model)
+            assert (progress.cells_computed, progress.cells_failed) == (N_ROWS, 0)
+            assert model.n_encoded == 2
+            assert not any(store.failures(cell.origin, ["toy/001"]) for cell in planned)
+            summary = summary_of(store, planned, 3)
+        assert (summary.n_samples, summary.failures) == (3, ())
+        assert not any("left out" in line for line in caption(summary))
+
+    def test_a_calibrated_row_still_fails_before_any_work(self) -> None:
+        """Going on is for samples; a row that cannot run at all is a mistake in the table."""
+
+        class Blind(ToyModel):
+            def check(self, needs):
+                if needs:
+                    raise CapabilityError("no cue")
+
+        with Store(":memory:") as store, pytest.raises(CapabilityError, match="row 'AOT'"):
+            run_toy(store, 1, model=Blind(), keep_going=True)
+
+
+class TestAllowMixed:
+    @pytest.fixture
+    def version(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+        def pretend(name: str) -> None:
+            monkeypatch.setattr(runner, "code_version", lambda *configs: name)
+
+        return pretend
+
+    def test_another_version_computes_again_unless_told_otherwise(
+        self, version: Callable[[str], None]
+    ) -> None:
+        with Store(":memory:") as store:
+            version("old")
+            run_toy(store, 2)
+            version("new")
+            _, progress = run_toy(store, 3, any_code=True)
+            assert (progress.cells_computed, progress.cells_reused) == (N_ROWS, 2 * N_ROWS)
+            planned, progress = run_toy(store, 1)
+            assert (progress.cells_computed, progress.cells_reused) == (N_ROWS, 0)
+            mixed = summary_of(store, planned, 3, mixed=True)
+            with pytest.raises(TokenredError, match="lacks 1 of 3 videos"):
+                summary_of(store, planned, 3)
+        assert mixed.mixed
+        assert {row.code_versions for row in mixed.rows} == {("new", "old")}
+        assert {row.n_samples for row in mixed.rows} == {3}
+        sentence = "Some results are of other versions of the code: old (--allow-mixed)."
+        assert sentence in caption(mixed)
+        assert sentence in to_markdown(mixed)
+
+    def test_the_newest_answer_counts(self, version: Callable[[str], None]) -> None:
+        """Where this version has answered too, its answers are taken."""
+        with Store(":memory:") as store:
+            for name in ("new", "old"):  # in this order, so that time alone would mislead
+                version(name)
+                run_toy(store, 1)
+            version("new")
+            planned, _ = run_toy(store, 1, any_code=True)
+            summary = summary_of(store, planned, 1, mixed=True)
+        assert {row.code_versions for row in summary.rows} == {("new",)}
+        assert not summary.mixed
+
+    def test_rows_that_are_all_of_an_older_version_are_said_too(
+        self, version: Callable[[str], None]
+    ) -> None:
+        with Store(":memory:") as store:
+            version("old")
+            run_toy(store, 1)
+            version("new")
+            planned, _ = run_toy(store, 1, any_code=True)
+            summary = summary_of(store, planned, 1, mixed=True)
+        assert summary.mixed
+        assert summary.other_versions == ("old",)
+        assert any("--allow-mixed" in line for line in caption(summary))
 
 
 class TestCalibration:
@@ -202,7 +340,8 @@ class TestCalibration:
             planned = {cell.row.label: cell for cell in plan(rows, task, first, store)}
         with Store(path) as store:
             resumed = {cell.row.label: cell for cell in plan(rows, task, again, store)}
-            run(list(resumed.values()), task, again, store, N_SAMPLES)
+            work = InProcess(Worker(task, again))
+            run(list(resumed.values()), task, store, N_SAMPLES, work)
             ids = [task.sample_id(index) for index in range(N_SAMPLES)]
             found = store.records(resumed["tau"].origin, ids)
         assert first.n_encoded == len(task.calibration)
@@ -224,117 +363,88 @@ class TestCalibration:
             plan(rows, ToyTask(), ToyModel(), store)
 
 
-Start = Callable[[Path, float], "subprocess.Popen[str]"]
-
-
-class TestProcesses:
-    @pytest.fixture
-    def start(self) -> Iterator[Start]:
-        """Start toy runs in processes of their own, and leave none behind."""
-        running: list[subprocess.Popen[str]] = []
-
-        def start(path: Path, seconds: float) -> subprocess.Popen[str]:
-            command = [sys.executable, "-m", "tests.evaluation_toys"]
-            process = subprocess.Popen(
-                [*command, str(path), str(N_SAMPLES), str(seconds), package_version()],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            running.append(process)
-            return process
-
-        yield start
-        for process in running:
-            process.kill()
-            process.wait()
-            assert process.stderr is not None
-            process.stderr.close()
-
-    @pytest.mark.slow
-    def test_a_killed_run_resumes_to_the_same_results(
-        self, start: Start, path: Path, undisturbed: list[tuple[object, ...]]
-    ) -> None:
-        chance = random.Random(5)
-        counts = [0]
-        for _ in range(3):
-            process = start(path, seconds=0.1)
-            wanted = counts[-1] + chance.randint(4, 30)
-            while process.poll() is None and self.n_stored(path) < wanted:
-                time.sleep(chance.uniform(0.001, 0.05))
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
-            counts.append(self.n_stored(path))
-            assert set(contents(path)) <= set(undisturbed)
-        assert 0 < counts[1] < counts[2] < counts[3] < len(undisturbed)
-        with Store(path) as store:
-            run_toy(store, N_SAMPLES)
-        assert contents(path) == undisturbed
-
-    @pytest.mark.slow
-    def test_two_processes_on_one_store_neither_corrupt_nor_double(
-        self, start: Start, path: Path, undisturbed: list[tuple[object, ...]]
-    ) -> None:
-        both = [start(path, seconds=0.02) for _ in range(2)]
-        errors = [process.communicate()[1] for process in both]
-        assert [process.returncode for process in both] == [0, 0], errors
-        assert contents(path) == undisturbed
-
-    @staticmethod
-    def n_stored(path: Path) -> int:
-        if not path.exists():
-            return 0
-        database = sqlite3.connect(path, timeout=10)
-        try:
-            return database.execute("SELECT count(*) FROM results").fetchone()[0]
-        except sqlite3.OperationalError:  # the first process has not made the tables yet
-            return 0
-        finally:
-            database.close()
-
-
 @pytest.fixture(scope="module")
-def model() -> EmbeddedModel:
-    return EmbeddedModel()
+def model() -> VideoLlm:
+    return VideoLlm()
+
+
+def answer_all(
+    name: str, model: VideoLlm, n_samples: int, store: Store, **settings: object
+) -> dict[str, list[Record]]:
+    """Return what the embedded model answers under every row of an ablation."""
+    task = EmbeddedTask(EmbeddedTaskConfig(name="embedded", **settings))
+    planned = plan(load_ablation(name).expand(), task, model, store)
+    run(planned, task, store, n_samples, InProcess(Worker(task, model)))
+    ids = [task.sample_id(index) for index in range(n_samples)]
+    return {cell.row.label: store.records(cell.origin, ids) for cell in planned}
 
 
 class TestEmbedded:
     def test_samples_are_fixed_and_apart_from_calibration(self) -> None:
-        task = EmbeddedTask()
+        task, other = EmbeddedTask(), EmbeddedTask(EmbeddedTaskConfig(name="embedded", seed=1))
         sample, again = task.sample(3), EmbeddedTask().sample(3)
         assert sample.id == again.id == task.sample_id(3)
-        assert torch.equal(sample.pixel_values, again.pixel_values)
+        assert torch.equal(sample.frames, again.frames)
         assert sample.questions == again.questions
         assert {question.kind for question in sample.questions} <= set(task.kinds)
         assert min(task.calibration) >= task.n_samples
-        assert task.fingerprint == EmbeddedTask().fingerprint != EmbeddedTask(seed=1).fingerprint
+        assert task.fingerprint == EmbeddedTask().fingerprint != other.fingerprint
 
-    def test_option_scores_are_log_likelihoods_over_the_options(self, model: EmbeddedModel) -> None:
-        sample = EmbeddedTask().sample(0)
-        with Store(":memory:") as store:
-            rows = load_ablation("aot-paper").expand()
-            planned = plan(rows, EmbeddedTask(), model, store)
-            run(planned, EmbeddedTask(), model, store, 1)
-            for cell in planned:
-                records = store.records(cell.origin, [sample.id])
-                assert len(records) == len(sample.questions)
-                for record, question in zip(records, sample.questions):
-                    scores = record.answer.option_scores
-                    assert set(scores) == set(question.options)
-                    assert torch.tensor(list(scores.values())).exp().sum() == pytest.approx(1)
-                    assert record.answer.answer == max(scores, key=scores.__getitem__)
-                    assert record.answer.correct == (record.answer.answer == question.answer)
-
-    def test_a_pipeline_inside_the_llm_counts_every_layer(self, model: EmbeddedModel) -> None:
-        """FLOPs follow what entered each layer, question by question."""
+    def test_option_scores_are_log_likelihoods_over_the_vocabulary(self, model: VideoLlm) -> None:
         task = EmbeddedTask()
+        sample = task.sample(0)
         with Store(":memory:") as store:
-            planned = plan(load_ablation("fastv").expand(), task, model, store)
-            run(planned, task, model, store, 1)
-            found = {
-                cell.row.label: store.records(cell.origin, [task.sample_id(0)]) for cell in planned
-            }
+            found = answer_all("aot-paper", model, 1, store)
+        for records in found.values():
+            assert len(records) == len(sample.questions)
+            for record, question in zip(records, sample.questions):
+                scores = record.answer.option_scores
+                assert set(scores) == set(question.options)
+                assert 0.5 < torch.tensor(list(scores.values())).exp().sum() <= 1 + 1e-5
+                assert record.answer.answer == max(scores, key=scores.__getitem__)
+                assert record.answer.score == float(record.answer.answer in question.answers)
+
+    def test_loyalty_needs_no_labels_and_vanilla_is_its_measure(self, model: VideoLlm) -> None:
+        with Store(":memory:") as store:
+            found = answer_all("aot-paper", model, 2, store)
+        for record in found["vanilla"]:
+            answer = record.answer
+            assert (answer.agrees, answer.kl_nats) == (True, 0.0)
+            assert answer.hidden_distance == pytest.approx(0, abs=1e-9)
+        for record, whole in zip(found["aot-paper"], found["vanilla"], strict=True):
+            answer = record.answer
+            assert answer.agrees == (answer.answer == whole.answer.answer)
+            assert answer.kl_nats > 0
+            assert 0 < answer.hidden_distance < 2
+        # the KL over the whole vocabulary is no smaller than that over the options and the rest
+        one, other = (found[label][0].answer.option_scores for label in ("aot-paper", "vanilla"))
+        p, q = (
+            torch.tensor(list(each.values()), dtype=torch.double).exp() for each in (other, one)
+        )
+        p, q = (torch.cat((each, (1 - each.sum()).clamp_min(1e-12)[None])) for each in (p, q))
+        coarse = float((p * (p / q).log()).sum())
+        assert found["aot-paper"][0].answer.kl_nats >= coarse - 1e-4
+
+    def test_a_model_of_one_word_writes_its_likeliest_option(self, model: VideoLlm) -> None:
+        with Store(":memory:") as store:
+            written = answer_all("aot-paper", model, 2, store, answering="generation")
+            likely = answer_all("aot-paper", model, 2, store)
+        for label, records in written.items():
+            for record, other in zip(records, likely[label], strict=True):
+                assert record.answer.option_scores == {}
+                assert record.answer.answer == other.answer.answer
+                assert record.answer.kl_nats == pytest.approx(other.answer.kl_nats, abs=1e-4)
+                assert record.answer.hidden_distance == pytest.approx(
+                    other.answer.hidden_distance, abs=1e-4
+                )
+
+    @pytest.mark.parametrize("answering", ["likelihood", "generation"])
+    def test_a_pipeline_inside_the_llm_counts_every_layer(
+        self, model: VideoLlm, answering: str
+    ) -> None:
+        """FLOPs follow what entered each layer, question by question."""
+        with Store(":memory:") as store:
+            found = answer_all("fastv", model, 1, store, answering=answering)
         depth = model.shape.n_layers
         for record in found["fastv"]:
             counts = record.answer.layer_tokens
@@ -343,29 +453,23 @@ class TestEmbedded:
             assert counts[-1] < counts[0]
             assert record_flops(record, model.shape) == prefill_flops(counts, model.shape).total
         assert all(record.answer.layer_tokens == () for record in found["vanilla"])
-        assert any(
-            a.answer.option_scores != b.answer.option_scores
-            for a, b in zip(found["fastv"], found["vanilla"])
-        )
+        assert any(record.answer.kl_nats > 0 for record in found["fastv"])
 
-    def test_vanilla_answers_are_the_models_own(self, model: EmbeddedModel) -> None:
+    def test_vanilla_answers_are_the_models_own(self, model: VideoLlm) -> None:
         """The runner's path gives the logits of an ordinary forward pass over the whole video."""
-        sample = EmbeddedTask().sample(1)
+        task = EmbeddedTask()
+        sample = task.sample(1)
         question = sample.questions[0]
-        llava, tokenizer = model._adapter.model, model._tokenizer
-        n_visual = llava.get_video_features(sample.pixel_values[None]).pooler_output[0].shape[0]
-        words = tokenizer(question.prompt).input_ids
-        ids = torch.tensor([[llava.config.video_token_id] * n_visual + words])
+        loaded = model._loaded
+        inputs = loaded.inputs(question.prompt, video=sample.frames, frame_times=sample.frame_times)
         with torch.no_grad():
-            logits = llava(input_ids=ids, pixel_values_videos=sample.pixel_values[None]).logits
-        options = [tokenizer(option).input_ids[0] for option in question.options]
-        expected = logits[0, -1, options].float().log_softmax(-1)
+            logits = loaded.model(**inputs).logits[0, -1].float().log_softmax(-1)
+        options = [loaded.tokenizer(option).input_ids[0] for option in question.options]
         with Store(":memory:") as store:
-            rows = [row for row in load_ablation("vanilla").expand() if row.label == "vanilla"]
-            planned = plan(rows, EmbeddedTask(), model, store)
-            run(planned, EmbeddedTask(), model, store, 2)
-            scores = store.records(planned[0].origin, [sample.id])[0].answer.option_scores
-        assert list(scores.values()) == pytest.approx(expected.tolist(), abs=1e-4)
+            scores = answer_all("vanilla", model, 2, store)["vanilla"][
+                len(task.sample(0).questions)
+            ].answer.option_scores
+        assert list(scores.values()) == pytest.approx(logits[options].tolist(), abs=1e-4)
 
 
 class TestCommand:
@@ -384,16 +488,19 @@ class TestCommand:
         shown = capsys.readouterr()
         for label in ("vanilla", "random anchors", "AOT", "downsample", "(chance)"):
             assert label in shown.out
-        assert "5 rows on 2 videos" in shown.err
+        assert "5 rows on 2 samples" in shown.err
         assert "10 results computed, 0 found" in shown.err
-        names = {"results.sqlite", "table.md", "table.csv", "table.json"}
+        names = {"results.sqlite", "run.json", "table.md", "table.csv", "table.json"}
         assert {file.name for file in tmp_path.iterdir()} == names
         assert self.run("table8", "--limit", 2, "--out", tmp_path, "--json") == 0
         shown = capsys.readouterr()
         assert "0 results computed, 10 found" in shown.err
         data = json.loads(shown.out)
         assert data == json.loads((tmp_path / "table.json").read_text())
-        assert {row["n_videos"] for row in data["rows"]} == {2}
+        assert [row.label for row in read_run(tmp_path).rows] == [
+            row["label"] for row in data["rows"]
+        ]
+        assert {row["n_samples"] for row in data["rows"]} == {2}
 
     def test_fresh_computes_again(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for extra in ([], ["--fresh"]):
@@ -430,6 +537,9 @@ class TestCommand:
                 "unknown key 'modee'; did you mean 'mode'",
             ),
             (["absent.yaml"], 2, "absent.yaml: the file cannot be read"),
+            (["vanilla", "--task", "embeded"], 2, "--task: no task or file 'embeded'; tasks: "),
+            (["vanilla", "--executor", "slurm"], 2, "--executor: unknown executor 'slurm'; local"),
+            (["vanilla", "--model", "no/where", "--offline"], 1, "no/where"),
         ],
     )
     def test_mistakes_are_one_sentence(

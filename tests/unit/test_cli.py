@@ -52,6 +52,15 @@ def test_list_one_kind_names_owners(tokenred):
     assert any(line.split()[:3] == ["coupler", "sinkhorn", "tokenred"] for line in lines)
 
 
+@pytest.mark.parametrize(("kind", "names"), [("tasks", "embedded local"), ("scorers", "token-f1")])
+def test_list_knows_what_a_comparison_is_made_of(tokenred, kind, names):
+    _, out, _ = tokenred("list", kind, "--json")
+    rows = json.loads(out)
+    assert set(names.split()) <= {row["name"] for row in rows}
+    assert {row["kind"] for row in rows} == {kind.removesuffix("s")}
+    assert all(row["summary"] for row in rows)
+
+
 def test_show_prints_a_file_that_loads_to_the_same_pipeline(tokenred, tmp_path):
     _, out, _ = tokenred("config", "show", "aot-paper", "--set", "intra_frame.coupler.epsilon=0.2")
     assert yaml.safe_load(out)["stages"]["intra_frame"]["coupler"]["epsilon"] == 0.2

@@ -193,6 +193,43 @@ def test_an_entry_point_of_this_process_can_be_loaded() -> None:
     assert {entry.owner for entry in found.entries()} == {"somebody"}
 
 
+class Judges:
+    @hookimpl
+    def register_tasks(self, register: Register) -> None:
+        register("their-task", MyCoupler, MyConfig)
+
+    @hookimpl
+    def register_scorers(self, register: Register) -> None:
+        register("their-scorer", MyCoupler, MyConfig)
+
+
+class CollidingTask:
+    @hookimpl
+    def register_scorers(self, register: Register) -> None:
+        register("their-scorer", MyCoupler, MyConfig)
+
+    @hookimpl
+    def register_tasks(self, register: Register) -> None:
+        register("embedded", MyCoupler, MyConfig)
+
+
+def test_a_plugin_brings_tasks_and_scorers() -> None:
+    found = builtins()
+    register_plugin(found, Judges(), "their-package")
+    for role in ("task", "scorer"):
+        entry = found.get(role, f"their-{role}")
+        assert (entry.factory, entry.config_class) == (MyCoupler, MyConfig)
+        assert entry.owner == "their-package"
+    assert names(found) == names(builtins())  # none of them is a strategy
+
+
+def test_a_taken_task_leaves_nothing_behind() -> None:
+    found = builtins()
+    with pytest.raises(PluginError, match="task 'embedded' of them is already taken by tokenred"):
+        register_plugin(found, CollidingTask(), "them")
+    assert "their-scorer" not in found.names("scorer")
+
+
 class Family:
     @hookimpl
     def register_model_adapters(self, register: Register) -> None:

@@ -7,6 +7,8 @@ import pytest
 import tokenred
 from tokenred.config import StrategyConfig
 from tokenred.evaluation.provenance import code_version, hash_sources, package_version
+from tokenred.evaluation.task import load_task
+from tokenred.evaluation.tasks.embedded import EmbeddedTask
 from tokenred.pipeline import load_config
 from tokenred.registry import Entry, registry
 
@@ -56,4 +58,23 @@ def test_a_plugins_version_joins_that_of_the_rows_that_use_it(
     monkeypatch.setitem(registry()._entries, ("selector", "own"), own)
     with_plugin = load_config("aot-paper", {"stages.intra_frame.selector": "own"})
     assert code_version(with_plugin) == f"{package_version()} pytest={pytest.__version__}"
+    task = EmbeddedTask().config
+    assert code_version(with_plugin, task) == code_version(with_plugin)
     assert code_version(load_config("aot-paper")) == package_version()
+
+
+def test_a_plugin_that_brings_the_task_or_its_scorer_counts_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class OwnConfig(StrategyConfig):
+        """No settings."""
+
+    (tmp_path / "a.mp4").touch()
+    entry = registry().get("scorer", "contains")
+    own = Entry("scorer", "own", entry.factory, OwnConfig, "pytest")
+    monkeypatch.setitem(registry()._entries, ("scorer", "own"), own)
+    pipeline = load_config("aot-paper")
+    for scorer, expected in (("own", f" pytest={pytest.__version__}"), ("contains", "")):
+        settings = {"name": "local", "path": str(tmp_path), "scorer": scorer}
+        found = code_version(pipeline, load_task(settings).config)
+        assert found == f"{package_version()}{expected}"

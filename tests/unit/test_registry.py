@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tokenred import ConfigError, PluginError, StrategyConfig, registry
-from tokenred.registry import ROLES, Entry, Registry
+from tokenred.registry import HARNESS_ROLES, ROLES, Entry, Registry
 
 
 class Settings(StrategyConfig):
@@ -25,6 +25,16 @@ def test_builtins_of_every_role_are_there_and_owned() -> None:
         assert registry().names(role) == sorted(found.name for found in entries)
     assert len(registry().entries()) == sum(len(registry().entries(role)) for role in ROLES)
     assert {"aot-paper", "aot-released", "vanilla", "random"} <= set(registry().presets())
+
+
+def test_what_a_comparison_is_made_of_is_registered_but_is_no_strategy() -> None:
+    assert {"embedded", "local"} <= set(registry().names("task"))
+    assert {"contains", "exact-match", "token-f1"} <= set(registry().names("scorer"))
+    for role in HARNESS_ROLES:
+        assert {entry.role for entry in registry().entries(role)} == {role}
+        assert role not in {entry.role for entry in registry().entries()}
+    with pytest.raises(ConfigError, match="unknown task 'embeded'; did you mean 'embedded'"):
+        registry().get("task", "embeded")
 
 
 def test_entries_come_by_role_and_name_however_they_were_added() -> None:

@@ -11,13 +11,23 @@ from pathlib import Path
 import pytest
 
 from tokenred.errors import TokenredError
-from tokenred.evaluation.store import Answer, Cost, Origin, Record, Store
+from tokenred.evaluation.store import Answer, Cost, Failure, Origin, Record, Store
 
 ORIGIN = Origin("0123456789ab", "weights-1", "task-1", "0.1.0+aaaa")
-COST = Cost((0, 4, 9), 40, 1, 0.1, 12.5, 80.0, 37, 1e-3, seed=3)
+COST = Cost((0, 4, 9), 40, 1, 0.1, 12.5, 7.5, 80.0, 37, 1e-3, seed=3)
 ANSWERS = [
-    Answer("colour", "red", True, {"red": -0.1, "blue": -2.4}),
-    Answer("count", "2", False, {"1": -1.0, "2": -0.9}),
+    Answer(
+        "colour",
+        "red",
+        1.0,
+        {"red": -0.1, "blue": -2.4},
+        layer_tokens=(40, 12),
+        agrees=True,
+        kl_nats=0.25,
+        hidden_distance=0.5,
+    ),
+    Answer("count", "a few", 0.4, {}, cluster="a video", agrees=False),
+    Answer("story", "a man runs", None, {}),
 ]
 
 
@@ -37,7 +47,8 @@ def test_what_is_written_is_read_back(store: Store, path: Path) -> None:
     assert store.write(ORIGIN, "v/1", ANSWERS, COST)
     with Store(path) as other:
         assert other.records(ORIGIN, ["v/1", "v/2"]) == [
-            Record("v/1", number, answer, COST) for number, answer in enumerate(ANSWERS)
+            Record("v/1", number, answer, COST, ORIGIN.code_version)
+            for number, answer in enumerate(ANSWERS)
         ]
 
 
@@ -62,16 +73,58 @@ def test_records_are_those_of_the_samples_asked_for(store: Store) -> None:
         store.write(ORIGIN, name, ANSWERS, COST)
     found = store.records(ORIGIN, ["v/1", "v/2"])
     assert [(r.sample_id, r.question_no) for r in found] == [
-        ("v/1", 0), ("v/1", 1), ("v/2", 0), ("v/2", 1),
+        ("v/1", 0), ("v/1", 1), ("v/1", 2), ("v/2", 0), ("v/2", 1), ("v/2", 2),
     ]  # fmt: skip
 
 
+OTHER_CODE = replace(ORIGIN, code_version="0.2.0")
+
+
+def test_other_versions_of_the_code_count_only_when_asked_for(store: Store) -> None:
+    store.write(OTHER_CODE, "v/1", ANSWERS, COST)
+    store.write(OTHER_CODE, "v/2", ANSWERS, COST)
+    store.write(ORIGIN, "v/2", ANSWERS, replace(COST, n_tokens=99))
+    assert store.done("v/1", [ORIGIN]) == set()
+    assert store.done("v/1", [ORIGIN], any_code=True) == {ORIGIN}
+    assert store.done("v/1", [replace(ORIGIN, model_revision="other")], any_code=True) == set()
+    assert {record.sample_id for record in store.records(ORIGIN, ["v/1", "v/2"])} == {"v/2"}
+    found = store.records(ORIGIN, ["v/1", "v/2"], any_code=True)
+    assert len(found) == 2 * len(ANSWERS)
+    assert {(r.sample_id, r.code_version, r.cost.n_tokens) for r in found} == {
+        ("v/1", OTHER_CODE.code_version, 40), ("v/2", ORIGIN.code_version, 99),
+    }  # fmt: skip
+
+
+def test_a_failure_is_remembered_until_it_succeeds(store: Store) -> None:
+    for message in ("out of luck", "out of memory"):
+        store.write_failure(Failure(ORIGIN, "v/1", message))
+    store.write_failure(Failure(OTHER_CODE, "v/2", "another"))
+    assert store.failures(ORIGIN, ["v/1", "v/2"]) == [Failure(ORIGIN, "v/1", "out of memory")]
+    assert store.failures(ORIGIN, ["v/2"]) == []
+    assert store.done("v/1", [ORIGIN]) == set()
+    store.write(ORIGIN, "v/1", ANSWERS, COST)
+    assert store.failures(ORIGIN, ["v/1"]) == []
+    assert len(store.failures(OTHER_CODE, ["v/2"])) == 1
+
+
+def test_rows_are_flat_and_everything(store: Store) -> None:
+    store.write(ORIGIN, "v/1", ANSWERS, COST)
+    rows = list(store.rows())
+    assert [row["question_no"] for row in rows] == [0, 1, 2]
+    assert [row["score"] for row in rows] == [1.0, 0.4, None]
+    assert {(row["config_id"], row["n_tokens"]) for row in rows} == {(ORIGIN.config_id, 40)}
+
+
 def test_forgetting_takes_one_origin_only(store: Store) -> None:
-    other = replace(ORIGIN, code_version="0.2.0")
-    for origin in (ORIGIN, other):
+    for origin in (ORIGIN, OTHER_CODE):
         store.write(origin, "v/1", ANSWERS, COST)
+        store.write_failure(Failure(origin, "v/2", "out of luck"))
+        store.add_calibrated(origin, {"tau": 0.25})
     store.forget(ORIGIN)
-    assert store.done("v/1", [ORIGIN, other]) == {other}
+    assert store.done("v/1", [ORIGIN, OTHER_CODE]) == {OTHER_CODE}
+    assert [len(store.failures(origin, ["v/2"])) for origin in (ORIGIN, OTHER_CODE)] == [0, 1]
+    assert store.calibrated(ORIGIN) is None
+    assert store.calibrated(OTHER_CODE) == {"tau": 0.25}
 
 
 def test_calibrations_are_remembered(store: Store) -> None:
@@ -153,7 +206,7 @@ def test_another_layout_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("UPDATE meta SET value = '99'")
     database.close()
-    with pytest.raises(TokenredError, match=r"has layout 99 .* reads layout 2.*--out"):
+    with pytest.raises(TokenredError, match=r"has layout 99 .* reads layout 3.*--out"):
         Store(path)
 
 

@@ -12,16 +12,17 @@ from tests.evaluation_toys import ToyModel, ToyTask
 from tokenred.accounting import prefill_flops
 from tokenred.errors import TokenredError
 from tokenred.evaluation.ablation import Ablation, load_ablation
+from tokenred.evaluation.manifest import make_run
 from tokenred.evaluation.runner import PlannedRow, plan
 from tokenred.evaluation.store import Answer, Cost, Store
 from tokenred.evaluation.summary import RowSummary, Summary, summarise
 from tokenred.report.table import to_csv, to_json, to_markdown, to_rich, write_tables
 
-N_VIDEOS = 4
+N_VIDEOS = 8
 WRONG = {
     "vanilla": set(),
     "AOT": {(0, 0)},
-    "no [merging] | none": {(0, 0), (1, 0), (2, 1), (3, 1)},
+    "no [merging] | none": {(video, 0) for video in range(5)} | {(5, 1), (6, 1)},
     "random": {(video, 0) for video in range(N_VIDEOS)},
     "downsample": {(0, 1)},
 }
@@ -40,10 +41,18 @@ def fill(store: Store, planned: list[PlannedRow], n_videos: int = N_VIDEOS) -> N
         n_tokens = TOKENS.get(cell.row.label, 24)
         for video in range(n_videos):
             answers = [
-                Answer(kind, "x", (video, number) not in WRONG[cell.row.label], {"x": 0.0})
+                Answer(
+                    kind,
+                    "x",
+                    score := float((video, number) not in WRONG[cell.row.label]),
+                    {"x": 0.0},
+                    agrees=bool(score),
+                    kl_nats=0.1 * video,
+                    hidden_distance=0.01,
+                )
                 for number, kind in enumerate(("colour", "red"))
             ]
-            cost = Cost((0, 1), n_tokens, 1, n_tokens / 72, 10.0 * video, 5.0, 50, 1e-3, 0)
+            cost = Cost((0, 1), n_tokens, 1, n_tokens / 72, 10.0 * video, 7.0, 5.0, 50, 1e-3, 0)
             store.write(cell.origin, ToyTask().sample_id(video), answers, cost)
 
 
@@ -57,7 +66,7 @@ def make_summary(ablation: Ablation, retentions: list[float]) -> Summary:
     with Store(":memory:") as store:
         planned = plan(ablation.expand(retentions), task, model, store)
         fill(store, planned)
-        return summarise(ablation, planned, task, model, store, N_VIDEOS)
+        return summarise(make_run(ablation, planned, task, model, N_VIDEOS), store)
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +80,16 @@ def rows(summary: Summary) -> dict[str, RowSummary]:
 
 
 def test_accuracies_and_differences_by_hand(rows: dict[str, RowSummary]) -> None:
-    assert rows["vanilla"].accuracy.value == 1
-    assert rows["AOT"].accuracy.value == 7 / 8
+    assert rows["vanilla"].score.value == 1
+    assert rows["AOT"].score.value == 15 / 16
     merging = rows["no [merging] | none"]
-    assert merging.accuracy.value == 4 / 8
+    assert merging.score.value == 9 / 16
     assert merging.difference is not None
-    assert merging.difference.estimate.value == pytest.approx(-3 / 8)
-    assert (merging.difference.n_better, merging.difference.n_worse) == (0, 3)
-    assert merging.difference.p_value == pytest.approx(2 / 2**3)
-    assert merging.p_adjusted == pytest.approx(4 * 2 / 2**3)  # the smallest of four
+    assert merging.difference.estimate.value == pytest.approx(-6 / 16)
+    assert (merging.difference.n_better, merging.difference.n_worse) == (0, 6)
+    assert merging.difference.p_value == pytest.approx(2 / 2**6)
+    assert rows["random"].p_adjusted == pytest.approx(4 * 2 / 2**7)  # the smallest of four
+    assert merging.p_adjusted == pytest.approx(3 * 2 / 2**6)
     downsample = rows["downsample"].difference
     assert downsample is not None
     assert (downsample.estimate.value, downsample.n_better, downsample.n_worse) == (0, 1, 1)
@@ -94,11 +104,23 @@ def test_the_reference_is_compared_with_nothing(rows: dict[str, RowSummary]) -> 
 def test_costs_are_means_and_medians_over_videos(rows: dict[str, RowSummary]) -> None:
     row, shape = rows["AOT"], ToyModel.shape
     assert (row.n_tokens, row.newline_tokens, row.retention_ratio) == (24, 1, pytest.approx(1 / 3))
-    assert row.reducer_ms == 15  # 0, 10, 20, 30
+    assert row.reducer_ms == 35  # 0, 10, ..., 70
+    assert (row.answer_ms, row.encoder_ms) == (7, 5)
     reduced, full = (prefill_flops(n_tokens, shape).total for n_tokens in (24, 72))
     assert row.prefill_flops == reduced
     assert row.flops_share == pytest.approx(reduced / full)
     assert rows["vanilla"].flops_share == 1
+
+
+def test_loyalty_is_a_mean_over_questions(rows: dict[str, RowSummary], summary: Summary) -> None:
+    assert rows["AOT"].agreement is not None
+    assert rows["AOT"].agreement.value == 15 / 16
+    assert rows["AOT"].kl_nats == pytest.approx(0.35)  # 0, 0.1, ..., 0.7
+    assert rows["AOT"].hidden_distance == pytest.approx(0.01)
+    page = to_markdown(summary)
+    assert "| agreement % | KL |" in page
+    assert "| 93.8 | 0.35 |" in page
+    assert "Agreement is the share of answers that are those of the unreduced model" in page
 
 
 def test_kinds_are_apart(rows: dict[str, RowSummary]) -> None:
@@ -140,9 +162,9 @@ def test_missing_results_are_named(ablation: Ablation) -> None:
     with Store(":memory:") as store:
         planned = plan(ablation.expand([0.3]), task, model, store)
         fill(store, planned[:1])
-        fill(store, planned[1:], n_videos=3)
-        with pytest.raises(TokenredError, match="row 'AOT' lacks 1 of 4 videos; run again"):
-            summarise(ablation, planned, task, model, store, N_VIDEOS)
+        fill(store, planned[1:], n_videos=N_VIDEOS - 1)
+        with pytest.raises(TokenredError, match=r"row 'AOT' lacks 1 of 8 .*; run again"):
+            summarise(make_run(ablation, planned, task, model, N_VIDEOS), store)
 
 
 def shown(summary: Summary, width: int) -> str:
@@ -154,12 +176,12 @@ def shown(summary: Summary, width: int) -> str:
 def test_the_terminal_shows_what_brackets_would_hide(summary: Summary) -> None:
     text = shown(summary, 160)
     assert "no [merging] | none" in text
-    assert "87.5 [" in text
+    assert "93.8 [" in text
     assert "(chance)" in text
     assert "33.3" in text
     assert "A table" in text
     assert "What is it worth?" in text
-    assert f"toy model (toy-weights-1) on toy (toy-1): {N_VIDEOS} videos, 8 questions" in text
+    assert f"toy model (toy-weights-1) on toy (toy-1): {N_VIDEOS} videos, 16 questions" in text
 
 
 def test_a_narrow_terminal_gets_every_figure_in_two_tables(summary: Summary) -> None:
@@ -167,7 +189,11 @@ def test_a_narrow_terminal_gets_every_figure_in_two_tables(summary: Summary) -> 
     assert "Cost" not in wide
     assert "Cost" in narrow
     assert "…" not in narrow
-    for figure in ("-37.5 [-50.0, -12.5]", "24.0 (33.3 %)", "58.4", "vanilla †"):
+    (merging,) = (row for row in summary.rows if row.label == "no [merging] | none")
+    assert merging.difference is not None
+    ends = merging.difference.estimate
+    difference = f"-37.5 [{100 * ends.low:+.1f}, {100 * ends.high:+.1f}]"
+    for figure in (difference, "24.0 (33.3 %)", "58.4", "vanilla †"):
         assert figure in wide
         assert figure in narrow
 
@@ -203,10 +229,12 @@ def test_csv_and_json_hold_the_plain_figures(summary: Summary) -> None:
     table = {line["label"]: line for line in csv.DictReader(io.StringIO(to_csv(summary)))}
     data = {row["label"]: row for row in json.loads(to_json(summary))["rows"]}
     for row in summary.rows:
-        assert float(table[row.label]["accuracy"]) == row.accuracy.value
-        assert float(table[row.label]["accuracy_red"]) == row.kinds["red"].value
+        assert float(table[row.label]["score"]) == row.score.value
+        assert float(table[row.label]["score_red"]) == row.kinds["red"].value
+        assert float(table[row.label]["agreement"]) == row.agreement.value
+        assert float(table[row.label]["kl_nats"]) == row.kl_nats
         assert float(table[row.label]["n_tokens"]) == row.n_tokens
-        assert data[row.label]["accuracy"]["low"] == row.accuracy.low
+        assert data[row.label]["score"]["low"] == row.score.low
         assert data[row.label]["config_id"] == row.config_id
     assert table["AOT"]["difference"] == ""
     assert float(table["random"]["p_adjusted"]) == data["random"]["p_adjusted"]
@@ -234,23 +262,78 @@ def test_the_best_of_a_sweep_is_chosen_and_measured_on_different_videos() -> Non
         {"base": "top-attention", "sweep": sweep, "reference": "uniform-grid", "name": "swept"}
     )
     task, model = ToyTask(), ToyModel()
-    # uniform-grid is right on the videos that choose (0, 2) and wrong on those that measure (1, 3).
-    wrong = {"uniform-grid": {(v, n) for v in (1, 3) for n in (0, 1)}, "random": {(0, 0)}}
+    # uniform-grid is right on the videos that choose (0, 2, ...), wrong on those that measure.
+    wrong = {"uniform-grid": {(v, n) for v in range(1, 12, 2) for n in (0, 1)}, "random": {(0, 0)}}
     with Store(":memory:") as store:
         planned = plan(swept.expand([0.3]), task, model, store)
         for cell in planned:
-            for video in range(N_VIDEOS):
+            for video in range(12):
                 bad = wrong.get(cell.row.label, {(0, 0), (2, 0)})
                 answers = [
-                    Answer(kind, "x", (video, number) not in bad, {"x": 0.0})
+                    Answer(kind, "x", float((video, number) not in bad), {"x": 0.0})
                     for number, kind in enumerate(("colour", "red"))
                 ]
-                cost = Cost((0, 1), 24, 1, 24 / 72, 1.0, 5.0, 50, 1e-3, 0)
+                cost = Cost((0, 1), 24, 1, 24 / 72, 1.0, 7.0, 5.0, 50, 1e-3, 0)
                 store.write(cell.origin, task.sample_id(video), answers, cost)
-        summary = summarise(swept, planned, task, model, store, N_VIDEOS)
+        summary = summarise(make_run(swept, planned, task, model, 12), store)
     (best,) = summary.best
-    assert (best.label, best.n_choosing, best.n_measuring) == ("uniform-grid", 2, 2)
-    assert best.accuracy.value == 0.0
+    assert (best.label, best.n_choosing, best.n_measuring) == ("uniform-grid", 6, 6)
+    assert best.score.value == 0.0
     assert best.difference is None  # it is the reference
     assert best.n_close == 0  # the others are right on every video that measures
     assert "Best at 30 %: 'uniform-grid', chosen among" in to_markdown(summary)
+
+
+def scored(ablation: Ablation, scores: list[list[float | None]]) -> Summary:
+    """Return a summary in which every row scores the same: (videos, questions)."""
+    task, model = ToyTask(), ToyModel()
+    with Store(":memory:") as store:
+        planned = plan(ablation.expand([0.3]), task, model, store)
+        for cell in planned:
+            agrees = cell.row.label != "random"
+            for video, row in enumerate(scores):
+                answers = [
+                    Answer(kind, "x", score, {}, agrees=agrees)
+                    for kind, score in zip(("colour", "red"), row, strict=True)
+                ]
+                cost = Cost((0, 1), 24, 1, 24 / 72, 1.0, 7.0, 5.0, 50, 1e-3, 0)
+                store.write(cell.origin, task.sample_id(video), answers, cost)
+        return summarise(make_run(ablation, planned, task, model, len(scores)), store)
+
+
+def test_scores_between_right_and_wrong_are_no_accuracy(ablation: Ablation) -> None:
+    summary = scored(ablation, [[0.25, 1.0], [0.5, 0.0]])
+    assert summary.measure == "score"
+    assert summary.rows[0].score.value == pytest.approx(1.75 / 4)
+    page = to_markdown(summary)
+    assert "| score % |" in page
+    assert "Score is the mean over questions, from 0 to 100" in page
+    assert "Score by kind of question, %" in page
+
+
+def test_without_labels_agreement_takes_the_place_of_the_score(ablation: Ablation) -> None:
+    summary = scored(ablation, [[None, None], [None, None]])
+    rows = {row.label: row for row in summary.rows}
+    assert summary.measure == "agreement"
+    assert (rows["AOT"].score.value, rows["random"].score.value) == (1, 0)
+    assert rows["random"].difference.estimate.value == -1
+    page = to_markdown(summary)
+    assert page.count("agreement %") == 1
+    assert "No question has a label: agreement is the share" in page
+
+
+def test_where_some_questions_have_labels_those_count(ablation: Ablation) -> None:
+    summary = scored(ablation, [[1.0, None], [0.0, None], [None, 1.0]])
+    assert (summary.measure, summary.n_samples, summary.n_questions) == ("accuracy", 3, 3)
+    assert summary.rows[0].score.value == pytest.approx(2 / 3)
+    assert set(summary.rows[0].kinds) == {"colour", "red"}
+
+
+def test_one_video_has_no_standard_error_and_a_table_all_the_same(ablation: Ablation) -> None:
+    summary = scored(ablation, [[1.0, 0.0]])
+    assert summary.rows[0].score.standard_error is None
+    (line,) = (
+        line for line in csv.DictReader(io.StringIO(to_csv(summary))) if line["label"] == "AOT"
+    )
+    assert line["score_standard_error"] == ""
+    assert "| AOT" in to_markdown(summary).replace("**", "")

@@ -11,7 +11,21 @@ from typing import Annotated
 
 import typer
 
-from tokenred.cli import ablate, config, conformance, doctor, flops, listing, plugins, run
+from tokenred.cli import (
+    ablate,
+    bench,
+    choices,
+    config,
+    conformance,
+    doctor,
+    export,
+    flops,
+    listing,
+    plugins,
+    report,
+    run,
+    viz,
+)
 from tokenred.cli._common import say
 from tokenred.errors import TokenredError
 from tokenred.plugins import SWITCH
@@ -25,7 +39,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("ablate")(ablate.ablate)
+app.command("bench")(bench.bench)
+app.command("choices")(choices.choices)
+app.command("export")(export.export)
+app.command("report")(report.report)
 app.command("run")(run.run)
+app.command("viz")(viz.viz)
 app.command("flops")(flops.flops)
 app.command("list")(listing.list_)
 app.add_typer(config.app, name="config")

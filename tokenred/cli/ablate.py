@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,21 +12,18 @@ from tokenred.cli._common import Json, Overrides, emit, parse_overrides, say
 from tokenred.errors import ConfigError, TokenredError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
-    from tokenred.evaluation.ablation import Row
-    from tokenred.evaluation.model import EvaluatedModel
     from tokenred.evaluation.preview import Preview
-    from tokenred.evaluation.runner import PlannedRow
-    from tokenred.evaluation.store import Store
+    from tokenred.evaluation.runner import Executor, Progress
     from tokenred.evaluation.summary import Summary
     from tokenred.evaluation.task import Task
 
 DEFAULT = "components"
 DEFAULT_LIMIT = 200
-PIPE_WIDTH = 140
+PIPE_WIDTH = 180
 """Columns of a table that goes into a pipe or a file, where there is no terminal to ask."""
 
 
@@ -48,6 +46,69 @@ def ablate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Try every row on one video and show what would run.")
     ] = False,
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE|FOLDER",
+            help="A task's name, a YAML file, a JSONL file of questions, a video or a folder.",
+        ),
+    ] = "embedded",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="lmms-eval:TASKS",
+            help="Tasks of lmms-eval instead, such as lmms-eval:mvbench,videomme.",
+        ),
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder with lmms-eval task files of your own.")
+    ] = None,
+    prompts_of: Annotated[
+        str | None,
+        typer.Option(help="Model whose prompts lmms-eval shall use, such as llava_vid."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID_OR_PATH",
+            help="A local folder, or the id of a model on the hub; the embedded one by default.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit on the hub; the newest by default.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU if there is one.")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16; auto takes what the checkpoint has.")
+    ] = "auto",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Take what is on this machine; never ask the hub.")
+    ] = False,
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going", help="Leave out videos on which a row fails, and say so."),
+    ] = False,
+    allow_mixed: Annotated[
+        bool,
+        typer.Option("--allow-mixed", help="Take stored answers of other versions of the code."),
+    ] = False,
+    executor: Annotated[
+        str, typer.Option(help="local: in this process; ray: in many, on one machine or a cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster; a new local one by default.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that hold the model, with --executor ray.")
+    ] = 2,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps what the vision tower gave, for reuse.")
+    ] = None,
+    cache_gb: Annotated[
+        float, typer.Option(min=0.001, help="The oldest of it goes when it is larger than this.")
+    ] = 20.0,
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads; the embedded model is too small for two.")
     ] = 1,
@@ -59,32 +120,68 @@ def ablate(
     import torch
     from transformers.utils import logging
 
+    from tokenred.evaluation import runner
     from tokenred.evaluation.ablation import load_ablation
-    from tokenred.evaluation.model import EmbeddedModel
+    from tokenred.evaluation.manifest import STORE, make_run, write_run
+    from tokenred.evaluation.model import ModelSpec, VideoLlm
     from tokenred.evaluation.preview import preview
     from tokenred.evaluation.store import Store
     from tokenred.evaluation.summary import summarise
-    from tokenred.evaluation.task import EmbeddedTask
+    from tokenred.evaluation.task import load_task
     from tokenred.report.table import write_tables
 
     ablation = load_ablation(what, parse_overrides(set_))
     rows = ablation.expand(parse_retention(retention))
     torch.set_num_threads(threads)
-    folder = out or Path("runs") / ablation.config.name
-    task: Task = EmbeddedTask()
     logging.disable_progress_bar()
-    model: EvaluatedModel = EmbeddedModel()
-    limit = min(limit, task.n_samples)
-    path = folder / "results.sqlite"
+    logging.set_verbosity_error()
+    spec = ModelSpec(model, revision, device, dtype, offline)
+    folder = out or Path("runs") / ablation.config.name
+    path = folder / STORE
+    judged: Any
+    llm: Any
+    if suite is None:
+        judged = load_task(task)
+        remember = None if cache is None else _cache(cache, cache_gb)
+        announce = None if model is None else lambda plan: say(str(plan))
+        llm = VideoLlm(spec, remember, on_plan=announce)
+    else:
+        _refuse_with_suite(dry_run=dry_run, executor=executor != "local", cache=cache is not None)
+        from tokenred.integrations.suite_run import SuiteRun
+
+        judged = SuiteRun(
+            suite, spec, limit=limit, include_path=include_path, prompts_of=prompts_of
+        )
+        llm = judged.model
+    limit = min(limit, judged.n_samples) if suite is None else judged.n_samples
     if dry_run:
-        _show_plan(preview(rows, task, model, path, limit), limit, json)
+        _show_plan(preview(rows, judged, llm, path, limit), limit, json)
         return
     with Store(path) as store:
-        planned = _plan(rows, task, model, store, fresh)
-        _run(planned, task, model, store, limit)
-        summary = summarise(ablation, planned, task, model, store, limit)
+        if suite is None:
+            planned = runner.plan(rows, judged, llm, store)
+            work = _executor(executor, judged, llm, keep_going, address, workers, threads, remember)
+            compute = partial(runner.run, planned, judged, store, limit, work)
+        else:
+            planned = judged.plan(rows, store)
+            compute = partial(judged.run, planned, store)
+        if fresh:
+            for cell in planned:
+                store.forget(cell.origin)
+        run = make_run(ablation, planned, judged, llm, limit, allow_mixed)
+        write_run(run, folder)
+        say(f"{len(planned)} rows on {limit} samples; results in {path}")
+        _watched(partial(compute, any_code=allow_mixed), len(planned) * limit, path)
+        summary = summarise(run, store)
     write_tables(summary, folder)
     _print_summary(summary, json)
+
+
+def _refuse_with_suite(**given: bool) -> None:
+    for name, wanted in given.items():
+        if wanted:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError("cannot be used together with --suite", [option])
 
 
 def parse_retention(text: str) -> list[float] | None:
@@ -102,58 +199,73 @@ def parse_retention(text: str) -> list[float] | None:
     return list(dict.fromkeys(ratios))
 
 
-def _plan(
-    rows: Sequence[Row], task: Task, model: EvaluatedModel, store: Store, fresh: bool
-) -> list[PlannedRow]:
-    from tokenred.evaluation.runner import plan
-
-    planned = plan(rows, task, model, store)
-    if fresh:
-        for cell in planned:
-            store.forget(cell.origin)
-    return planned
-
-
-def _run(
-    planned: Sequence[PlannedRow], task: Task, model: EvaluatedModel, store: Store, limit: int
-) -> None:
-    """Run under a progress bar on stderr; say how to go on when the user stops it."""
+def _watched(compute: Callable[..., Progress], n_cells: int, path: Path) -> None:
+    """Compute under a progress bar on stderr; say how to go on when the user stops it."""
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    from tokenred.evaluation.runner import run
-
-    say(f"{len(planned)} rows on {limit} videos; results in {store.path}")
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+    with bars.Progress(
+        bars.TextColumn("results"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[speed]}"),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as bar:
-        videos = bar.add_task("videos", total=limit)
+        cells = bar.add_task("", total=n_cells, speed="")
+
+        def show(progress: Progress) -> None:
+            seconds = bar.tasks[0].elapsed or 0.0
+            speed = f"{progress.cells_computed / seconds:.1f}/s" if seconds else ""
+            if progress.cells_failed:
+                speed += f", {progress.cells_failed} failed"
+            bar.update(cells, completed=progress.cells_done, speed=speed)
+
         try:
-            done = run(
-                planned,
-                task,
-                model,
-                store,
-                limit,
-                on_progress=lambda progress: bar.update(videos, completed=progress.samples_done),
-            )
+            done = compute(on_progress=show)
         except KeyboardInterrupt:
             raise TokenredError(
-                f"stopped; what was computed is in {store.path}, the same command resumes"
+                f"stopped; what was computed is in {path}, the same command resumes"
             ) from None
     say(f"{done.cells_computed} results computed, {done.cells_reused} found in the store")
+    if done.cells_failed:
+        say(f"{done.cells_failed} failed, they are tried again next time: {done.latest_failure}")
+
+
+def _executor(
+    name: str,
+    task: Task,
+    model: Any,
+    keep_going: bool,
+    address: str | None,
+    workers: int,
+    threads: int,
+    cache: Any,
+) -> Executor:
+    from tokenred.evaluation.worker import InProcess, Worker
+
+    if name == "local":
+        return InProcess(Worker(task, model, keep_going))
+    if name != "ray":
+        raise ConfigError(f"unknown executor '{name}'; local or ray", ["--executor"])
+    from tokenred.evaluation.executors.ray import RayExecutor
+
+    return RayExecutor(
+        task.config,
+        model.spec,
+        address=address,
+        n_workers=workers,
+        threads=threads,
+        keep_going=keep_going,
+        cache=cache,
+    )
+
+
+def _cache(folder: Path, gigabytes: float) -> Any:
+    from tokenred.evaluation.feature_cache import FeatureCache
+
+    return FeatureCache(folder, int(gigabytes * 1e9))
 
 
 def _show_plan(previews: Sequence[Preview], limit: int, as_json: bool) -> None:

@@ -16,9 +16,15 @@ EXTRAS = {
     "video": ("av", "numpy"),
     "embedded": ("sklearn", "PIL"),
     "stats": ("scipy", "numpy"),
+    "report": ("jinja2", "matplotlib"),
+    "export": ("pyarrow",),
+    "ray": ("ray",),
 }
 """Optional extra -> the modules that it installs."""
 CHECK_FAILED = 4
+LMMS_GROUP = "lmms_eval.models"
+LMMS_TESTED = ("0.7.3", "0.8")
+"""The oldest lmms-eval that was tried, and the first one that was not."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ def _findings() -> Iterator[Finding]:
     for extra, modules in EXTRAS.items():
         yield _extra(extra, modules)
     yield from _plugins()
+    yield from lmms_findings()
     yield _tried("presets", _load_presets)
     yield _tried("embedded model", _load_model)
 
@@ -78,6 +85,59 @@ def _plugins() -> Iterator[Finding]:
     for status in plugin_statuses():
         detail = status.error or f"{status.distribution} {status.version}"
         yield Finding(f"plugin {status.name}", "failed" if status.error else "ok", detail)
+
+
+def lmms_findings() -> Iterator[Finding]:
+    """Say whether lmms-eval is there, can be imported, and finds the model ``tokenred``.
+
+    A broken entry point is but a line in its log, and its import ends on a torchvision that does
+    not go with torch.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.version import Version
+
+    try:
+        installed = version("lmms-eval")
+    except PackageNotFoundError:
+        yield Finding("lmms-eval", "missing", "pip install 'tokenred[lmms]'")
+        return
+    oldest, below = LMMS_TESTED
+    tested = Version(oldest) <= Version(installed) < Version(below)
+    untested = f"; tested are {oldest} to below {below}"
+    yield Finding("lmms-eval", "ok", installed + ("" if tested else untested))
+    yield _tried("torchvision", _import_torchvision)
+    yield _tried("lmms-eval model", _resolve_lmms_model)
+
+
+def _import_torchvision() -> str:
+    import torch
+
+    try:
+        torchvision = importlib.import_module("torchvision")
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"torchvision does not go with torch {torch.__version__}: install both from one index "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return torchvision.__version__
+
+
+def _resolve_lmms_model() -> str:
+    from importlib.metadata import entry_points
+
+    from tokenred.integrations import LMMS_MODEL
+
+    if LMMS_MODEL not in entry_points(group=LMMS_GROUP).names:
+        raise RuntimeError(f"no entry point '{LMMS_MODEL}' in '{LMMS_GROUP}': reinstall tokenred")
+    try:
+        registry = importlib.import_module("lmms_eval.models").MODEL_REGISTRY_V2
+    except ImportError as error:
+        raise RuntimeError(f"lmms-eval cannot be imported: {error}") from error
+    found = registry.get_model_class(LMMS_MODEL)
+    if not found.__module__.startswith("tokenred."):
+        raise RuntimeError(f"'{LMMS_MODEL}' is {found.__module__}.{found.__name__}, not ours")
+    return f"--model {LMMS_MODEL} is {found.__module__}.{found.__name__}"
 
 
 def _tried(name: str, check: Callable[[], str]) -> Finding:

@@ -7,9 +7,9 @@ import typer
 
 from tokenred.cli._common import Json, columns, emit, say
 from tokenred.errors import ConfigError, TokenredError, nearest
-from tokenred.registry import ROLES, Entry, registry
+from tokenred.registry import HARNESS_ROLES, ROLES, Entry, registry
 
-KINDS = {f"{role}s".replace(" ", "-"): role for role in ROLES} | {
+KINDS = {f"{role}s".replace(" ", "-"): role for role in (*ROLES, *HARNESS_ROLES)} | {
     "presets": "preset",
     "ablations": "ablation",
     "models": "model",
@@ -24,7 +24,7 @@ def list_(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List strategies, presets, ablations and model classes with their owners."""
+    """List strategies, tasks, scorers, presets, ablations and model classes with their owners."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"there is no list of '{kind}'{nearest(kind, KINDS)}")
     rows = [row for name in KINDS if kind in (None, name) for row in _rows(KINDS[name])]

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import copy
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,28 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenred.cli._common import Json, Overrides, columns, emit, parse_overrides, say
-from tokenred.errors import ConfigError, InputError, TokenredError
+from tokenred.cli._media import (
+    NUM_FRAMES,
+    Device,
+    Dtype,
+    Force,
+    Model,
+    Offline,
+    Picture,
+    Revision,
+    TrustRemoteCode,
+    embedded_words,
+    quiet_transformers,
+    read_picture,
+    timed_adapter,
+)
+from tokenred.errors import InputError, TokenredError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from tokenred.models.loading import LoadedModel
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-NUM_FRAMES = 32
-"""Frames of a video, unless someone says otherwise; the embedded model has its own number."""
 MAX_NEW_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What is asked about, as the model's ``inputs`` takes it."""
-
-    kind: str
-    pixels: "Tensor"
-    frame_indices: tuple[int, ...] = ()
-    frame_times: "Tensor | None" = None
-    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,23 +57,10 @@ def run(
     pipeline: Annotated[
         str, typer.Option(help="Name of a preset, or path of a YAML file.")
     ] = "aot-paper",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID_OR_PATH",
-            help="A local folder, or the id of a model on the hub; the embedded one by default.",
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit on the hub; the newest by default.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU if there is one.")
-    ] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(help="float32, bfloat16 or float16; auto takes what the checkpoint has."),
-    ] = "auto",
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     frames: Annotated[
         int | None,
         typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
@@ -93,19 +77,9 @@ def run(
         bool,
         typer.Option("--compare/--no-compare", help="Also ask the unreduced model."),
     ] = True,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Take what is on this machine; never ask the hub.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Let code of the checkpoint run, where transformers has none for it.",
-        ),
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Load even what seems not to fit into the memory.")
-    ] = False,
+    offline: Offline = False,
+    trust_remote_code: TrustRemoteCode = False,
+    force: Force = False,
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -120,7 +94,7 @@ def run(
     reducer = load_pipeline(pipeline, parse_overrides(set_))
     if not picture.exists():
         raise InputError(f"{picture} does not exist")
-    _quiet()
+    quiet_transformers()
     loaded = load_model(
         model or embedded.MODEL_DIR,
         device=device,
@@ -132,9 +106,9 @@ def run(
         on_plan=None if model is None else (lambda plan: say(str(plan))),
     )
     small = set(loaded.tokenizer.get_vocab()) == set(embedded.VOCABULARY)
-    questions = [_words(each) for each in ask] if small else ask
+    questions = [embedded_words(each) for each in ask] if small else ask
     default = embedded.NUM_FRAMES if small else NUM_FRAMES
-    shown = _read(picture, frames or default)
+    shown = read_picture(picture, frames or default)
     for remark in shown.remarks:
         say(remark)
     longest = max_new_tokens or (1 if small else MAX_NEW_TOKENS)
@@ -170,68 +144,6 @@ def run(
         print(_text(report))
 
 
-def _quiet() -> None:
-    """Keep transformers' progress bars, and remarks on settings that are not used, off stderr."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-
-
-def _read(path: Path, n_frames: int) -> Picture:
-    """Read an image, or frames of a video."""
-    from tokenred import read_video
-
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return Picture("image", _read_image(path))
-    clip = read_video(path, n_frames)
-    return Picture("video", clip.frames, clip.frame_indices, clip.frame_times, clip.remarks)
-
-
-def _read_image(path: Path) -> "Tensor":
-    """Read an image as it is meant to be seen: (height, width, 3), RGB."""
-    import numpy as np
-    import torch
-
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise InputError("reading images needs Pillow: pip install pillow") from error
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
-    return torch.from_numpy(np.array(upright))
-
-
-def _words(question: str) -> str:
-    """Return a question in words of the embedded model, without its mark."""
-    from tokenred.embedded import VOCABULARY
-
-    words = question.lower().replace("?", " ").split()
-    unknown = sorted({word for word in words if word not in VOCABULARY})
-    if unknown or not words:
-        raise ConfigError(
-            f"the model does not know {', '.join(map(repr, unknown)) or 'an empty question'}; "
-            f"it can be asked, for example: {'; '.join(_examples())}",
-            ["ask"],
-        )
-    return " ".join(words)
-
-
-def _examples() -> list[str]:
-    from tokenred.embedded import KINDS, generate_sample
-
-    found: dict[str, str] = {}
-    for index in range(20):
-        for question in generate_sample(index).questions:
-            found.setdefault(question.kind, question.prompt)
-        if len(found) == len(KINDS):
-            break
-    return list(found.values())
-
-
 def _ask(
     loaded: "LoadedModel",
     picture: Picture,
@@ -249,7 +161,7 @@ def _ask(
     attached: Any = nullcontext()
     if reduction is not None:
         pipeline, positions = reduction
-        adapter = _timed(loaded, picture)
+        adapter = timed_adapter(loaded, picture)
         attached = attach(loaded.model, pipeline, positions=positions, adapter=adapter)
     start = perf_counter()
     with attached as session:
@@ -272,15 +184,6 @@ def _ask(
         layer_tokens=() if session is None else next(iter(session.layer_tokens), ()),
     )
     return reply, session
-
-
-def _timed(loaded: "LoadedModel", picture: Picture) -> Any:
-    """Return an adapter that knows the seconds of the frames, for strategies that read them."""
-    adapter = copy(loaded.adapter)
-    if picture.frame_times is not None:
-        times = [picture.frame_times.to(loaded.plan.device)]
-        adapter.encode = partial(adapter.encode, frame_times=times)
-    return adapter
 
 
 def _saved(session: Any) -> int:

@@ -1,10 +1,10 @@
-"""What the runner asks of a model under test, and the embedded model as one."""
+"""What the runner asks of a model under test, and every model that tokenred loads as one."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
+from copy import copy
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,10 +14,31 @@ from torch import Tensor
 
 from tokenred.accounting import LlmShape
 from tokenred.errors import InputError, TokenredError
-from tokenred.evaluation.task import Question, Sample
+from tokenred.evaluation.task import Answering, Sample
 from tokenred.pipeline import Pipeline
 from tokenred.pipeline.stages.llm import InsideLlm
-from tokenred.types import ReducedTokens, VisualTokens
+from tokenred.types import ReducedTokens
+
+_EDGE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, and how it is loaded; another process makes the same one of it.
+
+    Attributes
+    ----------
+    name : local folder or id on the hub; None for the embedded model
+    revision : branch, tag or commit on the hub
+    device, dtype : as ``tokenred.load_model`` takes them
+    """
+
+    name: str | None = None
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    offline: bool = False
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,12 +47,41 @@ class Reply:
 
     Attributes
     ----------
-    scores : option -> log-likelihood among the options
+    scores : option -> log-likelihood, summed over its tokens; empty where it was not asked for
+    text : what it wrote; empty unless it was to write
+    log_probs : (vocabulary,) of the next token
+    state : (dim,) the hidden state that the next token is read from
     layer_tokens : visual tokens that entered each layer of the LLM; empty if nothing worked inside
     """
 
     scores: dict[str, float]
+    text: str = ""
+    log_probs: Float[Tensor, "vocabulary"] | None = None
+    state: Float[Tensor, "dim"] | None = None
     layer_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sample as the model has it in hand: encoded once, questions and options tokenised.
+
+    Attributes
+    ----------
+    clip : what pipelines reduce
+    texts : inputs of the model that differ from question to question, (1, tokens)
+    option_ids : for every question the token ids of its options
+    inputs : of the model that the questions share
+    """
+
+    clip: Any
+    texts: tuple[dict[str, Tensor], ...]
+    option_ids: tuple[tuple[Int[Tensor, "_"], ...], ...]
+    inputs: dict[str, Tensor]
+
+    @property
+    def prompts(self) -> list[Tensor]:
+        """Token ids of each question, (tokens,)."""
+        return [text["input_ids"][0] for text in self.texts]
 
 
 @runtime_checkable
@@ -41,7 +91,7 @@ class EvaluatedModel(Protocol):
     Attributes
     ----------
     name : as printed in tables
-    revision : changes whenever the weights do
+    revision : changes whenever the weights, or the precision of the arithmetic, do
     shape : sizes of the LLM, for FLOPs
     """
 
@@ -53,99 +103,260 @@ class EvaluatedModel(Protocol):
         """Raise a CapabilityError for a cue that the model cannot give."""
         ...
 
-    def encode(self, sample: Sample, needs: Collection[str]) -> VisualTokens:
+    def encode(self, sample: Sample, needs: Collection[str]) -> Any:
         """Encode the frames of a sample, with the cues asked for."""
         ...
 
-    def reduce(
-        self, tokens: VisualTokens, pipeline: Pipeline, generator: torch.Generator
-    ) -> ReducedTokens:
+    def reduce(self, encoded: Any, pipeline: Pipeline, generator: torch.Generator) -> ReducedTokens:
         """Run a pipeline; the model adds its newline tokens to the count."""
         ...
 
     def replies(
-        self, reduced: ReducedTokens, questions: Sequence[Question], inside: InsideLlm
+        self,
+        encoded: Any,
+        reduced: ReducedTokens,
+        sample: Sample,
+        inside: InsideLlm,
+        answering: Answering,
+        max_new_tokens: int,
     ) -> list[Reply]:
         """Answer each question, with what ``inside`` holds at work inside the LLM."""
         ...
 
 
-class EmbeddedModel:
-    """The small trained LLaVA-OneVision that ships with tokenred.
+Remember = Callable[
+    [Sequence[str | Tensor], Collection[str], Callable[[Collection[str]], Any], torch.device], Any
+]
+"""Gives an encoded clip: called with all that it depends on, the cues that are needed, the function
+that encodes with the cues it is given, and the device of the model."""
+
+
+class VideoLlm:
+    """Any model that ``tokenred.load_model`` serves; by default the small one that ships.
 
     Parameters
     ----------
-    path : folder with weights and tokenizer; the shipped one by default
+    spec : which model
+    remember : stands before the vision tower, such as a ``FeatureCache``
+    on_plan : is told what a load is about to need
     """
 
-    name = "embedded LLaVA-OneVision"
+    def __init__(
+        self,
+        spec: ModelSpec | None = None,
+        remember: Remember | None = None,
+        on_plan: Callable[[Any], None] | None = None,
+    ) -> None:
+        from tokenred import load_model
+        from tokenred.embedded import MODEL_DIR
 
-    def __init__(self, path: Path | None = None) -> None:
-        from tokenred.embedded import MODEL_DIR, load_model, load_tokenizer
-        from tokenred.models import adapter_for
-
-        folder = MODEL_DIR if path is None else path
+        self.spec = spec or ModelSpec()
+        folder = MODEL_DIR if self.spec.name is None else self.spec.name
         try:
-            self._adapter: Any = adapter_for(load_model(folder))
-            self._tokenizer = load_tokenizer(folder)
-            self.revision = _hash_files(folder)
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise TokenredError(f"the embedded model cannot be loaded: {reason}") from error
-        self.shape = LlmShape.of(self._adapter.model.config.text_config)
-        # Every row asks the same questions, and the tokenizer takes longer than a short prefill.
-        self._words = lru_cache(maxsize=4096)(lambda text: tuple(self._tokenizer(text).input_ids))
+            self._loaded = load_model(
+                folder,
+                device=self.spec.device,
+                dtype=self.spec.dtype,
+                revision=self.spec.revision,
+                local_files_only=self.spec.offline,
+                trust_remote_code=self.spec.trust_remote_code,
+                on_plan=on_plan,
+            )
+        except TokenredError as error:
+            if self.spec.name is None:
+                raise TokenredError(f"the embedded model cannot be loaded: {error}") from error
+            raise
+        self._adapter: Any = self._loaded.adapter
+        self.name = "embedded LLaVA-OneVision" if self.spec.name is None else self.spec.name
+        self.revision = revision_of(self._loaded)
+        self.shape = LlmShape.of(self._loaded.model.config.text_config)
+        self._remember = remember
 
     def check(self, needs: Collection[str]) -> None:
         """Raise a CapabilityError for a cue that the model cannot give."""
         self._adapter.check(needs)
 
-    def encode(self, sample: Sample, needs: Collection[str]) -> VisualTokens:
-        """Encode the frames of a sample, with the cues asked for."""
-        pixels = {"pixel_values_videos": sample.pixel_values[None]}
-        (clip,) = self._adapter.encode(pixels, needs, frame_times=[sample.frame_times])
-        return clip.tokens
+    def encode(self, sample: Sample, needs: Collection[str]) -> Encoded:
+        """Encode the frames of a sample, with the cues asked for, and tokenise its questions."""
+        prepared = self._adapter.prepare(
+            videos=[sample.frames.permute(0, 3, 1, 2)],
+            frame_times=[sample.frame_times],
+            settings=self._loaded.settings["video"] or None,
+        )
+        device = self._loaded.plan.device
+        for question in sample.questions:
+            self._known(question.prompt)
+        inputs = [self._loaded.inputs_of(q.prompt, prepared) for q in sample.questions]
+
+        seen = {name: value for name, value in inputs[0].items() if name not in _OF_TEXT}
+
+        def compute(cues: Collection[str]) -> Any:
+            times = [sample.frame_times.to(device)]
+            (clip,) = self._adapter.encode(inputs[0], cues, frame_times=times)
+            return clip
+
+        if self._remember is None:
+            clip = compute(needs)
+        else:
+            depends_on = [self.revision, device.type, sample.frame_times]
+            for name in sorted(seen):
+                depends_on += [name, seen[name]]
+            clip = self._remember(depends_on, needs, compute, device)
+        return Encoded(
+            clip=clip,
+            texts=tuple({name: each[name] for name in _OF_TEXT if name in each} for each in inputs),
+            option_ids=tuple(
+                tuple(self._ids(option) for option in question.options)
+                for question in sample.questions
+            ),
+            inputs=seen,
+        )
 
     def reduce(
-        self, tokens: VisualTokens, pipeline: Pipeline, generator: torch.Generator
+        self, encoded: Encoded, pipeline: Pipeline, generator: torch.Generator
     ) -> ReducedTokens:
-        """Run a pipeline and count the newline token."""
-        from tokenred.models import Clip, reduce_clip
+        """Run a pipeline and count the newline tokens."""
+        from tokenred.models import reduce_clip
 
-        clip = Clip(tokens, self._adapter.video_layout(len(tokens.features)))
-        return reduce_clip(self._adapter, clip, pipeline, generator=generator)
+        return reduce_clip(self._adapter, encoded.clip, pipeline, generator=generator)
 
     def replies(
-        self, reduced: ReducedTokens, questions: Sequence[Question], inside: InsideLlm
+        self,
+        encoded: Encoded,
+        reduced: ReducedTokens,
+        sample: Sample,
+        inside: InsideLlm,
+        answering: Answering,
+        max_new_tokens: int,
     ) -> list[Reply]:
-        """Score every option by its one token, in one batch over the questions."""
+        """Score options from one shared reading of the video; write where text is asked for."""
+        scored = [
+            n for n, q in enumerate(sample.questions) if q.options and answering == "likelihood"
+        ]
+        replies = dict(zip(scored, self._scored(encoded, reduced, sample, scored, inside)))
+        for n in range(len(sample.questions)):
+            if n not in replies:
+                replies[n] = self._written(encoded, reduced, n, inside, max_new_tokens)
+        return [replies[n] for n in range(len(sample.questions))]
+
+    def _scored(
+        self,
+        encoded: Encoded,
+        reduced: ReducedTokens,
+        sample: Sample,
+        which: Sequence[int],
+        inside: InsideLlm,
+    ) -> list[Reply]:
         from tokenred.models.in_llm import inside_llm
 
-        layout = self._adapter.video_layout(len(reduced.realised.tokens_per_frame))
-        video = [self._adapter.token_ids["video"]] * layout.n_placeholders
-        prompts = [torch.tensor([*video, *self._words(question.prompt)]) for question in questions]
+        if not which:
+            return []
         with inside_llm(self._adapter.text_model, inside) if inside else nullcontext() as run:
-            logits = self._adapter.answer_logits(reduced, prompts, layout=layout, inside=run)
-            counts = run.layer_tokens if run else [()] * len(questions)
+            outlook = self._adapter.outlook(
+                reduced,
+                [encoded.prompts[n] for n in which],
+                layout=encoded.clip.layout,
+                deep=encoded.clip.deep,
+                inside=run,
+                continuations=[encoded.option_ids[n] for n in which],
+            )
+            counts = run.layer_tokens if run else [()] * len(which)
+        log_probs = outlook.logits.log_softmax(-1)
         return [
-            Reply(self._scores(question, row), tuple(count))
-            for question, row, count in zip(questions, logits, counts, strict=True)
+            Reply(
+                scores=dict(zip(sample.questions[n].options, outlook.continuations[row])),
+                log_probs=log_probs[row],
+                state=outlook.hidden[row],
+                layer_tokens=tuple(counts[row]),
+            )
+            for row, n in enumerate(which)
         ]
 
-    def _scores(self, question: Question, logits: Float[Tensor, "vocabulary"]) -> dict[str, float]:
-        chosen = logits[self._option_ids(question)].log_softmax(-1)
-        return dict(zip(question.options, chosen.tolist()))
+    def _written(
+        self,
+        encoded: Encoded,
+        reduced: ReducedTokens,
+        n: int,
+        inside: InsideLlm,
+        max_new_tokens: int,
+    ) -> Reply:
+        from tokenred.models import attach
+        from tokenred.models.answering import last_states
 
-    def _option_ids(self, question: Question) -> Int[Tensor, "options"]:
-        ids = [self._words(option) for option in question.options]
-        if any(len(tokens) != 1 for tokens in ids) or len({tokens[0] for tokens in ids}) < len(ids):
-            raise InputError(f"options must be single, different tokens: {question.options}")
-        return torch.tensor(ids)[:, 0]
+        model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        adapter = copy(self._adapter)
+        adapter.encode = lambda *args, **kwargs: [encoded.clip]
+        inputs = encoded.inputs | encoded.texts[n]
+        again = _Again(reduced, inside)
+        with attach(model, again, adapter=adapter) as session, last_states(model) as states:
+            output = model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+            counts = next(iter(session.layer_tokens), ())
+        made = output.sequences[0, len(encoded.prompts[n]) :]
+        return Reply(
+            scores={},
+            text=tokenizer.decode(made, skip_special_tokens=True).strip(),
+            log_probs=output.logits[0][0].float().log_softmax(-1),
+            state=states[0][0, -1].float(),
+            layer_tokens=tuple(counts),
+        )
+
+    def _ids(self, text: str) -> Int[Tensor, "tokens"]:
+        return torch.tensor(self._known(text))
+
+    def _known(self, text: str) -> list[int]:
+        """Return the token ids of a text; a model cannot answer about words that it does not know.
+
+        Only tokenizers of whole words, such as that of the embedded model, lack any.
+        """
+        tokenizer = self._loaded.tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        known = {None, tokenizer.pad_token_id, tokenizer.eos_token_id}
+        if not ids or ({tokenizer.unk_token_id} - known) & set(ids):
+            raise InputError(f"the model '{self.name}' has no token for parts of {text!r}")
+        return ids
 
 
-def _hash_files(folder: Path) -> str:
+_OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
+
+
+@dataclass(frozen=True)
+class _Again:
+    """A pipeline whose result is there already."""
+
+    reduced: ReducedTokens
+    inside_llm: InsideLlm
+    needs: frozenset[str] = frozenset()
+
+    def run(self, tokens: Any, *, generator: Any = None, trace: bool = False) -> ReducedTokens:
+        return self.reduced
+
+
+def spec_dict(spec: ModelSpec) -> dict[str, Any]:
+    """Return a spec as plain data, for a run's manifest."""
+    return asdict(spec)
+
+
+def revision_of(loaded: Any) -> str:
+    """Return the commit of the hub, or a hash of the files, with the precision of the arithmetic.
+
+    Of a large file its size and its first and last MiB count.
+    """
+    dtype = str(loaded.plan.dtype).removeprefix("torch.")
+    if loaded.revision is not None:
+        return f"{loaded.revision[:12]}-{dtype}"
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json"):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+    for path in sorted(Path(loaded.name).iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja", ".model", ".py"):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {size} ".encode() + file.read(_EDGE_BYTES))
+                if size > _EDGE_BYTES:
+                    file.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
+                    digest.update(file.read())
+    return f"{digest.hexdigest()[:12]}-{dtype}"

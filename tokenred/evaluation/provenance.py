@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 import tokenred
 from tokenred.config import StrategyConfig
-from tokenred.registry import registry
+from tokenred.registry import HARNESS_ROLES, registry
 
 PRINTS_ONLY = ("cli", "report")
 """Folders that show results and cannot change one; editing them keeps stored results valid."""
@@ -32,16 +32,21 @@ def hash_sources(root: Path) -> str:
     return digest.hexdigest()[:8]
 
 
-def code_version(config: BaseModel) -> str:
-    """Return the version of all code that a pipeline runs: tokenred's and that of its plugins."""
-    owners = sorted({owner for owner in _owners(config) if owner != "tokenred"})
+def code_version(*configs: BaseModel) -> str:
+    """Return the version of all code behind a result: tokenred's and that of the plugins in use.
+
+    Parameters
+    ----------
+    configs : of the pipeline, and of the task if it comes from a plugin or its scorer does
+    """
+    owners = sorted({owner for owner in _owners(configs) if owner != "tokenred"})
     return " ".join([package_version(), *(f"{owner}={_installed(owner)}" for owner in owners)])
 
 
 def _owners(value: object) -> Iterator[str]:
     """Yield the owner of every strategy inside a config."""
     if isinstance(value, StrategyConfig):
-        for entry in registry().entries():
+        for entry in (each for role in (None, *HARNESS_ROLES) for each in registry().entries(role)):
             if entry.name == value.name and type(value) is entry.config_class:
                 yield entry.owner
     if isinstance(value, BaseModel):

@@ -1,9 +1,19 @@
-"""Accuracies and paired differences with intervals that know which questions share a video.
+"""Mean scores and paired differences, with intervals and tests that know which questions share a
+video.
 
-Questions about one video stand or fall together, so resampling draws whole videos (a cluster
-bootstrap). Two rows answered the same questions, so their difference is taken question by question.
+Questions about one video stand or fall together, so everything here counts videos, not questions.
+Two rows answered the same questions, so their difference is taken question by question.
+
+Source
+------
+Standard error: Liang & Zeger, Biometrika 73 (1986), with the G / (G - 1) correction for G videos.
+Interval of a mean: Wilson's with the effective number of questions, after Korn & Graubard, Survey
+Methodology 24 (1998). Interval of a difference: Hartigan's typical values, JASA 64 (1969), the
+inverse of Fisher's sign-flip test, from which the p value comes. The share of the unseen: Clopper
+& Pearson, Biometrika 26 (1934).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,16 +24,30 @@ from numpy.typing import ArrayLike, NDArray
 from tokenred.errors import InputError
 
 N_RESAMPLES = 2000
-CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05
+POWER = 0.8
+
+FEWEST_VIDEOS = 6
+"""With fewer, no outcome of a sign-flip test is as rare as 5 %."""
+
+GRID = 5000
+"""Steps into which the sign-flip test divides scores that are not whole numbers."""
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share in 0-1 (or a difference of two) with the ends of its 95 % interval."""
+    """A mean score in 0-1 (or a difference of two) with the ends of its 95 % interval.
+
+    ``standard_error`` is the cluster-robust one: 0 if all videos agree, None for a single video,
+    which says nothing about its spread.
+    """
 
     value: float
     low: float
     high: float
+    standard_error: float | None = None
 
     @property
     def excludes_zero(self) -> bool:
@@ -37,86 +61,139 @@ class PairedDifference:
 
     Attributes
     ----------
-    estimate : difference of the accuracies
-    p_value : exact McNemar test, which takes questions as independent of each other
-    n_better, n_worse : questions that only the row, or only the reference, answered correctly
+    estimate : difference of the mean scores
+    p_value : two-sided sign-flip test over videos, see :func:`sign_flip`
+    n_better, n_worse : questions with a higher, or lower, score than the reference's
+    p_mcnemar : exact McNemar test, which takes questions as independent of each other and equals
+        ``p_value`` if every video has one question; None if a score is not 0 or 1
+    minimum_detectable : smallest true difference that this many videos of this spread show in 80 %
+        of runs; None if their spread is unknown or they are too few for any difference
+    n_needed : videos that would show a true difference as large as the one seen in 80 % of runs;
+        None if none was seen, or the spread is unknown
     """
 
     estimate: Estimate
     p_value: float
     n_better: int
     n_worse: int
+    p_mcnemar: float | None = None
+    minimum_detectable: float | None = None
+    n_needed: int | None = None
 
 
-def mean_with_interval(
-    values: ArrayLike, videos: Sequence[str], n_resamples: int = N_RESAMPLES, seed: int = 0
-) -> Estimate:
-    """Return the mean of per-question values with its cluster-bootstrap interval.
+def mean_with_interval(values: ArrayLike, videos: Sequence[str]) -> Estimate:
+    """Return the mean of per-question scores with its interval, which stays inside [0, 1].
+
+    The interval is Wilson's, for as many independent questions as have the standard error found
+    between videos, with t quantiles for that many videos. It keeps its promise where resampling
+    videos does not: with few of them, and for scores near 0 or 1. If all videos agree, it says how
+    many unlike them may exist, seen none.
 
     Parameters
     ----------
-    values : (questions,) 0 or 1 for an accuracy, -1, 0 or 1 for a paired difference
-    videos : (questions,) the video of each question; whole videos are resampled
-    n_resamples, seed : of the bootstrap; the same seed gives the same interval
+    values : (questions,) scores in 0-1
+    videos : (questions,) the video of each question; questions weigh alike, not videos
 
     Raises
     ------
     InputError
-        If there is no question, or not one video a question.
+        If there is no question, not one video a question, or a score outside 0-1.
     """
-    data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or data.size == 0:
-        raise InputError("an accuracy needs at least one answered question")
-    if len(videos) != data.size:
-        raise InputError(f"{data.size} answers need as many video names, got {len(videos)}")
-    _, cluster = np.unique(np.asarray(videos), return_inverse=True)
-    sums = np.bincount(cluster, weights=data)
-    counts = np.bincount(cluster).astype(np.float64)
-    draws = _resamples(counts.size, n_resamples, seed)
-    means = (draws @ sums) / (draws @ counts)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(data.mean()), float(low), float(high))
+    sums, counts = _by_video(values, videos, lowest=0)
+    value, error = _mean_and_error(sums, counts)
+    if not error:
+        return Estimate(value, *_all_alike(value, counts.size, lowest=0), error)
+    # the mean of scores that are all in 0-1 varies at most as that of right and wrong ones
+    shrink = (_t_quantile(1 - SIGNIFICANCE / 2, counts.size) * error) ** 2 / (value * (1 - value))
+    middle = (value + shrink / 2) / (1 + shrink)
+    half = math.sqrt(shrink * value * (1 - value) + shrink**2 / 4) / (1 + shrink)
+    return Estimate(value, max(0.0, middle - half), min(1.0, middle + half), error)
 
 
 def paired_difference(
-    correct: ArrayLike,
+    score: ArrayLike,
     reference: ArrayLike,
     videos: Sequence[str],
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> PairedDifference:
-    """Return how much more often a row is right than the reference, on the same questions.
+    """Return how much more a row scores than the reference, on the same questions.
+
+    The interval holds every difference that the sign-flip test behind ``p_value`` would not
+    refuse at 5 %: its ends are quantiles of the mean over random halves of the videos (every
+    video in or out by a coin). It stays inside [-1, 1], spans all of it below six videos, and is
+    wider than nothing if the rows never differ: then it says how many videos in which they would
+    may exist, seen none.
 
     Parameters
     ----------
-    correct, reference : (questions,) bool, aligned question by question
+    score, reference : (questions,) in 0-1, aligned question by question
     videos : (questions,) the video of each question
+    n_resamples, seed : of the halves, if there are more halves than that; the same seed gives the
+        same interval. The p values involve no chance.
 
     Raises
     ------
     InputError
-        If the two are not aligned.
+        If the two are not aligned, or as in :func:`mean_with_interval`.
     """
-    row, other = np.asarray(correct, dtype=np.int64), np.asarray(reference, dtype=np.int64)
+    row, other = np.asarray(score, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if row.shape != other.shape:
         raise InputError(f"cannot pair {row.size} answers with {other.size}")
     change = row - other
+    sums, counts = _by_video(change, videos, lowest=-1)
+    value, error = _mean_and_error(sums, counts)
+    low, high = (
+        _typical_values(sums, counts, n_resamples, seed)
+        if error
+        else _all_alike(value, counts.size, lowest=-1)
+    )
     better, worse = int((change > 0).sum()), int((change < 0).sum())
+    binary = all(bool(((each == 0) | (each == 1)).all()) for each in (row, other))
     return PairedDifference(
-        estimate=mean_with_interval(change, videos, n_resamples, seed),
-        p_value=mcnemar(better, worse),
+        estimate=Estimate(value, low, high, error),
+        p_value=sign_flip(sums),
         n_better=better,
         n_worse=worse,
+        p_mcnemar=mcnemar(better, worse) if binary else None,
+        minimum_detectable=minimum_detectable(error, counts.size)
+        if error and counts.size >= FEWEST_VIDEOS
+        else None,
+        n_needed=None if error is None else samples_needed(value, error, counts.size),
     )
+
+
+def sign_flip(sums: ArrayLike) -> float:
+    """Return the two-sided p value of the sign-flip test.
+
+    If row and reference are equally good, a video's difference may as well have had the other
+    sign. The p value is the share of all ways to choose the signs that give a total as far from 0
+    as the one seen, counted exactly. With one question a video it is McNemar's exact test.
+
+    Parameters
+    ----------
+    sums : (videos,) differences, summed over the questions of a video. Unless they are whole
+        numbers they are rounded first, to a 5000th part of the sum of their sizes.
+    """
+    signed = np.asarray(sums, dtype=np.float64)
+    if not (signed == signed.round()).all():
+        signed = signed * (GRID / np.abs(signed).sum())
+    whole = signed.round().astype(np.int64)
+    least = int(min(whole[whole > 0].sum(), -whole[whole < 0].sum()))
+    reached = np.zeros(least + 1)  # share of sign choices whose negative part sums to the index
+    reached[0] = 1
+    for size in np.abs(whole[whole != 0]):
+        reached *= 0.5
+        if size <= least:
+            reached[size:] += reached[: least + 1 - size]
+    return min(1.0, 2 * float(reached.sum()))
 
 
 def mcnemar(n_better: int, n_worse: int) -> float:
     """Return the exact two-sided p value of McNemar's test; 1 when no answer differs."""
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
-    n_changed = n_better + n_worse
-    return 1.0 if n_changed == 0 else float(binomtest(n_better, n_changed, 0.5).pvalue)
+    return min(1.0, 2 * float(bdtr(min(n_better, n_worse), n_better + n_worse, 0.5)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -135,9 +212,97 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def minimum_detectable(standard_error: float, n_samples: int | None = None) -> float:
+    """Return the smallest true difference that one test at 5 % finds with 80 % power.
+
+    It is 2.8 standard errors: 1.96 to be significant, 0.84 to stay so when chance takes some away.
+
+    Parameters
+    ----------
+    standard_error : of the difference
+    n_samples : how many videos it was estimated from, to allow for its own error; None: enough
+    """
+    return standard_error * sum(_t_quantile(q, n_samples) for q in (1 - SIGNIFICANCE / 2, POWER))
+
+
+def samples_needed(difference: float, standard_error: float, n_samples: int) -> int | None:
+    """Return how many samples show a true difference of this size with 80 % power at 5 %.
+
+    Parameters
+    ----------
+    difference : the size to find; None is returned for 0, which no number of samples shows
+    standard_error, n_samples : as measured; the error shrinks with the root of the number
+    """
+    if difference == 0:
+        return None
+    ratio = minimum_detectable(standard_error) / difference
+    return max(FEWEST_VIDEOS, math.ceil(n_samples * ratio**2))
+
+
+def _by_video(values: ArrayLike, videos: Sequence[str], lowest: int) -> tuple[Array, Array]:
+    """Return the sum of the values and their number, (videos,) each."""
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size == 0:
+        raise InputError("a mean score needs at least one answered question")
+    if len(videos) != data.size:
+        raise InputError(f"{data.size} answers need as many video names, got {len(videos)}")
+    if not ((data >= lowest) & (data <= 1)).all():  # NaN included
+        raise InputError(f"scores must lie in {lowest} to 1, got {data.min():g} to {data.max():g}")
+    _, video, counts = np.unique(np.asarray(videos), return_inverse=True, return_counts=True)
+    return np.bincount(video, data).astype(np.float64), counts.astype(np.float64)
+
+
+def _mean_and_error(sums: Array, counts: Array) -> tuple[float, float | None]:
+    """Return the mean over questions and its cluster-robust standard error."""
+    n_videos, total = counts.size, counts.sum()
+    value = float(sums.sum() / total)
+    if n_videos == 1:
+        return value, None
+    residual = sums - value * counts
+    if np.abs(residual).max() < 1e-9:  # rounding alone
+        return value, 0.0
+    return value, float(np.sqrt(n_videos / (n_videos - 1) * (residual**2).sum()) / total)
+
+
+def _all_alike(value: float, n_videos: int, lowest: int) -> tuple[float, float]:
+    """Return the interval of a mean whose videos all agree.
+
+    A share of unlike videos above this one would have shown itself in 97.5 % of runs; what those
+    videos would score is anybody's guess.
+    """
+    unlike = 1 - (SIGNIFICANCE / 2) ** (1 / n_videos)
+    return value - unlike * (value - lowest), value + unlike * (1 - value)
+
+
+def _typical_values(sums: Array, counts: Array, n_resamples: int, seed: int) -> tuple[float, float]:
+    """Return the interval between the outer means over halves of the videos.
+
+    Flipping the signs of a set of videos leaves a total larger than the one seen, given a true
+    difference d, if and only if d exceeds the mean of that set: hence counting means is the test.
+    """
+    halves = _halves(counts.size, n_resamples, seed)
+    outside = int(SIGNIFICANCE / 2 * (len(halves) + 1))
+    if outside == 0:
+        return -1.0, 1.0
+    means = (halves @ sums) / (halves @ counts)
+    means.partition((outside - 1, len(means) - outside))
+    return float(means[outside - 1]), float(means[-outside])
+
+
 @lru_cache(maxsize=8)
-def _resamples(n_videos: int, n_resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return how often each video is drawn, (resamples, videos); every row sums to n_videos."""
-    generator = np.random.default_rng(seed)
-    shares = np.full(n_videos, 1 / n_videos)
-    return generator.multinomial(n_videos, shares, size=n_resamples).astype(np.float64)
+def _halves(n_videos: int, n_resamples: int, seed: int) -> Array:
+    """Return sets of videos as 0 or 1, (sets, videos): all but the empty one, or a sample."""
+    if 2**n_videos - 1 <= n_resamples:
+        drawn = np.arange(1, 2**n_videos)[:, None] >> np.arange(n_videos) & 1
+    else:
+        drawn = np.random.default_rng(seed).integers(2, size=(n_resamples, n_videos))
+        drawn = drawn[drawn.any(axis=1)]
+    return drawn.astype(np.float64)
+
+
+@lru_cache
+def _t_quantile(probability: float, n_videos: int | None) -> float:
+    """Return the quantile of Student's t for this many videos; of the normal for None."""
+    from scipy.special import ndtri, stdtrit
+
+    return float(ndtri(probability) if n_videos is None else stdtrit(n_videos - 1, probability))

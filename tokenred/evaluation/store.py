@@ -17,7 +17,7 @@ from typing import Any
 from tokenred.config import canonical_json
 from tokenred.errors import TokenredError
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 BUSY_SECONDS = 60
 
 _SCHEMA = """
@@ -37,14 +37,19 @@ CREATE TABLE results (
     code_version TEXT NOT NULL,
     kind TEXT NOT NULL,
     answer TEXT NOT NULL,
-    correct INTEGER NOT NULL,
+    score REAL,
     option_scores TEXT NOT NULL,
     layer_tokens TEXT NOT NULL,
+    cluster TEXT NOT NULL,
+    agrees INTEGER,
+    kl_nats REAL,
+    hidden_distance REAL,
     frame_indices TEXT NOT NULL,
     n_tokens INTEGER NOT NULL,
     newline_tokens INTEGER NOT NULL,
     retention_ratio REAL NOT NULL,
     reducer_ms REAL NOT NULL,
+    answer_ms REAL NOT NULL,
     encoder_ms REAL NOT NULL,
     n_iter INTEGER NOT NULL,
     residual REAL NOT NULL,
@@ -53,6 +58,11 @@ CREATE TABLE results (
     PRIMARY KEY (
         config_id, sample_id, question_no, model_revision, task_fingerprint, code_version
     )
+) WITHOUT ROWID;
+CREATE TABLE failures (
+    config_id TEXT, model_revision TEXT, task_fingerprint TEXT, code_version TEXT,
+    sample_id TEXT NOT NULL, message TEXT NOT NULL, created TEXT NOT NULL,
+    PRIMARY KEY (config_id, sample_id, model_revision, task_fingerprint, code_version)
 ) WITHOUT ROWID;
 """
 
@@ -71,22 +81,36 @@ class Origin:
 class Answer:
     """What a model answered to one question.
 
-    ``option_scores`` are log-likelihoods by option. ``layer_tokens`` counts the visual tokens that
-    entered each layer of the LLM; empty if nothing worked inside it.
+    Attributes
+    ----------
+    score : how right it is, 0-1; None if nobody says what is right
+    option_scores : log-likelihood of every option
+    layer_tokens : visual tokens that entered each layer of the LLM; empty if nothing worked inside
+    cluster : what its question shares with others that stand or fall together, such as the video;
+        empty: the sample
+    agrees : whether the unreduced model gives the same answer
+    kl_nats : Kullback-Leibler divergence of the next-token distribution from that of the unreduced
+        model
+    hidden_distance : 1 - cosine of the state that the next token is read from, to the unreduced one
     """
 
     kind: str
     answer: str
-    correct: bool
+    score: float | None
     option_scores: dict[str, float]
     layer_tokens: tuple[int, ...] = ()
+    cluster: str = ""
+    agrees: bool | None = None
+    kl_nats: float | None = None
+    hidden_distance: float | None = None
 
 
 @dataclass(frozen=True)
 class Cost:
     """What one configuration did to one video, and what it took.
 
-    ``encoder_ms`` is the one encoding that all configurations of a run share.
+    ``encoder_ms`` is the one encoding that all configurations of a run share, ``answer_ms`` the
+    mean over the questions of what the LLM took after the reduction.
     """
 
     frame_indices: tuple[int, ...]
@@ -94,6 +118,7 @@ class Cost:
     newline_tokens: int
     retention_ratio: float
     reducer_ms: float
+    answer_ms: float
     encoder_ms: float
     n_iter: int
     residual: float
@@ -102,12 +127,22 @@ class Cost:
 
 @dataclass(frozen=True)
 class Record:
-    """One stored answer, as read back."""
+    """One stored answer, as read back; ``code_version`` is that of the code that gave it."""
 
     sample_id: str
     question_no: int
     answer: Answer
     cost: Cost
+    code_version: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A configuration that failed on a sample, and why."""
+
+    origin: Origin
+    sample_id: str
+    message: str
 
 
 class Store:
@@ -148,46 +183,95 @@ class Store:
 
     def write(self, origin: Origin, sample_id: str, answers: Sequence[Answer], cost: Cost) -> bool:
         """Write all answers of one sample at once; return False if they were there already."""
-        created = datetime.now(UTC).isoformat(timespec="seconds")
+        created = _now()
         shared = asdict(cost) | {"frame_indices": canonical_json(cost.frame_indices)}
         rows = [
-            (
-                origin.config_id, sample_id, number, *astuple(origin)[1:],
-                answer.kind, answer.answer, answer.correct, canonical_json(answer.option_scores),
-                canonical_json(answer.layer_tokens), *shared.values(), created,
-            )
+            {
+                **asdict(origin), "sample_id": sample_id, "question_no": number, **asdict(answer),
+                "option_scores": canonical_json(answer.option_scores),
+                "layer_tokens": canonical_json(answer.layer_tokens), **shared, "created": created,
+            }
             for number, answer in enumerate(answers)
         ]  # fmt: skip
-        marks = ", ".join("?" * len(rows[0]))
+        names = list(rows[0])
+        places = ", ".join(f":{name}" for name in names)
+        insert = f"INSERT OR IGNORE INTO results ({', '.join(names)}) VALUES ({places})"
         with self._transaction():
             before = self._db.total_changes
-            self._db.executemany(f"INSERT OR IGNORE INTO results VALUES ({marks})", rows)
-            return self._db.total_changes > before
+            self._db.executemany(insert, rows)
+            written = self._db.total_changes > before
+            self._db.execute(
+                f"DELETE FROM failures WHERE sample_id = ? AND {_ORIGIN}",
+                (sample_id, *astuple(origin)),
+            )
+        return written
 
-    def done(self, sample_id: str, origins: Collection[Origin]) -> set[Origin]:
-        """Return those origins whose answers about a sample are stored."""
-        query = f"SELECT 1 FROM results WHERE question_no = 0 AND sample_id = ? AND {_ORIGIN}"
+    def write_failure(self, failure: Failure) -> None:
+        """Remember that a configuration failed on a sample; the latest reason counts."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*astuple(failure.origin), failure.sample_id, failure.message, _now()),
+            )
+
+    def failures(self, origin: Origin, sample_ids: Collection[str]) -> list[Failure]:
+        """Return what failed of the given samples and has not succeeded since."""
+        query = f"SELECT sample_id, message FROM failures WHERE {_ORIGIN} ORDER BY 1"
+        wanted = set(sample_ids)
+        with self._sentences("read"):
+            rows = self._db.execute(query, astuple(origin)).fetchall()
+        return [Failure(origin, *row) for row in rows if row[0] in wanted]
+
+    def done(
+        self, sample_id: str, origins: Collection[Origin], any_code: bool = False
+    ) -> set[Origin]:
+        """Return those origins whose answers about a sample are stored.
+
+        With ``any_code`` answers that another version of the code gave count too.
+        """
+        where = f"question_no = 0 AND sample_id = ? AND {_where(any_code)}"
+        query = f"SELECT 1 FROM results WHERE {where}"
         with self._sentences("read"):
             return {
                 origin
                 for origin in origins
-                if self._db.execute(query, (sample_id, *astuple(origin))).fetchone()
+                if self._db.execute(query, (sample_id, *_values(origin, any_code))).fetchone()
             }
 
-    def records(self, origin: Origin, sample_ids: Collection[str]) -> list[Record]:
-        """Return the stored answers about the given samples, by sample and question."""
-        names = ["sample_id", "question_no", *_ANSWER, *_COST]
-        query = f"SELECT {', '.join(names)} FROM results WHERE {_ORIGIN} ORDER BY 1, 2"
+    def records(
+        self, origin: Origin, sample_ids: Collection[str], any_code: bool = False
+    ) -> list[Record]:
+        """Return the stored answers about the given samples, by sample and question.
+
+        With ``any_code`` a sample that this version of the code did not answer about has the
+        answers of the one that did so last.
+        """
+        names = ["sample_id", "question_no", "code_version", *_ANSWER, *_COST]
+        query = (
+            f"SELECT {', '.join(names)} FROM results WHERE {_where(any_code)} "
+            "ORDER BY sample_id, question_no, code_version = ?, created"
+        )
         wanted = set(sample_ids)
         with self._sentences("read"):
-            rows = self._db.execute(query, astuple(origin)).fetchall()
-        return [_record(dict(zip(names, row))) for row in rows if row[0] in wanted]
+            rows = self._db.execute(query, (*_values(origin, any_code), origin.code_version))
+            found = {row[:2]: row for row in rows.fetchall() if row[0] in wanted}  # the last counts
+        return [_record(dict(zip(names, row))) for row in found.values()]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield everything that is stored, one flat row an answer, for export."""
+        query = "SELECT * FROM results"
+        with self._sentences("read"):
+            found = self._db.execute(query)
+            names = [column[0] for column in found.description]
+            for row in found:
+                yield dict(zip(names, row))
 
     def forget(self, origin: Origin) -> None:
         """Delete the results of one origin, and what was calibrated for it."""
         with self._transaction():
             self._db.execute(f"DELETE FROM results WHERE {_ORIGIN}", astuple(origin))
             self._db.execute(f"DELETE FROM calibrations WHERE {_ORIGIN}", astuple(origin))
+            self._db.execute(f"DELETE FROM failures WHERE {_ORIGIN}", astuple(origin))
 
     def calibrated(self, origin: Origin) -> dict[str, Any] | None:
         """Return the configuration that calibration made of this one, if it was done before."""
@@ -247,10 +331,32 @@ _ANSWER = [field.name for field in fields(Answer)]
 _COST = [field.name for field in fields(Cost)]
 
 
+_NOT_CODE = _ORIGIN.removesuffix(" AND code_version = ?")
+
+
+def _where(any_code: bool) -> str:
+    return _NOT_CODE if any_code else _ORIGIN
+
+
+def _values(origin: Origin, any_code: bool) -> tuple[str, ...]:
+    return astuple(origin)[:-1] if any_code else astuple(origin)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _record(row: dict[str, Any]) -> Record:
     answer = {name: row[name] for name in _ANSWER}
     cost = {name: row[name] for name in _COST}
-    answer |= {"correct": bool(row["correct"]), "option_scores": json.loads(row["option_scores"])}
+    answer["option_scores"] = json.loads(row["option_scores"])
+    answer["agrees"] = None if row["agrees"] is None else bool(row["agrees"])
     answer["layer_tokens"] = tuple(json.loads(row["layer_tokens"]))
     cost["frame_indices"] = tuple(json.loads(row["frame_indices"]))
-    return Record(row["sample_id"], row["question_no"], Answer(**answer), Cost(**cost))
+    return Record(
+        row["sample_id"],
+        row["question_no"],
+        Answer(**answer),
+        Cost(**cost),
+        row["code_version"],
+    )

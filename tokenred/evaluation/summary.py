@@ -1,14 +1,13 @@
 """From stored answers to the figures of a table: one summary a row, compared fairly."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
+from typing import Literal
 
 from tokenred.accounting import LlmShape, prefill_flops
 from tokenred.errors import TokenredError
-from tokenred.evaluation.ablation import Ablation
-from tokenred.evaluation.model import EvaluatedModel
-from tokenred.evaluation.runner import PlannedRow
+from tokenred.evaluation.manifest import Run, RunRow
 from tokenred.evaluation.statistics import (
     Estimate,
     PairedDifference,
@@ -16,8 +15,7 @@ from tokenred.evaluation.statistics import (
     mean_with_interval,
     paired_difference,
 )
-from tokenred.evaluation.store import Record, Store
-from tokenred.evaluation.task import Task
+from tokenred.evaluation.store import Failure, Record, Store
 
 BUDGET_TOLERANCE = 0.01
 """Rows whose mean number of tokens differs by a larger share are no fair comparison."""
@@ -27,29 +25,32 @@ FLOPS_FORMULA = "paper"
 
 @dataclass(frozen=True)
 class RowSummary:
-    """The figures of one row. Accuracies and differences are shares, not per cent.
+    """The figures of one row. Scores and differences are shares, not per cent.
 
     Attributes
     ----------
     retention : the nominal budget of the row's group; None for a row with its own
     difference : to the reference row of the same group; None for the reference itself
-    p_adjusted : McNemar's p value after Holm over all comparisons of the table
+    p_adjusted : p value of the difference after Holm over all comparisons of the table
     n_tokens, newline_tokens, retention_ratio : realised, mean over videos
     prefill_flops, flops_share : mean over videos, absolute and relative to vanilla
-    reducer_ms : median over videos
+    reducer_ms, answer_ms, encoder_ms : median over videos, as they went by during the run
+    agreement : share of answers that are those of the unreduced model
+    kl_nats, hidden_distance : mean over questions, see ``Answer``; None where a model gives none
     unequal_budget : the row keeps another number of tokens than the row it is compared with
-    kinds : accuracy by kind of question
+    kinds : score by kind of question
+    code_versions : of the code that gave the results; several only if they were allowed to mix
     """
 
     label: str
     retention: float | None
     config_id: str
-    code_version: str
+    code_versions: tuple[str, ...]
     frames: int | None
     control: bool
-    n_videos: int
+    n_samples: int
     n_questions: int
-    accuracy: Estimate
+    score: Estimate
     kinds: dict[str, Estimate]
     n_tokens: float
     newline_tokens: float
@@ -57,7 +58,12 @@ class RowSummary:
     prefill_flops: float
     flops_share: float
     reducer_ms: float
+    answer_ms: float
+    encoder_ms: float
     worst_residual: float
+    agreement: Estimate | None = None
+    kl_nats: float | None = None
+    hidden_distance: float | None = None
     is_reference: bool = False
     difference: PairedDifference | None = None
     p_adjusted: float | None = None
@@ -73,7 +79,7 @@ class Best:
     ----------
     retention : the budget of the group
     n_rows : how many rows it was chosen from
-    accuracy : on the videos that played no part in the choice
+    score : on the videos that played no part in the choice
     difference : to the reference row there; None if it is the reference
     n_close : rows whose paired difference to it there has an interval that reaches 0
     n_choosing, n_measuring : videos of either kind
@@ -82,16 +88,29 @@ class Best:
     retention: float
     label: str
     n_rows: int
-    accuracy: Estimate
+    score: Estimate
     difference: PairedDifference | None
     n_close: int
     n_choosing: int
     n_measuring: int
 
 
+Measure = Literal["accuracy", "score", "agreement"]
+"""Share of right answers; mean of scores between 0 and 1; share of answers that vanilla gives."""
+
+
 @dataclass(frozen=True)
 class Summary:
-    """Everything a table says; ``best`` is for sweeps over many rows."""
+    """Everything a table says.
+
+    Attributes
+    ----------
+    measure : what the scores are; without labels, how often a row answers as ``vanilla`` does
+    n_samples, n_questions : in every row; samples on which a row failed are left out of all
+    failures : (row, sample, reason) of those
+    best : for sweeps over many rows
+    other_versions : of the code, that gave some of the results
+    """
 
     name: str
     title: str
@@ -102,69 +121,131 @@ class Summary:
     task_fingerprint: str
     code_version: str
     reference: str
-    n_videos: int
+    measure: Measure
+    n_samples: int
     n_questions: int
     chance: dict[str, float]
     rows: tuple[RowSummary, ...]
     published_source: str | None = None
     best: tuple[Best, ...] = ()
+    failures: tuple[tuple[str, str, str], ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    other_versions: tuple[str, ...] = ()
+
+    @property
+    def mixed(self) -> bool:
+        """Whether results of other versions of the code are among these."""
+        return bool(self.other_versions)
 
 
-def summarise(
-    ablation: Ablation,
-    planned: Sequence[PlannedRow],
-    task: Task,
-    model: EvaluatedModel,
-    store: Store,
-    n_samples: int,
-) -> Summary:
-    """Read the results of the first ``n_samples`` samples and compare every row with the reference.
+def summarise(run: Run, store: Store) -> Summary:
+    """Read the results of a run and compare every row with the reference.
 
     A row is compared inside its retention group; a row without a group with the reference of the
-    only group there is.
+    only group there is. Samples on which any row failed count in none.
 
     Raises
     ------
     TokenredError
-        If results are missing, as after a run that was stopped.
+        If results are missing, as after a run that was stopped, or every sample failed.
     """
-    ids = [task.sample_id(index) for index in range(n_samples)]
-    records = [_records(cell, store, ids) for cell in planned]
-    full_tokens = max(_vanilla_tokens(found) for found in records)
+    found = [store.records(row.origin, run.sample_ids, run.allow_mixed) for row in run.rows]
+    failures = [store.failures(row.origin, run.sample_ids) for row in run.rows]
+    ids = _complete(run, found, failures)
+    records = [[record for record in each if record.sample_id in ids] for each in found]
+    full_tokens = max(_vanilla_tokens(each) for each in records)
+    measure = _measure(records)
+    values = [_values(each, measure) for each in records]
     rows = [
-        _describe(cell, found, model.shape, full_tokens) for cell, found in zip(planned, records)
+        _describe(row, each, mine, run.shape, full_tokens)
+        for row, each, mine in zip(run.rows, records, values)
     ]
-    rows = _compare(rows, records, ablation.reference)
-    published = ablation.config.published
-    if published is not None:
-        rows = [replace(row, published=published.score(row.label, row.retention)) for row in rows]
+    rows = _compare(rows, values, run.reference)
     return Summary(
-        name=ablation.config.name,
-        title=ablation.config.title or ablation.config.name,
-        question=ablation.config.question,
-        model=model.name,
-        model_revision=model.revision,
-        task=task.name,
-        task_fingerprint=task.fingerprint,
-        code_version=planned[0].origin.code_version,
-        reference=ablation.reference,
-        n_videos=n_samples,
+        name=run.name,
+        title=run.title,
+        question=run.question,
+        model=run.model_name,
+        model_revision=run.model_revision,
+        task=run.task_name,
+        task_fingerprint=run.task_fingerprint,
+        code_version=run.rows[0].origin.code_version,
+        reference=run.reference,
+        measure=measure,
+        n_samples=len(ids),
         n_questions=rows[0].n_questions,
-        chance={kind: task.kinds[kind] for kind in task.kinds if kind in rows[0].kinds},
+        chance={kind: run.kinds[kind] for kind in run.kinds if kind in rows[0].kinds},
         rows=tuple(rows),
-        published_source=None if published is None else published.source,
-        best=_best(rows, records, ids, ablation.reference) if ablation.config.sweep else (),
+        published_source=run.published_source,
+        best=_best(rows, values, sorted(ids), run.reference) if run.sweep else (),
+        failures=tuple(
+            (row.label, failure.sample_id, failure.message)
+            for row, each in zip(run.rows, failures)
+            for failure in each
+        ),
+        environment=dict(run.environment),
+        other_versions=tuple(
+            sorted(
+                {
+                    version
+                    for row, summary in zip(run.rows, rows)
+                    for version in summary.code_versions
+                    if version != row.origin.code_version
+                }
+            )
+        ),
     )
 
 
-def _records(cell: PlannedRow, store: Store, ids: Sequence[str]) -> list[Record]:
-    found = store.records(cell.origin, ids)
-    missing = len(ids) - len({record.sample_id for record in found})
-    if missing:
-        raise TokenredError(
-            f"row '{cell.row.label}' lacks {missing} of {len(ids)} videos; run again to resume"
-        )
-    return found
+def _complete(
+    run: Run, records: Sequence[Sequence[Record]], failures: Sequence[Sequence[Failure]]
+) -> set[str]:
+    """Return the samples that every row answered about; what is missing must have failed."""
+    failed = {failure.sample_id for each in failures for failure in each}
+    ids = set(run.sample_ids) - failed
+    for row, each in zip(run.rows, records):
+        missing = len(ids - {record.sample_id for record in each})
+        if missing:
+            raise TokenredError(
+                f"row '{row.label}' lacks {missing} of {len(ids)} videos; run again to resume"
+            )
+    if not ids:
+        reason = next(failure.message for each in failures for failure in each)
+        raise TokenredError(f"no sample was answered under every row; the first reason: {reason}")
+    return ids
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one answer counts; those of one cluster stand or fall together."""
+
+    cluster: str
+    sample_id: str
+    question_no: int
+    kind: str
+    score: float
+
+
+def _measure(records: Sequence[Sequence[Record]]) -> Measure:
+    scores = {record.answer.score for each in records for record in each} - {None}
+    if not scores:
+        return "agreement"
+    return "accuracy" if scores <= {0.0, 1.0} else "score"
+
+
+def _values(records: Sequence[Record], measure: Measure) -> list[Value]:
+    """Return what each answer counts; unlabelled questions count only where all are."""
+    values = []
+    for record in records:
+        answer = record.answer
+        score = answer.agrees if measure == "agreement" else answer.score
+        if score is not None:
+            cluster = answer.cluster or record.sample_id
+            place = record.sample_id, record.question_no
+            values.append(Value(cluster, *place, answer.kind, float(score)))
+    if not values:
+        raise TokenredError("no question has a label, and nothing was compared with vanilla")
+    return values
 
 
 def _by_video(records: Sequence[Record]) -> dict[str, Record]:
@@ -178,31 +259,50 @@ def _vanilla_tokens(records: Sequence[Record]) -> float:
 
 
 def _describe(
-    cell: PlannedRow, records: Sequence[Record], shape: LlmShape, full_tokens: float
+    row: RunRow,
+    records: Sequence[Record],
+    values: Sequence[Value],
+    shape: LlmShape,
+    full_tokens: float,
 ) -> RowSummary:
     costs = [record.cost for record in _by_video(records).values()]
     flops = fmean(record_flops(record, shape) for record in records)
-    videos = [record.sample_id for record in records]
-    correct = [record.answer.correct for record in records]
+    agreeing = [r for r in records if r.answer.agrees is not None]
     return RowSummary(
-        label=cell.row.label,
-        retention=cell.row.retention,
-        config_id=cell.origin.config_id,
-        code_version=cell.origin.code_version,
-        frames=cell.row.frames,
-        control=cell.row.control,
-        n_videos=len(costs),
-        n_questions=len(records),
-        accuracy=mean_with_interval(correct, videos),
-        kinds=_by_kind(records),
+        label=row.label,
+        retention=row.retention,
+        config_id=row.origin.config_id,
+        code_versions=tuple(sorted({record.code_version for record in records})),
+        frames=row.frames,
+        control=row.control,
+        n_samples=len(costs),
+        n_questions=len(values),
+        score=_mean(values),
+        kinds=_by_kind(values),
         n_tokens=fmean(cost.n_tokens for cost in costs),
         newline_tokens=fmean(cost.newline_tokens for cost in costs),
         retention_ratio=fmean(cost.retention_ratio for cost in costs),
         prefill_flops=flops,
         flops_share=flops / _flops(round(full_tokens), shape),
         reducer_ms=median(cost.reducer_ms for cost in costs),
+        answer_ms=median(cost.answer_ms for cost in costs),
+        encoder_ms=median(cost.encoder_ms for cost in costs),
         worst_residual=max(cost.residual for cost in costs),
+        agreement=None
+        if not agreeing
+        else mean_with_interval(
+            [float(bool(r.answer.agrees)) for r in agreeing],
+            [r.answer.cluster or r.sample_id for r in agreeing],
+        ),
+        kl_nats=_mean_of(r.answer.kl_nats for r in records),
+        hidden_distance=_mean_of(r.answer.hidden_distance for r in records),
+        published=row.published,
     )
+
+
+def _mean_of(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def record_flops(record: Record, shape: LlmShape) -> int:
@@ -214,30 +314,30 @@ def _flops(schedule: Sequence[int] | int, shape: LlmShape) -> int:
     return prefill_flops(schedule, shape, FLOPS_FORMULA).total
 
 
-def _by_kind(records: Sequence[Record]) -> dict[str, Estimate]:
-    kinds = sorted({record.answer.kind for record in records})
-    chosen = {kind: [r for r in records if r.answer.kind == kind] for kind in kinds}
-    return {
-        kind: mean_with_interval([r.answer.correct for r in some], [r.sample_id for r in some])
-        for kind, some in chosen.items()
-    }
+def _mean(values: Sequence[Value]) -> Estimate:
+    return mean_with_interval([v.score for v in values], [v.cluster for v in values])
+
+
+def _by_kind(values: Sequence[Value]) -> dict[str, Estimate]:
+    kinds = sorted({value.kind for value in values})
+    return {kind: _mean([value for value in values if value.kind == kind]) for kind in kinds}
 
 
 def _compare(
-    rows: list[RowSummary], records: Sequence[Sequence[Record]], reference: str
+    rows: list[RowSummary], values: Sequence[Sequence[Value]], reference: str
 ) -> list[RowSummary]:
     found = {row.retention: i for i, row in enumerate(rows) if row.label == reference}
     only = next(iter(found.values())) if len(found) == 1 else None
     references = [rows[i] for i in found.values()]
     compared = []
-    for row, mine in zip(rows, records):
+    for row, mine in zip(rows, values):
         i = found.get(row.retention, only)
         if i is None:
             compared.append(replace(row, unequal_budget=_unequal(row, references)))
         elif row is rows[i]:
             compared.append(replace(row, is_reference=True))
         else:
-            difference = paired_difference(*_paired(mine, records[i]))
+            difference = paired_difference(*_paired(mine, values[i]))
             unequal = _unequal(row, [rows[i]])
             compared.append(replace(row, difference=difference, unequal_budget=unequal))
     differences = [row.difference for row in compared]
@@ -250,7 +350,7 @@ def _compare(
 
 def _best(
     rows: Sequence[RowSummary],
-    records: Sequence[Sequence[Record]],
+    values: Sequence[Sequence[Value]],
     ids: Sequence[str],
     reference: str,
 ) -> tuple[Best, ...]:
@@ -265,17 +365,14 @@ def _best(
     for retention in sorted({row.retention for row in rows if row.retention is not None})[::-1]:
         group = [
             (row, list(mine))
-            for row, mine in zip(rows, records)
+            for row, mine in zip(rows, values)
             if row.retention == retention and not row.unequal_budget
         ]
         if not group:
             continue
-        unseen = [[r for r in mine if r.sample_id in measuring] for _, mine in group]
-        seen = [
-            fmean(r.answer.correct for r in mine if r.sample_id in choosing) for _, mine in group
-        ]
+        unseen = [[v for v in mine if v.sample_id in measuring] for _, mine in group]
+        seen = [fmean(v.score for v in mine if v.sample_id in choosing) for _, mine in group]
         first = max(range(len(group)), key=lambda i: seen[i])
-        correct = [r.answer.correct for r in unseen[first]]
         others = [
             paired_difference(*_paired(mine, unseen[first]))
             for i, mine in enumerate(unseen)
@@ -287,7 +384,7 @@ def _best(
                 retention=retention,
                 label=group[first][0].label,
                 n_rows=len(group),
-                accuracy=mean_with_interval(correct, [r.sample_id for r in unseen[first]]),
+                score=_mean(unseen[first]),
                 difference=None
                 if base == first
                 else paired_difference(*_paired(unseen[first], unseen[base])),
@@ -305,13 +402,13 @@ def _unequal(row: RowSummary, references: Sequence[RowSummary]) -> bool:
 
 
 def _paired(
-    mine: Sequence[Record], theirs: Sequence[Record]
-) -> tuple[list[bool], list[bool], list[str]]:
-    """Return both verdicts on every question that both answered, and its video."""
-    other = {(r.sample_id, r.question_no): r.answer.correct for r in theirs}
-    shared = [r for r in mine if (r.sample_id, r.question_no) in other]
+    mine: Sequence[Value], theirs: Sequence[Value]
+) -> tuple[list[float], list[float], list[str]]:
+    """Return both scores of every question that both answered, and its video."""
+    other = {(v.sample_id, v.question_no): v.score for v in theirs}
+    shared = [v for v in mine if (v.sample_id, v.question_no) in other]
     return (
-        [r.answer.correct for r in shared],
-        [other[r.sample_id, r.question_no] for r in shared],
-        [r.sample_id for r in shared],
+        [v.score for v in shared],
+        [other[v.sample_id, v.question_no] for v in shared],
+        [v.cluster for v in shared],
     )

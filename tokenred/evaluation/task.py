@@ -1,44 +1,61 @@
-"""Tasks: videos with questions whose answer is one of a few options."""
+"""What a task is: videos with questions, and how right an answer is."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tokenred.errors import InputError
+from tokenred.config import StrategyConfig, build, short_hash, strategy_config
+from tokenred.errors import ConfigError, InputError
+
+Answering = Literal["likelihood", "generation"]
+"""How an option is chosen: the likeliest one, or the one that the model writes."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question with the options that may answer it; ``answer`` is the right one."""
+    """One question about a video.
+
+    Attributes
+    ----------
+    kind : of question, for the breakdown of a table
+    prompt : what the model reads after the video
+    options : texts, one of which is the answer; empty for a free answer
+    answers : what is right, among the options if there are any; empty if nobody says
+    """
 
     kind: str
     prompt: str
-    options: tuple[str, ...]
-    answer: str
+    options: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.options)) < len(self.options) or len(self.options) == 1:
+            raise InputError(f"options must be several and different, got {list(self.options)}")
+        if self.options and not set(self.answers) <= set(self.options):
+            raise InputError(
+                f"the answer {list(self.answers)} is not among the options {list(self.options)}"
+            )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One video with its questions, ready for a model.
+    """One video with its questions.
 
     Attributes
     ----------
     id : unique inside the task, stable over time
-    pixel_values : (frames, 3, height, width), preprocessed
+    frames : (frames, height, width, 3) RGB
     frame_indices : which frames of the source video these are
     frame_times : (frames,) seconds
     questions : at least one
     """
 
     id: str
-    pixel_values: Float[Tensor, "frames 3 height width"]
+    frames: UInt8[Tensor, "frames height width 3"]
     frame_indices: tuple[int, ...]
     frame_times: Float[Tensor, "frames"]
     questions: tuple[Question, ...]
@@ -47,28 +64,48 @@ class Sample:
         if not self.questions:
             raise InputError(f"sample '{self.id}' has no question")
 
+    def take(self, n_frames: int | None) -> "Sample":
+        """Return the sample with ``n_frames`` evenly spaced frames (all if None)."""
+        kept = frame_subset(len(self.frames), n_frames)
+        if len(kept) == len(self.frames):
+            return self
+        index = torch.tensor(kept)
+        return Sample(
+            self.id,
+            self.frames[index],
+            tuple(self.frame_indices[i] for i in kept),
+            self.frame_times[index],
+            self.questions,
+        )
+
 
 @runtime_checkable
 class Task(Protocol):
-    """A collection of samples, by index.
+    """A collection of samples, by index. Picklable, so that other processes can hold it too.
 
     Attributes
     ----------
+    config : what it was made from
     name : as printed in tables
-    fingerprint : changes whenever a sample could; results are only compared under one fingerprint
-    kinds : kind of question -> chance level, the accuracy of a guess
+    fingerprint : changes whenever a sample or a score could; results are only compared under one
+    kinds : kind of question -> chance level, the score of a guess (0 for free answers)
     n_samples : how many samples there are
     calibration : indices that lie apart from all evaluated ones, for what a method tunes
+    answering : how options are chosen
+    max_new_tokens : longest answer that a model may write
     """
 
+    config: StrategyConfig
     name: str
     kinds: Mapping[str, float]
     n_samples: int
     calibration: Sequence[int]
+    answering: Answering
+    max_new_tokens: int
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the samples."""
+        """Hash of everything that decides samples and scores."""
         ...
 
     def sample_id(self, index: int) -> str:
@@ -79,69 +116,74 @@ class Task(Protocol):
         """Return a sample; the same index always gives the same one."""
         ...
 
+    def score(self, question: Question, said: str) -> float | None:
+        """Return how right an answer is, 0-1; None if nobody knows."""
+        ...
 
-class EmbeddedTask:
-    """The generated video questions that ship with tokenred, on held-out digits and scenes.
 
-    Parameters
-    ----------
-    seed : of the collection
+def score_option(question: Question, said: str) -> float | None:
+    """Return 1 for a right option, 0 for a wrong one, None if nobody says which is right."""
+    return float(said in question.answers) if question.answers else None
 
-    Notes
-    -----
-    Evaluation counts the test split up from ``FIRST``; the videos before it were looked at while
-    the model was made. Calibration starts at ``CALIBRATION_START``, which no evaluation reaches.
+
+def load_task(source: str | Mapping[str, Any] | StrategyConfig) -> Task:
+    """Return the task that a name, a file, a folder or a mapping describes.
+
+    ``embedded`` and other registered names stand for themselves. A YAML file holds a mapping with
+    the ``name`` of a task and its settings. Anything else that exists is data for ``local``: a
+    JSONL file with questions, a video, or a folder of videos.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such task or file, or its settings are not valid.
+    InputError
+        If its data cannot be read.
     """
+    from pathlib import Path
 
-    FIRST = 1000
-    CALIBRATION_START = 1_000_000
-    N_CALIBRATION = 32
+    from tokenred.registry import registry
 
-    name = "embedded"
-    n_samples = CALIBRATION_START - FIRST
+    if not isinstance(source, str) or source in registry().names("task"):
+        config = strategy_config("task", source)
+    elif Path(source).suffix in (".yaml", ".yml"):
+        config = strategy_config("task", _read_yaml(Path(source)))
+    elif Path(source).exists():
+        config = strategy_config("task", {"name": "local", "path": source})
+    else:
+        known = ", ".join(registry().names("task"))
+        raise ConfigError(f"no task or file '{source}'; tasks: {known}", ["--task"])
+    task: Task = build("task", config)
+    return task
 
-    def __init__(self, seed: int = 0) -> None:
-        from tokenred.embedded import KINDS
 
-        self.seed = seed
-        self.kinds: Mapping[str, float] = dict(KINDS)
-        start = self.n_samples
-        self.calibration: Sequence[int] = range(start, start + self.N_CALIBRATION)
+def frame_subset(n_frames: int, n_kept: int | None) -> list[int]:
+    """Return ``n_kept`` evenly spaced frame indices, first and last included (all if None)."""
+    if n_kept is None:
+        return list(range(n_frames))
+    if n_kept > n_frames:
+        raise ConfigError(f"{n_kept} frames asked for, the clip has {n_frames}", ["frames"])
+    if n_kept == 1:
+        return [n_frames // 2]
+    return [round(i * (n_frames - 1) / (n_kept - 1)) for i in range(n_kept)]
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the generator's sources, its seed, and one sample as it comes out here.
 
-        The sample stands for what the sources do not show: the versions of the libraries that draw.
-        """
-        import tokenred.embedded
+def fingerprint_of(*parts: object) -> str:
+    """Return a short hash of JSON-like parts."""
+    return short_hash(list(parts))
 
-        digest = hashlib.sha256(f"{self.name} {self.seed}".encode())
-        for source in sorted(Path(tokenred.embedded.__file__).parent.glob("*.py")):
-            digest.update(source.read_bytes())
-        example = self.sample(0)
-        digest.update(np.ascontiguousarray(example.pixel_values.numpy()).tobytes())
-        digest.update(repr(example.questions).encode())
-        return digest.hexdigest()[:12]
 
-    def sample_id(self, index: int) -> str:
-        """Return ``test/NUMBER``, the number of the video in the test split."""
-        return f"test/{self.FIRST + index:07d}"
+def _read_yaml(path: Any) -> Any:
+    import yaml
 
-    def sample(self, index: int) -> Sample:
-        """Generate a sample."""
-        import torch
-
-        from tokenred.embedded import generate_sample, to_pixel_values
-
-        video = generate_sample(self.FIRST + index, split="test", seed=self.seed)
-        n_frames = len(video.frames)
-        return Sample(
-            id=self.sample_id(index),
-            pixel_values=to_pixel_values(video.frames),
-            frame_indices=tuple(range(n_frames)),
-            frame_times=torch.arange(n_frames, dtype=torch.float32),
-            questions=tuple(
-                Question(q.kind, q.prompt, tuple(q.options), q.answer) for q in video.questions
-            ),
-        )
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{path} cannot be read: {reason}", ["--task"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    for key in ("path", "videos"):  # relative to the file that names them
+        if isinstance(data, dict) and isinstance(data.get(key), str) and data[key]:
+            data[key] = str(path.parent / data[key])
+    return data

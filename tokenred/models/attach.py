@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from torch import Tensor
+
 from tokenred.errors import CapabilityError, ConfigError, nearest
 from tokenred.models.base import ModelAdapter, ReducingPipeline, adapter_for, reduce_clip
 from tokenred.models.in_llm import inside_llm
@@ -45,6 +47,10 @@ class Session:
     def layer_tokens(self) -> list[tuple[int, ...]]:
         """Visual tokens that entered each layer, one tuple a prompt."""
         return [] if self._inside is None else self._inside.layer_tokens
+
+    def layers_entered(self, clip: int = 0) -> Tensor | None:
+        """Return how many layers each token of ``reduced[clip]`` entered; None: nothing says."""
+        return None if self._inside is None else self._inside.layers_entered(clip)
 
 
 @contextmanager

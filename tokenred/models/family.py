@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenred.errors import CapabilityError, InputError
-from tokenred.models.answering import next_token_logits
+from tokenred.models.answering import (
+    Continuations,
+    Outlook,
+    last_states,
+    likelihoods,
+    log_likelihood,
+    shared_outlook,
+)
 from tokenred.models.calls import Inside, Reduce, wrapped_calls
 from tokenred.models.capture import attention_layers, pooling_head
 from tokenred.models.cues import POOLER, POOLER_ATTENTION, Cue, parse_cues
@@ -234,42 +241,88 @@ class FamilyAdapter(ABC):
         deep: Float[Tensor, "levels tokens dim"] | None = None,
         inside: Inside = None,
     ) -> Float[Tensor, "prompts vocabulary"]:
-        """Return float32 next-token logits of several prompts about one clip.
+        """Return float32 next-token logits of several prompts about one clip; see ``outlook``."""
+        return self.outlook(reduced, prompts, layout=layout, deep=deep, inside=inside).logits
+
+    def outlook(
+        self,
+        reduced: ReducedTokens,
+        prompts: Sequence[Tensor],
+        *,
+        layout: ClipLayout,
+        deep: Float[Tensor, "levels tokens dim"] | None = None,
+        inside: Inside = None,
+        continuations: Continuations | None = None,
+    ) -> Outlook:
+        """Return what the model expects after each of several prompts about one clip.
 
         Parameters
         ----------
         prompts : token ids, each with the placeholders of the unreduced clip
         layout, deep : of the unreduced clip, see ``Clip``
         inside : what works inside the LLM; then every prompt is read whole, as the question has a
-            say in what is dropped
+            say in what is dropped, and nothing after the prompt has
+        continuations : texts after each prompt of which the log-likelihood is asked for
         """
         part = self.part(layout, reduced, deep)
+        continuations = continuations or [()] * len(prompts)
         if inside is None and self.default_positions == "contiguous":
-            return next_token_logits(self.model, part, prompts, self.token_ids[layout.kind])
-        return self._answer_whole(part, prompts, inside)
+            token_id = self.token_ids[layout.kind]
+            return shared_outlook(self.model, part, prompts, token_id, continuations)
+        return self._outlook_whole(part, prompts, inside, continuations)
 
     @torch.no_grad()
-    def _answer_whole(
-        self, part: VisualPart, prompts: Sequence[Tensor], inside: Inside
-    ) -> Float[Tensor, "prompts vocabulary"]:
-        rows = [prompt.long() for prompt in prompts]
-        mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
-        inputs = {"input_ids": pad_sequence(rows, True, 0, "left"), "attention_mask": mask}
-        parts = (part,) * len(rows)
-        spliced = self.splice_parts(inputs, parts, self.default_positions)
+    def _outlook_whole(
+        self,
+        part: VisualPart,
+        prompts: Sequence[Tensor],
+        inside: Inside,
+        continuations: Continuations,
+    ) -> Outlook:
+        of_long = []
+        for prompt, texts in zip(prompts, continuations, strict=True):
+            long = [text for text in texts if len(text) > 1]
+            read = [self._read_whole(part, [prompt], inside, text) for text in long]
+            of_long.append([log_likelihood(r[0][0], text) for r, text in zip(read, long)])
+        logits, hidden = (each[:, -1] for each in self._read_whole(part, prompts, inside))
+        scores = map(likelihoods, logits, continuations, of_long)
+        return Outlook(logits, hidden, tuple(scores))
+
+    def _read_whole(
+        self,
+        part: VisualPart,
+        prompts: Sequence[Tensor],
+        inside: Inside,
+        text: Int[Tensor, "tokens"] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits and last states, (prompts, tokens of ``text`` or 1, ...), in front of each.
+
+        Every prompt is followed by ``text`` but its last token, of which stages inside the LLM know
+        nothing.
+        """
+        after = [] if text is None else [text[:-1]]
+        rows = [torch.cat([prompt, *(each.to(prompt) for each in after)]) for prompt in prompts]
+        spliced = self._spliced(part, rows)
         if inside is not None:
-            inside.begin(prompt_tokens(spliced))
+            announced = spliced if text is None else self._spliced(part, prompts)
+            inside.begin(prompt_tokens(announced))
         device = spliced.inputs_embeds.device
         positions = spliced.position_ids
-        with self.during_call(spliced):
+        with self.during_call(spliced), last_states(self.model) as states:
             output = self.model(
                 inputs_embeds=spliced.inputs_embeds,
                 attention_mask=spliced.layout.attention_mask.to(device),
                 position_ids=None if positions is None else positions.to(device),
                 use_cache=False,
-                logits_to_keep=1,
+                logits_to_keep=1 if text is None else len(text),
             )
-        return output.logits[:, -1].float()
+        return output.logits.float(), states[-1].float()
+
+    def _spliced(self, part: VisualPart, prompts: Sequence[Tensor]) -> Spliced:
+        rows = [prompt.long() for prompt in prompts]
+        mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
+        inputs = {"input_ids": pad_sequence(rows, True, 0, "left"), "attention_mask": mask}
+        return self.splice_parts(inputs, (part,) * len(rows), self.default_positions)
 
     def _pad_id(self) -> int:
         generation = self.model.generation_config

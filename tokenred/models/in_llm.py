@@ -83,6 +83,7 @@ class InsideLlmRun:
         self._prober = Prober(self._layers)
         self._announced: PromptTokens | None = None
         self._call: Call | None = None
+        self._read_through: tuple[Prompt, list[Sequence]] | None = None
         self._cached: tuple[Prompt, list[Sequence], set[int]] | None = None
         self._plain_middle: set[int] = set()
         self._steps: dict[tuple[int, Point], list[tuple[int, LayerReducer, LayerStep]]]
@@ -96,11 +97,30 @@ class InsideLlmRun:
         self.end()
         self._announced = prompt
         self.layer_tokens, self.sequence_tokens, self.kept = [], [], []
+        self._read_through = None
 
     def end(self) -> None:
         """Let calls pass through untouched again."""
         self._forget_cache()
         self._announced = self._call = None
+
+    def layers_entered(self, clip: int) -> Int[Tensor, "tokens"] | None:
+        """Return how many layers each visual token of a clip entered in the latest reading.
+
+        Tokens are in the order of the sequence, newline tokens not among them. A token that was
+        merged into another one entered no more layers. None if the clip was not read.
+        """
+        if self._read_through is None:
+            return None
+        prompt, entering = self._read_through
+        mine = prompt.facts["visual"] & (prompt.facts["clip"] == clip)
+        mine = mine[:, : prompt.width]
+        rows = mine.any(1).nonzero()[:, 0].tolist()
+        if not rows:
+            return None
+        columns = mine[rows[0]].nonzero()[:, 0]
+        alive = [torch.isin(columns, sequence.row(rows[0])[1]) for sequence in entering]
+        return torch.stack(alive).sum(0)
 
     # What is to be done where
 
@@ -358,6 +378,7 @@ class InsideLlmRun:
         if not call.reads_prompt:
             return hidden
         self.layer_tokens, self.sequence_tokens = call.counts()
+        self._read_through = (call.prompt, call.entering)
         names = [call.now.row(row)[1] for row in range(call.prompt.n_rows)]
         self.kept = [row[row < call.prompt.width] for row in names]
         if call.cache is not None:

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tokenred.errors import CapabilityError, ConfigError, TokenredError, nearest
+from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError, nearest
 from tokenred.models.base import adapter_for, check_transformers
 from tokenred.models.checkpoint import Checkpoint, cannot_load, find_checkpoint
 from tokenred.models.memory import count_text, free_memory, size_text
-from tokenred.models.preparing import tokenise
+from tokenred.models.preparing import Prepared, tokenise
 from tokenred.models.prompting import chat_prompt
 from tokenred.models.recipe import Recipe, check_served, in_one_sentence, recipe_for
 
@@ -132,13 +132,30 @@ class LoadedModel:
         prepared = self.adapter.prepare(
             **given, frame_times=times, settings=self.settings[kind] or None
         )
-        placeholder = self.adapter.token_ids[kind]
+        return self.inputs_of(question, prepared)
+
+    def inputs_of(self, question: str, prepared: Prepared) -> dict[str, Tensor]:
+        """Return the inputs of a call with one question about pictures that are prepared.
+
+        Pictures stand in front of the question; there may be none.
+
+        Raises
+        ------
+        InputError
+            If the question cannot be used, or there are images and videos.
+        """
+        kinds = [kind for kind, each in prepared.pieces.items() if each]
+        if len(kinds) > 1:
+            raise InputError("one question cannot be about images and videos at once")
+        kind = kinds[0] if kinds else "image"
+        pieces = list(prepared.pieces.get(kind, ()))
         prompt = chat_prompt(
             self.tokenizer,
             question,
             kind,
-            self.tokenizer.convert_ids_to_tokens(placeholder),
-            self._around(prepared.pieces[kind][0]),
+            self.tokenizer.convert_ids_to_tokens(self.adapter.token_ids[kind]),
+            self._around([token for each in pieces for token in each]),
+            n_pictures=len(pieces),
         )
         inputs = tokenise(self.tokenizer, [prompt], prepared)
         return {name: value.to(self.plan.device) for name, value in inputs.items()}

@@ -1,4 +1,4 @@
-"""A question about a picture as the text that a model expects, with a mark for the picture."""
+"""A question about pictures as the text that a model expects, with a mark for every picture."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,8 +13,9 @@ def chat_prompt(
     kind: str,
     placeholder: str,
     around: Collection[tuple[str, str]] = (),
+    n_pictures: int = 1,
 ) -> str:
-    """Return a prompt with one mark, laid out by the tokenizer's chat template if it has one.
+    """Return a prompt with a mark for every picture, laid out by the chat template if there is one.
 
     Templates put the placeholder of the model where the picture goes, some with marks around it;
     both give way to the mark. A template that knows text alone gets the mark as text. Without a
@@ -25,6 +26,7 @@ def chat_prompt(
     kind : ``image`` or ``video``
     placeholder : the token that stands for the picture
     around : tokens before and after the placeholder that come with the picture, not the prompt
+    n_pictures : how many there are, all of one kind, in front of the question
 
     Raises
     ------
@@ -36,15 +38,17 @@ def chat_prompt(
     for each in (*MARKS.values(), placeholder):
         if each in question:
             raise InputError(f"a question cannot hold the mark {each}")
+    in_text = f"{mark}\n" * n_pictures + question
     if not tokenizer.chat_template:
-        return f"{mark}\n{question}"
-    parts = [{"type": kind}, {"type": "text", "text": question}]
+        return in_text
+    parts = [*({"type": kind} for _ in range(n_pictures)), {"type": "text", "text": question}]
     text = _rendered(tokenizer, parts)
     if text is None or placeholder not in text:
         placeholder = mark
-        text = _rendered(tokenizer, f"{mark}\n{question}")
-    if text is None or text.count(placeholder) != 1 or question not in text:
-        raise InputError(f"the chat template of this model has no place for one {kind}")
+        text = _rendered(tokenizer, in_text)
+    if text is None or text.count(placeholder) != n_pictures or question not in text:
+        wanted = f"one {kind}" if n_pictures == 1 else f"{n_pictures} {kind}s"
+        raise InputError(f"the chat template of this model has no place for {wanted}")
     for before, after in around:
         text = text.replace(f"{before}{placeholder}{after}", placeholder)
     return _without_start(tokenizer, text.replace(placeholder, mark))

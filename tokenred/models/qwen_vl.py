@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tokenred.errors import InputError
+from tokenred.models.answering import Continuations, Outlook
 from tokenred.models.calls import Inside, Reduce
 from tokenred.models.capture import Captured, attention_layers, capture
 from tokenred.models.cues import PIXELS, TOWER, Cue
@@ -380,11 +381,15 @@ class QwenAdapter(FamilyAdapter):
         with self._deltas_restored(), super().reduced_calls(reduce, positions, inside):
             yield
 
-    def _answer_whole(
-        self, part: VisualPart, prompts: Sequence[Tensor], inside: Inside
-    ) -> Float[Tensor, "prompts vocabulary"]:
+    def _outlook_whole(
+        self,
+        part: VisualPart,
+        prompts: Sequence[Tensor],
+        inside: Inside,
+        continuations: Continuations,
+    ) -> Outlook:
         with self._deltas_restored():
-            return super()._answer_whole(part, prompts, inside)
+            return super()._outlook_whole(part, prompts, inside, continuations)
 
     @contextmanager
     def _deltas_restored(self) -> Iterator[None]:

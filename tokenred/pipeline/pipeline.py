@@ -148,8 +148,9 @@ class Pipeline:
             raise error.below(["stages", label]) from None
         except TokenredError as error:
             raise type(error)(f"stage '{label}': {error}") from None
-        ms = (time.perf_counter() - start) * 1e3
+        # Counting waits for the device, so the time is that of the finished stage.
         n_tokens = int(flow.tokens.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
+        ms = (time.perf_counter() - start) * 1e3
         return StageReport(label, kind, n_tokens, ms, **vars(flow.notes))
 
 
@@ -201,6 +202,7 @@ def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
         tokens_per_frame=tuple(frame_index.bincount(minlength=flow.frames).tolist()),
         reducer_ms=sum(report.ms for report in reports),
         stages=reports,
+        segments=tokens.segments,
     )
     return ReducedTokens(
         features[places],

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +14,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from tokenred.errors import TokenredError
+from tokenred.evaluation.files import write_whole
 from tokenred.evaluation.statistics import Estimate, PairedDifference
-from tokenred.evaluation.summary import BUDGET_TOLERANCE, Best, RowSummary, Summary
+from tokenred.evaluation.summary import BUDGET_TOLERANCE, Best, Measure, RowSummary, Summary
 
 UNEQUAL = "†"
+MEASURES: dict[Measure, str] = {
+    "accuracy": "Accuracy is the share of right answers",
+    "score": "Score is the mean over questions, from 0 to 100",
+    "agreement": "No question has a label: agreement is the share of answers that are those of the "
+    "unreduced model",
+}
 NOT_APPLICABLE = "-"
 LABEL_WIDTH = 12
 """Columns of a terminal that a row's label gets at least; longer labels are folded."""
@@ -31,7 +36,7 @@ def header(summary: Summary) -> str:
     budgets = ", ".join(f"{100 * ratio:g} %" for ratio in kept) or "all"
     return (
         f"{summary.model} ({summary.model_revision}) on {summary.task} "
-        f"({summary.task_fingerprint}): {summary.n_videos} videos, {summary.n_questions} "
+        f"({summary.task_fingerprint}): {summary.n_samples} videos, {summary.n_questions} "
         f"questions; {budgets} of the tokens; tokenred {summary.code_version}"
     )
 
@@ -39,16 +44,21 @@ def header(summary: Summary) -> str:
 def caption(summary: Summary) -> list[str]:
     """Return the sentences under the table that explain it to a reader who knows nothing else."""
     lines = [
-        "Accuracy is the share of right answers; brackets hold 95 % intervals, from resampling "
-        "whole videos.",
+        f"{MEASURES[summary.measure]}; brackets hold 95 % intervals, in which the questions about "
+        "one video stand or fall together.",
         f"The difference is to '{summary.reference}' at the same budget, question by question, in "
-        "percentage points; bold where its interval excludes 0. p is McNemar's exact test, "
-        "adjusted by Holm for all comparisons of the table; it takes questions about one video as "
-        "independent, which the interval does not.",
+        "percentage points; bold where its interval excludes 0. p is a sign-flip test over videos, "
+        "adjusted by Holm for all comparisons of the table.",
         "Tokens are the visual tokens that enter the LLM, mean over videos, newline tokens apart; "
         "FLOPs follow Eq. 17 of the AOT paper with what enters each layer, in brackets relative to "
-        "vanilla; ms is the median time of the reduction alone.",
+        "vanilla; ms is the median time of the reduction alone, as it went by; `tokenred bench` "
+        "measures.",
     ]
+    if summary.measure != "agreement" and _loyal(summary):
+        lines.append(
+            "Agreement is the share of answers that are those of the unreduced model; KL is how "
+            "far the distribution of the next token lies from its, mean in nats."
+        )
     lines += [_best_line(best, summary.reference) for best in summary.best]
     if any(row.unequal_budget for row in summary.rows):
         lines.append(
@@ -60,7 +70,21 @@ def caption(summary: Summary) -> list[str]:
             f"'printed' is not measured here but copied from {summary.published_source}: another "
             "model, other questions, only the order of the rows can be compared."
         )
+    if summary.failures:
+        samples = {sample for _, sample, _ in summary.failures}
+        row, sample, reason = summary.failures[0]
+        lines.append(
+            f"{len(samples)} videos are left out of all rows, as one or more rows failed on them; "
+            f"the first: row '{row}' on '{sample}': {reason}"
+        )
+    if summary.mixed:
+        others = ", ".join(summary.other_versions)
+        lines.append(f"Some results are of other versions of the code: {others} (--allow-mixed).")
     return lines
+
+
+def _loyal(summary: Summary) -> bool:
+    return any(row.agreement is not None for row in summary.rows)
 
 
 def _best_line(best: Best, reference: str) -> str:
@@ -71,7 +95,7 @@ def _best_line(best: Best, reference: str) -> str:
     return (
         f"Best at {100 * best.retention:g} %: '{best.label}', chosen among {best.n_rows} rows on "
         f"{best.n_choosing} videos; on the {best.n_measuring} others it has "
-        f"{_interval(best.accuracy)}{against}. There {best.n_close} of the other rows cannot be "
+        f"{_interval(best.score)}{against}. There {best.n_close} of the other rows cannot be "
         "told from it (paired 95 % interval, not adjusted for their number)."
     )
 
@@ -86,7 +110,7 @@ def to_rich(summary: Summary, width: int) -> Group:
             _rich_table(summary, title, [c for c in columns if c.part in ("both", part)])
             for part, title in parts.items()
         ]
-    kinds = _empty_table("Accuracy by kind of question, %", _kind_columns(summary))
+    kinds = _empty_table(_kind_title(summary), _kind_columns(summary))
     for line in _kind_lines(summary):
         kinds.add_row(*map(escape, line))
     question = [Text(summary.question)] if summary.question else []
@@ -104,7 +128,7 @@ def to_markdown(summary: Summary) -> str:
         [column.name for column in columns],
         [[_markdown_cell(column.cell(row)) for column in columns] for row in summary.rows],
     )
-    lines += ["", "Accuracy by kind of question, %:", ""]
+    lines += ["", f"{_kind_title(summary)}:", ""]
     lines += _markdown_table(_kind_columns(summary), _kind_lines(summary))
     lines += ["", *(f"{line}  " for line in caption(summary))]
     return "\n".join(lines).rstrip() + "\n"
@@ -136,13 +160,7 @@ def write_tables(summary: Summary, folder: Path) -> None:
     """
     texts = {"md": to_markdown(summary), "csv": to_csv(summary), "json": to_json(summary)}
     for suffix, text in texts.items():
-        path = folder / f"table.{suffix}"
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
-        except OSError as error:
-            raise TokenredError(f"cannot write {path}: {error.strerror}") from error
+        write_whole(folder / f"table.{suffix}", text)
 
 
 Cell = tuple[str, bool]
@@ -166,7 +184,7 @@ def _columns(summary: Summary) -> list[_Column]:
         budget = plain(lambda row: _percent(row.retention))
         columns.append(_Column("budget", budget, part="both"))
     columns += [
-        _Column("accuracy %", plain(lambda row: _interval(row.accuracy))),
+        _Column(f"{summary.measure} %", plain(lambda row: _interval(row.score))),
         _Column(f"vs {summary.reference}", _difference),
         _Column("p", plain(lambda row: _p_value(row.p_adjusted))),
         _Column(
@@ -181,6 +199,9 @@ def _columns(summary: Summary) -> list[_Column]:
         ),
         _Column("ms", plain(lambda row: f"{row.reducer_ms:.1f}"), part="cost"),
     ]
+    if summary.measure != "agreement" and _loyal(summary):
+        columns.append(_Column("agreement %", plain(_agreement), part="cost"))
+        columns.append(_Column("KL", plain(lambda row: _small(row.kl_nats)), part="cost"))
     if any(row.published is not None for row in summary.rows):
         columns.append(_Column("printed", plain(lambda row: _number(row.published))))
     return columns
@@ -233,6 +254,18 @@ def _p_value(p_value: float | None) -> str:
     if p_value is None:
         return NOT_APPLICABLE
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def _agreement(row: RowSummary) -> str:
+    return NOT_APPLICABLE if row.agreement is None else f"{100 * row.agreement.value:.1f}"
+
+
+def _small(value: float | None) -> str:
+    return NOT_APPLICABLE if value is None else f"{value:.2g}"
+
+
+def _kind_title(summary: Summary) -> str:
+    return f"{summary.measure.capitalize()} by kind of question, %"
 
 
 def _percent(share: float | None) -> str:
@@ -299,13 +332,18 @@ def _flat(row: RowSummary) -> dict[str, Any]:
             flat |= _spread(name, value)
         elif isinstance(value, PairedDifference):
             flat |= _spread(name, value.estimate)
-            flat |= {"p_value": value.p_value, "n_better": value.n_better, "n_worse": value.n_worse}
+            flat |= {other: of for other, of in vars(value).items() if other != "estimate"}
         elif name == "kinds":
-            flat |= {f"accuracy_{kind}": estimate.value for kind, estimate in value.items()}
-        elif name != "difference":
+            flat |= {f"score_{kind}": estimate.value for kind, estimate in value.items()}
+        elif name == "code_versions":
+            flat[name] = "; ".join(value)
+        elif value is not None or name not in ("difference", "agreement"):
             flat[name] = value
     return flat
 
 
-def _spread(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def _spread(name: str, estimate: Estimate) -> dict[str, float | None]:
+    found = {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
+    return {f"{name}{end}": each for end, each in found.items()} | {
+        f"{name}_standard_error": estimate.standard_error
+    }

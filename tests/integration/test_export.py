@@ -1,0 +1,57 @@
+"""Everything that is stored goes into one flat file, or one sentence says why not."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation_toys import ToyModel, ToyTask, run_toy, toy_ablation
+from tokenred.errors import ConfigError, InputError, TokenredError
+from tokenred.evaluation.export import COLUMNS, export
+from tokenred.evaluation.manifest import STORE, make_run, write_run
+from tokenred.evaluation.store import Store
+
+N_SAMPLES = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    with Store(folder / STORE) as store:
+        planned, _ = run_toy(store, N_SAMPLES)
+    write_run(make_run(toy_ablation(), planned, ToyTask(), ToyModel(), N_SAMPLES), folder)
+    return folder
+
+
+def stored(folder: Path) -> int:
+    with Store(folder / STORE) as store:
+        return len(list(store.rows()))
+
+
+def test_csv_holds_every_answer_with_its_row(folder: Path, tmp_path: Path) -> None:
+    assert export(folder, tmp_path / "all.csv") == stored(folder)
+    lines = list(csv.DictReader((tmp_path / "all.csv").open(encoding="utf-8")))
+    assert len(lines) == stored(folder) > 0
+    assert list(lines[0]) == list(COLUMNS)
+    assert {line["row"] for line in lines} >= {"AOT", "vanilla", "random", "downsample"}
+
+
+def test_parquet_holds_the_same(folder: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert export(folder, tmp_path / "all.parquet") == stored(folder)
+    export(folder, tmp_path / "all.csv")
+    lines = list(csv.DictReader((tmp_path / "all.csv").open(encoding="utf-8")))
+    table = parquet.read_table(tmp_path / "all.parquet").to_pylist()
+    assert [str(row["sample_id"]) for row in table] == [line["sample_id"] for line in lines]
+    assert [row["score"] for row in table] == [float(line["score"]) for line in lines]
+    assert list(table[0]) == list(COLUMNS)
+
+
+def test_faults_are_one_sentence_and_leave_nothing(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ends in \.csv or \.parquet, not all\.xls"):
+        export(folder, tmp_path / "all.xls")
+    with pytest.raises(TokenredError, match=r"cannot write .*No such file"):
+        export(folder, tmp_path / "absent" / "all.csv")
+    with pytest.raises(InputError, match="holds no run"):
+        export(tmp_path, tmp_path / "all.csv")
+    assert not list(tmp_path.glob("*all*"))

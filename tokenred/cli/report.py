@@ -1,0 +1,83 @@
+"""``tokenred report``: a finished run as a page that people read, or as a table for a paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokenred.cli._common import say
+from tokenred.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from tokenred.evaluation.manifest import Run
+    from tokenred.evaluation.store import Store
+    from tokenred.evaluation.summary import Summary
+
+FORMATS = ("html", "md", "tex", "csv", "json")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/components.")],
+    format_: Annotated[
+        str, typer.Option("--format", help=f"Which files, of {', '.join(FORMATS)}.")
+    ] = "html",
+    samples: Annotated[
+        int, typer.Option(min=0, help="Samples of most disagreement that the page shows.")
+    ] = 24,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; that of the run by default.")
+    ] = None,
+) -> None:
+    """Write RUN/report.html: table, plots and single answers in one file that opens offline.
+
+    Nothing is computed again but statistics; neither the model nor the network is needed.
+    """
+    from tokenred.evaluation.files import write_whole
+    from tokenred.evaluation.manifest import STORE, read_run
+    from tokenred.evaluation.store import Store
+    from tokenred.evaluation.summary import summarise
+
+    formats = parse_formats(format_)
+    manifest = read_run(run)
+    if not (run / STORE).exists():
+        raise InputError(f"{run} holds no results; `tokenred ablate` makes them")
+    folder = out or run
+    folder.mkdir(parents=True, exist_ok=True)
+    with Store(run / STORE) as store:
+        summary = summarise(manifest, store)
+        say(f"{len(summary.rows)} rows on {summary.n_samples} samples")
+        for name in formats:
+            path = folder / f"report.{name}"
+            write_whole(path, _text(name, manifest, summary, store, run, samples))
+            print(path)
+
+
+def parse_formats(text: str) -> list[str]:
+    """Read ``html,tex``."""
+    chosen = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [name for name in chosen if name not in FORMATS]
+    if unknown or not chosen:
+        raise ConfigError(f"expected some of {', '.join(FORMATS)}, got '{text}'", ["--format"])
+    return list(dict.fromkeys(chosen))
+
+
+def _text(
+    name: str, manifest: Run, summary: Summary, store: Store, folder: Path, n_shown: int
+) -> str:
+    from tokenred.report import table
+
+    if name == "html":
+        from tokenred.report.gather import gather_about, gather_explorer
+        from tokenred.report.html import to_html
+
+        about = gather_about(manifest, folder, len(manifest.sample_ids))
+        explorer = gather_explorer(manifest, summary, store, n_shown) if n_shown else None
+        return to_html(summary, about, explorer)
+    if name == "tex":
+        from tokenred.report.latex import to_latex
+
+        return to_latex(summary)
+    forms = {"md": table.to_markdown, "csv": table.to_csv, "json": table.to_json}
+    return forms[name](summary)

@@ -1,0 +1,278 @@
+"""``tokenred viz``: pictures of what pipelines do to a video or an image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenred.cli._common import Json, Overrides, emit, parse_overrides, say
+from tokenred.cli._media import (
+    NUM_FRAMES,
+    Device,
+    Dtype,
+    Force,
+    Model,
+    Offline,
+    Picture,
+    Revision,
+    TrustRemoteCode,
+    embedded_words,
+    quiet_transformers,
+    read_picture,
+    timed_adapter,
+)
+from tokenred.errors import ConfigError, InputError, TokenredError
+
+if TYPE_CHECKING:
+    import torch
+
+    from tokenred.models.loading import LoadedModel
+    from tokenred.pipeline import Pipeline
+    from tokenred.report.viz import Anchor, View
+
+EXAMPLE = "example"
+EXAMPLE_SAMPLE = 38
+"""Which of the generated videos the example is."""
+RETENTION = "budget.retention_ratio"
+
+
+def viz(
+    video: Annotated[
+        str,
+        typer.Argument(
+            metavar="VIDEO_OR_IMAGE",
+            help="A video file, or an image file; 'example' is a short generated video.",
+        ),
+    ] = EXAMPLE,
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name of a preset, or path of a YAML file; aot-paper by default. "
+            "Repeat to see several side by side."
+        ),
+    ] = None,
+    anchor: Annotated[
+        str,
+        typer.Option(
+            metavar="FRAME,ROW,COLUMN|strongest",
+            help="The token whose sources are shown: its place among the sampled frames and on the "
+            "LLM's grid, counted from 0; by default the one that stands for most.",
+        ),
+    ] = "strongest",
+    ask: Annotated[
+        str | None,
+        typer.Option(help="The question, which matters for pipelines that work inside the LLM."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures; viz/VIDEO-PIPELINE by default.")
+    ] = None,
+    retention: Annotated[
+        float | None,
+        typer.Option(help="Token budget, such as 0.25; each pipeline's own by default."),
+    ] = None,
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    frames: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
+    ] = None,
+    offline: Offline = False,
+    trust_remote_code: TrustRemoteCode = False,
+    force: Force = False,
+    set_: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Draw which patches are kept, merged and dropped, who flows into a token, and the segments.
+
+    Writes overlay.png, anchor.png, timeline.png and animation.gif. All of it is read from the
+    linear map of the reduction, so it works for any pipeline.
+    """
+    import torch
+
+    from tokenred import embedded, load_model
+    from tokenred.report.viz import anchor_map, animation, overlay, timeline, to_png
+
+    names = list(dict.fromkeys(pipeline or ["aot-paper"]))
+    reducers = [_load(name, parse_overrides(set_), retention) for name in names]
+    wanted = _parse_anchor(anchor)
+    folder = out or Path("viz") / _folder_name(video, [each.config.name for each in reducers])
+    _check_folder(folder)
+    if video != EXAMPLE and not Path(video).exists():
+        raise InputError(f"{video} does not exist")
+    quiet_transformers()
+    loaded = load_model(
+        model or embedded.MODEL_DIR,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        local_files_only=offline,
+        force=force,
+        on_plan=None if model is None else (lambda plan: say(str(plan))),
+    )
+    small = set(loaded.tokenizer.get_vocab()) == set(embedded.VOCABULARY)
+    picture = _read(video, frames or (embedded.NUM_FRAMES if small else NUM_FRAMES))
+    for remark in picture.remarks:
+        say(remark)
+    question = ask or ("how many digits" if small else "What happens here?")
+    try:
+        views = _views(loaded, picture, reducers, embedded_words(question) if small else question)
+    except torch.OutOfMemoryError as error:
+        raise TokenredError("out of memory; fewer --frames may do") from error
+    pairs = _anchors(views, wanted)
+    title = f"{Path(video).name} on {'the embedded model' if model is None else loaded.name}"
+    paths = _write(
+        folder,
+        {
+            "overlay.png": to_png(overlay(views, title=title)),
+            "anchor.png": to_png(anchor_map(pairs, title=title)),
+            "timeline.png": to_png(timeline(views, title=title)),
+            "animation.gif": animation(views, title=title),
+        },
+    )
+    report = {
+        "video": video,
+        "model": "embedded" if model is None else loaded.name,
+        "frame_indices": list(picture.frame_indices),
+        "pipelines": [
+            {**view.figures(), "anchor": _figures(dict(pairs).get(view))} for view in views
+        ],
+        "files": [str(path) for path in paths],
+    }
+    if json:
+        emit(report)
+    else:
+        print("\n".join([*(view.title for view in views), "", *report["files"]]))
+
+
+def _load(name: str, overrides: Mapping[str, Any], retention: float | None) -> Pipeline:
+    """Load a pipeline; one that keeps everything keeps everything at any retention."""
+    from tokenred import load_pipeline
+
+    loaded = load_pipeline(name, overrides)
+    if retention is None or loaded.config.budget.retention_ratio == 1:
+        return loaded
+    return load_pipeline(name, {RETENTION: retention, **overrides})
+
+
+def _parse_anchor(text: str) -> str | tuple[int, int, int]:
+    from tokenred.report.viz import STRONGEST
+
+    if text == STRONGEST:
+        return text
+    try:
+        frame, row, column = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"expected FRAME,ROW,COLUMN such as 2,0,5, or {STRONGEST}, got '{text}'", ["--anchor"]
+        ) from None
+    return frame, row, column
+
+
+def _folder_name(video: str, names: Sequence[str]) -> str:
+    return "-".join([Path(video).stem, *names])
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse, before any work, a folder in which nothing can be written."""
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        raise InputError(f"{folder} cannot be a folder: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written: no permission in {existing}")
+
+
+def _read(video: str, n_frames: int) -> Picture:
+    """Read what is to be drawn, or make the example."""
+    if video != EXAMPLE:
+        return read_picture(Path(video), n_frames)
+    import torch
+
+    from tokenred.embedded import generate_sample
+    from tokenred.video import sample_indices
+
+    frames = torch.from_numpy(generate_sample(EXAMPLE_SAMPLE).frames)
+    indices = sample_indices(len(frames), n_frames)
+    chosen = torch.tensor(indices)
+    return Picture("video", frames[chosen], indices, chosen.float())
+
+
+def _views(
+    loaded: LoadedModel, picture: Picture, reducers: Sequence[Pipeline], question: str
+) -> list[View]:
+    from tokenred.report.viz import views_of
+
+    given: dict[str, Any] = {picture.kind: picture.pixels, "frame_times": picture.frame_times}
+    return views_of(
+        loaded.model,
+        loaded.inputs(question, **given),
+        reducers,
+        _seen(loaded, picture),
+        adapter=timed_adapter(loaded, picture),
+        labels=[f"frame {index}" for index in picture.frame_indices] or ["image"],
+    )
+
+
+def _seen(loaded: LoadedModel, picture: Picture) -> torch.Tensor:
+    """Return (frames, height, width, 3): what the model sees of the frames, at their own size."""
+    if picture.kind == "image":
+        return picture.pixels[None]
+    settings = {**getattr(loaded.adapter, "normalisation", {}), **loaded.settings["video"]}
+    if not settings.get("do_center_crop"):
+        return picture.pixels
+    height, width = picture.pixels.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture.pixels[:, top : top + side, left : left + side]
+
+
+def _anchors(
+    views: Sequence[View], wanted: str | tuple[int, int, int]
+) -> list[tuple[View, Anchor]]:
+    """Find the token in every view that has it; refuse a place where none has."""
+    from tokenred.report.viz import find_anchor
+
+    pairs, refused = [], None
+    for view in views:
+        try:
+            pairs.append((view, find_anchor(view, wanted)))
+        except InputError as error:
+            refused = refused or error
+    if not pairs and refused is not None:
+        raise refused
+    return pairs
+
+
+def _figures(anchor: Anchor | None) -> dict[str, Any] | None:
+    if anchor is None:
+        return None
+    return {
+        "frame": anchor.frame,
+        "row": anchor.row,
+        "column": anchor.column,
+        "weight_per_frame": list(anchor.per_frame),
+    }
+
+
+def _write(folder: Path, pictures: Mapping[str, bytes]) -> list[Path]:
+    """Write all pictures or none: each is put beside its place first, then all are moved."""
+    places = [folder / name for name in pictures]
+    waiting = [place.with_name(f".{place.name}.{os.getpid()}") for place in places]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, data in zip(waiting, pictures.values()):
+            path.write_bytes(data)
+        for path, place in zip(waiting, places):
+            path.replace(place)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+    finally:
+        for path in waiting:
+            path.unlink(missing_ok=True)
+    return places

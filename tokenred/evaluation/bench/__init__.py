@@ -1,0 +1,1 @@
+"""What pipelines cost on a model, measured: time to the first token, memory, and the parts of it."""

@@ -1,0 +1,1 @@
+"""Where workers run, when not in this process; one executor a file."""

@@ -1,0 +1,106 @@
+"""All stored answers as one flat file, for other tools."""
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenred.errors import ConfigError, TokenredError
+from tokenred.evaluation.manifest import STORE, Run, read_run
+from tokenred.evaluation.store import Store
+
+SUFFIXES = (".csv", ".parquet")
+_BATCH = 20_000
+
+
+def export(folder: Path, path: Path) -> int:
+    """Write every answer that a run's folder holds, with the label of its row; return how many.
+
+    Answers that belong to no row of the latest run, such as those of older code, have no label.
+
+    Parameters
+    ----------
+    path : ``.csv`` or ``.parquet``; written as a whole or not at all
+
+    Raises
+    ------
+    ConfigError
+        If the name ends in something else.
+    InputError
+        If the folder holds no run.
+    TokenredError
+        If the file cannot be written.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"write to a file that ends in {' or '.join(SUFFIXES)}, not {path.name}")
+    run = read_run(folder)
+    write = _write_csv if path.suffix == ".csv" else _write_parquet
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with Store(folder / STORE) as store:
+        try:
+            n_rows = write(draft, _labelled(run, store))
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise TokenredError(f"cannot write {path}: {error.strerror or error}") from error
+    return n_rows
+
+
+def _labelled(run: Run, store: Store) -> Iterator[dict[str, Any]]:
+    known = {
+        (row.origin.config_id, row.origin.code_version): (row.label, row.retention)
+        for row in run.rows
+    }
+    for row in store.rows():
+        label, retention = known.get((row["config_id"], row["code_version"]), (None, None))
+        yield {"row": label, "retention": retention, **row}
+
+
+def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> int:
+    n_rows = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for row in rows:
+            if not n_rows:
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+            n_rows += 1
+    return n_rows
+
+
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise TokenredError("Parquet needs pyarrow: pip install 'tokenred[export]'") from error
+    kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64()}
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    n_rows = 0
+    batch: list[dict[str, Any]] = []
+    with parquet.ParquetWriter(path, schema) as writer:
+
+        def flush() -> None:
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema))
+            batch.clear()
+
+        for row in rows:
+            batch.append(row)
+            n_rows += 1
+            if len(batch) == _BATCH:
+                flush()
+        flush()
+    return n_rows
+
+
+COLUMNS: dict[str, type] = {
+    "row": str, "retention": float, "config_id": str, "sample_id": str, "question_no": int,
+    "model_revision": str, "task_fingerprint": str, "code_version": str, "kind": str,
+    "answer": str, "score": float, "option_scores": str, "layer_tokens": str, "cluster": str,
+    "agrees": int, "kl_nats": float, "hidden_distance": float, "frame_indices": str,
+    "n_tokens": int, "newline_tokens": int, "retention_ratio": float, "reducer_ms": float,
+    "answer_ms": float, "encoder_ms": float, "n_iter": int, "residual": float, "seed": int,
+    "created": str,
+}  # fmt: skip
+"""Column -> type."""

@@ -1,0 +1,182 @@
+"""What a run is: rows, model, task and samples, written beside its results.
+
+With the manifest and the store a table or a report is made again without the model.
+"""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tokenred.accounting import LlmShape
+from tokenred.errors import InputError, TokenredError
+from tokenred.evaluation.ablation import Ablation
+from tokenred.evaluation.files import write_whole
+from tokenred.evaluation.model import EvaluatedModel
+from tokenred.evaluation.store import Origin
+from tokenred.evaluation.task import Task
+from tokenred.evaluation.worker import PlannedRow
+
+FILE = "run.json"
+STORE = "results.sqlite"
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One row of a run: its pipeline as data, and a score in % if somebody printed one."""
+
+    label: str
+    retention: float | None
+    frames: int | None
+    control: bool
+    config: dict[str, Any]
+    origin: Origin
+    published: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, with all that its table says besides the results.
+
+    Attributes
+    ----------
+    reference : label of the row that the others are compared with
+    sweep : whether the best of many rows is to be chosen
+    shape : sizes of the LLM, for FLOPs
+    model, task : what they were made from, as plain data
+    kinds : kind of question -> chance level
+    allow_mixed : whether answers of other versions of the code are taken too
+    environment : versions and machine, for the record
+    """
+
+    name: str
+    title: str
+    question: str
+    reference: str
+    published_source: str | None
+    sweep: bool
+    model_name: str
+    model_revision: str
+    shape: LlmShape
+    model: dict[str, Any]
+    task_name: str
+    task_fingerprint: str
+    task: dict[str, Any]
+    kinds: Mapping[str, float]
+    sample_ids: tuple[str, ...]
+    rows: tuple[RunRow, ...]
+    allow_mixed: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def make_run(
+    ablation: Ablation,
+    planned: Sequence[PlannedRow],
+    task: Task,
+    model: EvaluatedModel,
+    n_samples: int,
+    allow_mixed: bool = False,
+) -> Run:
+    """Return the manifest of the first ``n_samples`` samples under the planned rows."""
+    config = ablation.config
+    published = config.published
+    spec = getattr(model, "spec", None)
+    return Run(
+        name=config.name,
+        title=config.title or config.name,
+        question=config.question,
+        reference=ablation.reference,
+        published_source=None if published is None else published.source,
+        sweep=config.sweep is not None,
+        model_name=model.name,
+        model_revision=model.revision,
+        shape=model.shape,
+        model={} if spec is None else asdict(spec),
+        task_name=task.name,
+        task_fingerprint=task.fingerprint,
+        task=task.config.model_dump(mode="json"),
+        kinds=dict(task.kinds),
+        sample_ids=tuple(task.sample_id(index) for index in range(n_samples)),
+        rows=tuple(
+            RunRow(
+                label=cell.row.label,
+                retention=cell.row.retention,
+                frames=cell.row.frames,
+                control=cell.row.control,
+                config=cell.row.config.to_dict(),
+                origin=cell.origin,
+                published=None
+                if published is None
+                else published.score(cell.row.label, cell.row.retention),
+            )
+            for cell in planned
+        ),
+        allow_mixed=allow_mixed,
+        environment=environment(),
+    )
+
+
+def environment() -> dict[str, str]:
+    """Return the versions and the machine that results are made with."""
+    found = {"python": platform.python_version(), "machine": platform.platform()}
+    for package in ("tokenred", "torch", "transformers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def write_run(run: Run, folder: Path) -> None:
+    """Write ``run.json`` as a whole or not at all.
+
+    Raises
+    ------
+    TokenredError
+        If it cannot be written.
+    """
+    data = {"version": MANIFEST_VERSION, **asdict(run)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TokenredError(f"cannot make {folder}: {error.strerror}") from error
+    write_whole(folder / FILE, json.dumps(data, indent=1) + "\n")
+
+
+def read_run(folder: Path) -> Run:
+    """Return the run that a folder holds.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it was written by another version.
+    """
+    path = Path(folder) / FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no run; `tokenred ablate` makes one") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    found = data.pop("version", None) if isinstance(data, dict) else None
+    if found != MANIFEST_VERSION:
+        raise InputError(f"{path} has layout {found}, this tokenred reads {MANIFEST_VERSION}")
+    try:
+        rows = tuple(RunRow(**{**row, "origin": Origin(**row["origin"])}) for row in data["rows"])
+        return Run(
+            **{
+                **data,
+                "rows": rows,
+                "shape": LlmShape(**data["shape"]),
+                "sample_ids": tuple(data["sample_ids"]),
+            }
+        )
+    except KeyError as error:
+        raise InputError(f"{path} cannot be read: {error} is missing") from None
+    except TypeError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,77 @@
+"""Scorers of free text: how right an answer is, from 0 to 1."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from tokenred.config import StrategyConfig
+
+_ARTICLES = frozenset(("a", "an", "the"))
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Compares what a model said with the answers that are right."""
+
+    def score(self, said: str, answers: Sequence[str]) -> float:
+        """Return a number from 0 (wrong) to 1 (right); ``answers`` holds at least one."""
+        ...
+
+
+class ScorerConfig(StrategyConfig):
+    """No settings."""
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text without case, punctuation and English articles."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return [word for word in re.findall(r"\w+", plain) if word not in _ARTICLES]
+
+
+class ExactMatch:
+    """1 if the words are those of an answer, else 0."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        self.config = config
+
+    def score(self, said: str, answers: Sequence[str]) -> float:
+        """Return 0 or 1."""
+        return float(words_of(said) in [words_of(answer) for answer in answers])
+
+
+class Contains:
+    """1 if an answer stands in what was said, word by word, else 0."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        self.config = config
+
+    def score(self, said: str, answers: Sequence[str]) -> float:
+        """Return 0 or 1."""
+        text = f" {' '.join(words_of(said))} "
+        found = (f" {' '.join(words_of(answer))} " for answer in answers)
+        return float(any(answer.strip() and answer in text for answer in found))
+
+
+class TokenF1:
+    """Harmonic mean of the precision and the recall of words, against the nearest answer.
+
+    Source
+    ------
+    SQuAD, arXiv 1606.05250, section 6.1. Written from the paper.
+    """
+
+    def __init__(self, config: ScorerConfig) -> None:
+        self.config = config
+
+    def score(self, said: str, answers: Sequence[str]) -> float:
+        """Return a number from 0 to 1."""
+        return max(_f1(words_of(said), words_of(answer)) for answer in answers)
+
+
+def _f1(said: list[str], answer: list[str]) -> float:
+    shared = sum((Counter(said) & Counter(answer)).values())
+    if not shared:
+        return float(said == answer)
+    return 2 * shared / (len(said) + len(answer))

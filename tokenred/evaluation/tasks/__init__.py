@@ -1,0 +1,1 @@
+"""The tasks that ship with tokenred, one a file."""

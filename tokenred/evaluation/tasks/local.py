@@ -1,0 +1,228 @@
+"""Your own videos: a JSONL file of questions, or videos alone."""
+
+import hashlib
+import json
+import string
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, StrictInt, ValidationError
+
+from tokenred.config import FrozenModel, ScorerSlot, StrategyConfig, build
+from tokenred.errors import ConfigError, InputError, nearest
+from tokenred.evaluation.scorers import ScorerConfig
+from tokenred.evaluation.task import (
+    Answering,
+    Question,
+    Sample,
+    fingerprint_of,
+    score_option,
+)
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
+_EDGE_BYTES = 1 << 20
+LETTERS = string.ascii_uppercase
+
+
+class LocalTaskConfig(StrategyConfig):
+    """Settings of a local task."""
+
+    path: str = Field(description="JSONL file of questions, a video, or a folder of videos")
+    videos: str = Field("", description="folder of the videos; that of the file by default")
+    frames: int = Field(32, ge=1, description="frames sampled from each video, evenly spaced")
+    answering: Answering = Field(
+        "likelihood", description="likeliest option, or the option that the model writes"
+    )
+    show_options: Literal["letters", "none"] = Field(
+        "letters", description="letters: options stand in the prompt, a letter is the answer"
+    )
+    scorer: ScorerSlot = Field(ScorerConfig(name="exact-match"), description="of free answers")
+    max_new_tokens: int = Field(32, ge=1, description="longest answer that a model may write")
+    question: str = Field(
+        "What happens in this video?", description="asked about videos that come without one"
+    )
+    calibration: int = Field(
+        0, ge=0, description="last samples, set apart for methods that tune something"
+    )
+
+
+class Line(FrozenModel):
+    """One line of the JSONL file."""
+
+    video: str = Field(description="file, relative to the folder of the videos")
+    question: str = Field(min_length=1, description="what is asked")
+    options: tuple[str, ...] = Field((), description="answers to choose from; none: free text")
+    answer: str | StrictInt | tuple[str, ...] | None = Field(
+        None, description="the right text or texts, or the option's number from 0; none: unlabelled"
+    )
+    kind: str = Field("all", description="kind of question, for the breakdown")
+
+
+class LocalTask:
+    """Questions about videos of your own: options, free text, or nothing but loyalty.
+
+    Lines about one video become one sample, so that it is encoded once and counts as one cluster.
+    Without labels a table compares answers with those of the unreduced model.
+
+    Raises
+    ------
+    ConfigError, InputError
+        If the file or folder cannot be read; a faulty line is named. Videos are opened when their
+        turn comes.
+    """
+
+    def __init__(self, config: LocalTaskConfig) -> None:
+        self.config = config
+        path = Path(config.path)
+        self.name = path.stem
+        self.answering: Answering = config.answering
+        self.max_new_tokens = config.max_new_tokens
+        self._scorer = build("scorer", config.scorer)
+        if path.suffix == ".jsonl":
+            self._folder = Path(config.videos) if config.videos else path.parent
+            lines = _read_lines(path)
+        else:
+            self._folder = path if path.is_dir() else path.parent
+            lines = [Line(video=each, question=config.question) for each in _videos(path)]
+        grouped: dict[str, list[Line]] = {}
+        for line in lines:
+            grouped.setdefault(line.video, []).append(line)
+        self._samples = list(grouped.items())
+        total = len(self._samples)
+        if config.calibration >= total:
+            raise ConfigError(f"there are {total} videos; some must be left", ["calibration"])
+        self.n_samples = total - config.calibration
+        self.calibration: Sequence[int] = range(self.n_samples, total)
+        self.kinds: Mapping[str, float] = _chance(lines)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the questions, the settings and the videos.
+
+        Of a video its size and its first and last MiB count, so that terabytes need not be read.
+        """
+        settings = self.config.model_dump(exclude={"path", "videos"})
+        lines = [[line.model_dump() for line in lines] for _, lines in self._samples]
+        files = [_file_hash(self._folder / video) for video, _ in self._samples]
+        return fingerprint_of(settings, lines, files)
+
+    def sample_id(self, index: int) -> str:
+        """Return the name of the video, as the file gives it."""
+        return self._samples[index][0]
+
+    def sample(self, index: int) -> Sample:
+        """Read the frames of a video.
+
+        Raises
+        ------
+        InputError
+            If the video is missing or corrupt.
+        """
+        from tokenred.video import read_video
+
+        video, lines = self._samples[index]
+        clip = read_video(self._folder / video, self.config.frames)
+        questions = tuple(self._question(line) for line in lines)
+        return Sample(video, clip.frames, clip.frame_indices, clip.frame_times, questions)
+
+    def score(self, question: Question, said: str) -> float | None:
+        """Return 0 or 1 for an option, what the scorer says of free text, None without a label."""
+        if question.options or not question.answers:
+            return score_option(question, said)
+        return self._scorer.score(said, question.answers)
+
+    def _question(self, line: Line) -> Question:
+        answers = _answers(line)
+        prompt, options = line.question, line.options
+        if options and self.config.show_options == "letters":
+            listed = [f"{letter}. {option}" for letter, option in zip(LETTERS, options)]
+            prompt = "\n".join([prompt, *listed, "Answer with the letter."])
+            named = dict(zip(options, LETTERS))
+            options, answers = tuple(named.values()), tuple(named[answer] for answer in answers)
+        return Question(line.kind, prompt, options, answers)
+
+
+def _answers(line: Line) -> tuple[str, ...]:
+    if isinstance(line.answer, int):
+        if not line.options:
+            raise InputError(f"answer {line.answer} is an option's number; there are no options")
+        if not 0 <= line.answer < len(line.options):
+            raise InputError(f"there is no option {line.answer} of {len(line.options)}")
+        return (line.options[line.answer],)
+    if isinstance(line.answer, str):
+        return (line.answer,)
+    return line.answer or ()
+
+
+def _read_lines(path: Path) -> list[Line]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"{path} cannot be read: {reason}") from None
+    lines = []
+    for number, raw in enumerate(text.split("\n"), 1):  # splitlines also splits inside of texts
+        if raw.strip():
+            try:
+                lines.append(_line(raw))
+            except InputError as error:
+                raise InputError(f"{path}, line {number}: {error}") from None
+    if not lines:
+        raise InputError(f"{path} holds no question")
+    return lines
+
+
+def _line(raw: str) -> Line:
+    try:
+        data = json.loads(raw)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not valid JSON: {error.msg}") from None
+    if not isinstance(data, dict):
+        raise InputError("not a JSON object")
+    try:
+        line = Line.model_validate(data)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"][:1])
+        if fault["type"] == "extra_forbidden":
+            raise InputError(f"unknown key '{key}'{nearest(key, Line.model_fields)}") from None
+        raise InputError(f"{key}: {fault['msg'].lower()}") from None
+    if len(line.options) > len(LETTERS):
+        raise InputError(f"{len(line.options)} options; there are letters for {len(LETTERS)}")
+    Question(line.kind, line.question, line.options, _answers(line))  # says what does not fit
+    return line
+
+
+def _videos(path: Path) -> list[str]:
+    if path.is_dir():
+        found = [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEO_SUFFIXES]
+        if not found:
+            raise InputError(f"{path} holds no video ({', '.join(VIDEO_SUFFIXES)})")
+        return found
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    return [path.name]
+
+
+def _chance(lines: Sequence[Line]) -> dict[str, float]:
+    """Return the mean chance level of every kind; 0 where answers are free."""
+    shares: dict[str, list[float]] = {}
+    for line in lines:
+        shares.setdefault(line.kind, []).append(1 / len(line.options) if line.options else 0.0)
+    return {kind: sum(values) / len(values) for kind, values in shares.items()}
+
+
+def _file_hash(path: Path) -> str | None:
+    """Return a hash of a file's size and edges; None if it is not there."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest = hashlib.sha256(str(size).encode() + file.read(_EDGE_BYTES))
+            if size > _EDGE_BYTES:
+                file.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
+                digest.update(file.read())
+    except OSError:
+        return None
+    return digest.hexdigest()[:16]

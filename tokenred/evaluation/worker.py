@@ -1,0 +1,268 @@
+"""What one process does for a comparison: encode a sample, then reduce and answer under each row.
+
+A worker holds a task and a model; it is given jobs and gives back cells, ready to store. Where it
+runs, here or on another machine, is the executor's business.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from tokenred.errors import ConfigError, InputError, TokenredError
+from tokenred.evaluation.ablation import Row
+from tokenred.evaluation.model import EvaluatedModel, Reply
+from tokenred.evaluation.store import Answer, Cost, Failure, Origin
+from tokenred.evaluation.task import Question, Sample, Task
+from tokenred.pipeline import Pipeline, load_pipeline
+from tokenred.types import ReducedTokens
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row with a frozen budget, and the origin under which its results are stored."""
+
+    row: Row
+    origin: Origin
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of the row, built when it is first asked for."""
+        return Pipeline(self.row.config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"row": self.row, "origin": self.origin}  # another process builds its own pipeline
+
+
+@dataclass(frozen=True)
+class Job:
+    """All rows that miss a sample, given by its index in the task and its id."""
+
+    index: int
+    sample_id: str
+    cells: tuple[PlannedRow, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The answers of one row about one sample, ready to store."""
+
+    origin: Origin
+    sample_id: str
+    answers: tuple[Answer, ...]
+    cost: Cost
+
+
+Result = Cell | Failure
+
+
+class Worker:
+    """A task and a model, and what they make of jobs.
+
+    Parameters
+    ----------
+    keep_going : whether a row that fails on a sample becomes a ``Failure`` instead of an error
+    """
+
+    def __init__(self, task: Task, model: EvaluatedModel, keep_going: bool = False) -> None:
+        self.task, self.model, self.keep_going = task, model, keep_going
+        self._vanilla = load_pipeline("vanilla")
+
+    def results(self, job: Job) -> Iterator[Result]:
+        """Yield what each row of a job makes of its sample.
+
+        Rows that see the same frames share one encoding, and all are compared with the answers of
+        the unreduced model.
+
+        Raises
+        ------
+        TokenredError
+            If the sample cannot be had or a row fails, unless the worker keeps going.
+        """
+        sample_id = job.sample_id
+        try:
+            with torch.inference_mode():
+                sample = self.task.sample(job.index)
+                whole, encoder_ms = self._encode(sample, job.cells, None)
+                unreduced = self._replies(sample, whole, self._vanilla, 0)
+        except TokenredError as error:
+            yield from self._failed(error, f"sample '{sample_id}'", sample_id, job.cells)
+            return
+        for n_frames in sorted({cell.row.frames or 0 for cell in job.cells}):
+            cells = [cell for cell in job.cells if (cell.row.frames or 0) == n_frames]
+            try:
+                seen, encoded, ms = sample, whole, encoder_ms
+                if n_frames:
+                    seen = sample.take(n_frames)
+                    with torch.inference_mode():
+                        encoded, ms = self._encode(seen, cells, n_frames)
+            except TokenredError as error:
+                yield from self._failed(error, f"sample '{sample_id}'", sample_id, cells)
+                continue
+            for cell in cells:
+                try:
+                    with torch.inference_mode():
+                        result = self._cell(cell, seen, encoded, unreduced, ms)
+                except TokenredError as error:
+                    place = f"row '{cell.row.label}', sample '{sample_id}'"
+                    yield from self._failed(error, place, sample_id, [cell])
+                else:
+                    yield result
+
+    def _failed(
+        self, error: TokenredError, place: str, sample_id: str, cells: Sequence[PlannedRow]
+    ) -> Iterator[Failure]:
+        if isinstance(error, ConfigError):
+            error = error.below([place])
+        else:
+            error = type(error)(f"{place}: {error}")
+        if not self.keep_going:
+            raise error
+        yield from (Failure(cell.origin, sample_id, str(error)) for cell in cells)
+
+    def _encode(
+        self, sample: Sample, cells: Sequence[PlannedRow], n_frames: int | None
+    ) -> tuple[Any, float]:
+        needs = [cell.pipeline.needs for cell in cells if (cell.row.frames or None) == n_frames]
+        start = time.perf_counter()
+        encoded = self.model.encode(sample, frozenset().union(*needs))
+        return encoded, (time.perf_counter() - start) * 1e3
+
+    def _replies(
+        self, sample: Sample, encoded: Any, pipeline: Pipeline, seed: int
+    ) -> tuple[ReducedTokens, list[Reply], float]:
+        reduced = self.model.reduce(encoded, pipeline, sample_generator(seed, sample.id))
+        start = time.perf_counter()
+        replies = self.model.replies(
+            encoded,
+            reduced,
+            sample,
+            pipeline.inside_llm,
+            self.task.answering,
+            self.task.max_new_tokens,
+        )
+        return reduced, replies, (time.perf_counter() - start) * 1e3 / len(replies)
+
+    def _cell(
+        self,
+        cell: PlannedRow,
+        sample: Sample,
+        encoded: Any,
+        unreduced: tuple[ReducedTokens, list[Reply], float],
+        encoder_ms: float,
+    ) -> Cell:
+        seed = cell.row.config.seed
+        reduced, replies, ms = unreduced
+        if cell.row.frames is not None or cell.pipeline.config != self._vanilla.config:
+            reduced, replies, ms = self._replies(sample, encoded, cell.pipeline, seed)
+        answers = tuple(
+            self._answer(*each)
+            for each in zip(sample.questions, replies, unreduced[1], strict=True)
+        )
+        realised = reduced.realised
+        cost = Cost(
+            frame_indices=sample.frame_indices,
+            n_tokens=realised.n_tokens,
+            newline_tokens=realised.newline_tokens,
+            retention_ratio=realised.retention_ratio,
+            reducer_ms=realised.reducer_ms,
+            answer_ms=ms,
+            encoder_ms=encoder_ms,
+            n_iter=max((stage.n_iter for stage in realised.stages), default=0),
+            residual=max((stage.residual for stage in realised.stages), default=0.0),
+            seed=seed,
+        )
+        return Cell(cell.origin, sample.id, answers, cost)
+
+    def _answer(self, question: Question, reply: Reply, whole: Reply) -> Answer:
+        said, beside = chosen(question, reply), chosen(question, whole)
+        return Answer(
+            kind=question.kind,
+            answer=said,
+            score=self.task.score(question, said),
+            option_scores=reply.scores,
+            layer_tokens=reply.layer_tokens,
+            agrees=said == beside,
+            kl_nats=kl_nats(whole, reply),
+            hidden_distance=hidden_distance(whole, reply),
+        )
+
+
+class InProcess:
+    """The executor that does every job here, one after the other."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def __call__(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        """Yield the results of every job."""
+        for job in jobs:
+            yield from self.worker.results(job)
+
+
+def chosen(question: Question, reply: Reply) -> str:
+    """Return what a model answered: the likeliest option, the option that it wrote, or its text.
+
+    A written answer is an option if it is the same without case and punctuation, starts with it (of
+    several the longest), or holds it and no other one; else it is no option, and wrong.
+
+    Raises
+    ------
+    InputError
+        If a log-likelihood is not a number.
+    """
+    if reply.scores:
+        if not all(score <= 0 for score in reply.scores.values()):  # NaN fails as well
+            raise InputError(f"the model's scores are not finite for '{question.prompt}'")
+        return max(question.options, key=lambda option: reply.scores[option])
+    if not question.options:
+        return reply.text
+    words, options = _words(reply.text), {option: _words(option) for option in question.options}
+    options = {name: option for name, option in options.items() if option}
+    begins = {name: option for name, option in options.items() if words[: len(option)] == option}
+    longest = max(map(len, begins.values()), default=0)
+    holds = (
+        name
+        for name, option in options.items()
+        if any(words[i : i + len(option)] == option for i in range(len(words)))
+    )
+    for found in (
+        [name for name, option in options.items() if option == words],
+        [name for name, option in begins.items() if len(option) == longest],
+        list(holds),
+    ):
+        if len(found) == 1:
+            return found[0]
+    return reply.text
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def kl_nats(whole: Reply, reply: Reply) -> float | None:
+    """Return KL(unreduced || reduced) of the next-token distributions; None if not known."""
+    if whole.log_probs is None or reply.log_probs is None:
+        return None
+    p = whole.log_probs.double()
+    terms = p.exp() * (p - reply.log_probs.double())
+    return max(0.0, float(terms.nan_to_num(0.0).sum()))  # 0 * (-inf - -inf) is 0
+
+
+def hidden_distance(whole: Reply, reply: Reply) -> float | None:
+    """Return 1 - cosine of the states that the next token is read from; None if not known."""
+    if whole.state is None or reply.state is None:
+        return None
+    cosine = torch.nn.functional.cosine_similarity(whole.state.double(), reply.state.double(), 0)
+    return max(0.0, float(1 - cosine))
+
+
+def sample_generator(seed: int, sample_id: str) -> torch.Generator:
+    """Return the generator of one sample: the same in every process and on every machine."""
+    digest = hashlib.sha256(f"{seed} {sample_id}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

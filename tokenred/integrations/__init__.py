@@ -1,0 +1,15 @@
+"""Where tokenred plugs into other programs; each of them is imported only when it asks."""
+
+from typing import Any
+
+LMMS_MODEL = "tokenred"
+"""Name of the model in lmms-eval."""
+
+
+def lmms_eval_models() -> list[Any]:
+    """Return what lmms-eval finds under its entry points: the model ``tokenred``."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return [
+        ModelManifest(LMMS_MODEL, simple_class_path="tokenred.integrations.lmms_eval.TokenredModel")
+    ]

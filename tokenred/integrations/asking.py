@@ -1,0 +1,288 @@
+"""One question about some pictures, asked of a loaded model under a pipeline."""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from tokenred.errors import InputError, TokenredError
+from tokenred.evaluation.worker import sample_generator
+from tokenred.integrations.visuals import Visuals
+from tokenred.models.attach import Session, attach
+from tokenred.models.loading import LoadedModel
+from tokenred.models.preparing import Prepared
+from tokenred.pipeline import Pipeline
+from tokenred.pipeline.stages.llm import InsideLlm
+from tokenred.types import ReducedTokens, VisualTokens
+
+_GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "repetition_penalty", "min_new_tokens")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one request took.
+
+    Attributes
+    ----------
+    input_tokens, vanilla_input_tokens : of the prompt, reduced and not
+    output_tokens : that the model wrote, or of the text it was to judge
+    visual_tokens, vanilla_visual_tokens : newline tokens not among them
+    layer_tokens : visual tokens that entered each layer of the LLM; empty if nothing worked inside
+    frame_indices : of every video
+    request_ms : of the whole call, vision tower included
+    """
+
+    input_tokens: int
+    vanilla_input_tokens: int
+    output_tokens: int
+    visual_tokens: int
+    vanilla_visual_tokens: int
+    newline_tokens: int
+    layer_tokens: tuple[int, ...]
+    frame_indices: tuple[tuple[int, ...], ...]
+    n_iter: int
+    residual: float
+    reducer_ms: float
+    request_ms: float
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A pipeline that draws what the runner of ablations would for the same sample."""
+
+    pipeline: Pipeline
+    sample_id: str
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the cues that its strategies read."""
+        return self.pipeline.needs
+
+    @property
+    def inside_llm(self) -> InsideLlm:
+        """What works inside the LLM."""
+        return self.pipeline.inside_llm
+
+    def run(
+        self,
+        tokens: VisualTokens,
+        *,
+        generator: torch.Generator | None = None,
+        trace: bool = False,
+    ) -> ReducedTokens:
+        """Reduce one clip."""
+        if generator is None:
+            generator = sample_generator(self.pipeline.config.seed, self.sample_id)
+        return self.pipeline.run(tokens, generator=generator, trace=trace)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question.
+
+    Attributes
+    ----------
+    sample_id : decides what random strategies draw
+    look : reads the pictures
+    key : equal for requests about the same pictures
+    """
+
+    sample_id: str
+    prompt: str
+    look: Callable[[], Visuals]
+    key: Hashable
+
+
+@dataclass
+class Sight:
+    """Pictures as the model has them in hand; ``clips`` hold the cues of ``needs``."""
+
+    key: Hashable
+    visuals: Visuals
+    prepared: Prepared
+    needs: frozenset[str] | None = None
+    clips: list[Any] = field(default_factory=list)
+
+
+class Asker:
+    """A loaded model under a pipeline that may be changed between requests.
+
+    Requests in a row about the same pictures read and encode them once.
+
+    Parameters
+    ----------
+    positions : see ``tokenred.attach``
+
+    Attributes
+    ----------
+    needs : cues to encode with besides those of the pipeline at hand, for pipelines that follow
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, pipeline: Pipeline, positions: str | None = None
+    ) -> None:
+        self.loaded, self.pipeline, self.positions = loaded, pipeline, positions
+        self.needs: frozenset[str] = frozenset()
+        self._latest: Sight | None = None
+
+    @torch.inference_mode()
+    def write(
+        self, request: Request, max_new_tokens: int, options: Mapping[str, Any]
+    ) -> tuple[str, Facts]:
+        """Let the model write an answer.
+
+        Parameters
+        ----------
+        options : of the task: ``until``, ``max_new_tokens``, ``do_sample``, ``temperature`` and so
+            on; greedy unless it asks for sampling
+        """
+        sight = self._see(request)
+        inputs = self.loaded.inputs_of(request.prompt, sight.prepared)
+        length = inputs["input_ids"].shape[1]
+        start = perf_counter()
+        with self._reduced(request, sight) as session:
+            output = self.loaded.model.generate(
+                **inputs, **_generation(options, max_new_tokens, self.loaded.tokenizer)
+            )
+        made = output[0, length:].tolist()
+        facts = _facts(session, length, len(made), sight, start)
+        text = self.loaded.tokenizer.decode(made, skip_special_tokens=True)
+        return _until(text, options.get("until")).strip(), facts
+
+    @torch.inference_mode()
+    def judge(self, request: Request, text: str) -> tuple[float, bool, Facts]:
+        """Return the mean negative log-likelihood of a text after the prompt, in nats per token.
+
+        Besides, whether the model would have written it greedily.
+
+        Raises
+        ------
+        InputError
+            If the text is empty.
+        """
+        tokenizer = self.loaded.tokenizer
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.long()
+        n_tokens = ids.shape[1]
+        if not n_tokens:
+            raise InputError(f"{text!r} has no token of this model")
+        sight = self._see(request)
+        inputs = self.loaded.inputs_of(request.prompt, sight.prepared)
+        length = inputs["input_ids"].shape[1]
+        for name, fill in (("input_ids", ids), ("attention_mask", torch.ones_like(ids))):
+            inputs[name] = torch.cat([inputs[name], fill.to(inputs[name])], 1)
+        if "mm_token_type_ids" in inputs:
+            types = inputs["mm_token_type_ids"]
+            inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(ids).to(types)], 1)
+        start = perf_counter()
+        with self._reduced(request, sight) as session:
+            logits = self.loaded.model(**inputs, logits_to_keep=n_tokens + 1).logits[0, :-1]
+        log_probs = logits.float().log_softmax(-1).cpu()
+        loss = -log_probs[torch.arange(n_tokens), ids[0]].mean()
+        greedy = bool((log_probs.argmax(-1) == ids[0]).all())
+        return float(loss), greedy, _facts(session, length, n_tokens, sight, start)
+
+    def _see(self, request: Request) -> Sight:
+        """Read pictures and make the model's inputs of them, unless it was done just before."""
+        if self._latest is None or self._latest.key != request.key:
+            self._latest = None  # make room first
+            visuals = request.look()
+            self._latest = Sight(request.key, replace(visuals, pixels=()), self._prepare(visuals))
+        return self._latest
+
+    def _prepare(self, visuals: Visuals) -> Prepared:
+        pictures = [pixels.permute(0, 3, 1, 2) for pixels in visuals.pixels]
+        settings = self.loaded.settings[visuals.kind] or None
+        if visuals.kind == "image":
+            images = [picture[0] for picture in pictures]
+            return self.loaded.adapter.prepare(images=images, settings=settings)
+        return self.loaded.adapter.prepare(
+            videos=pictures, frame_times=visuals.frame_times, settings=settings
+        )
+
+    @contextmanager
+    def _reduced(self, request: Request, sight: Sight) -> Iterator[Session]:
+        reducer = Seeded(self.pipeline, request.sample_id)
+        adapter = self._adapter(sight)
+        model = self.loaded.model
+        try:
+            with attach(model, reducer, positions=self.positions, adapter=adapter) as session:
+                yield session
+        except torch.OutOfMemoryError as error:
+            raise TokenredError("out of memory; fewer frames may do") from error
+
+    def _adapter(self, sight: Sight) -> Any:
+        """Return an adapter that encodes pictures once, and knows the seconds of their frames."""
+        adapter = copy(self.loaded.adapter)
+        whole, seconds = adapter.encode, sight.visuals.frame_times
+        times = None if seconds is None else [each.to(self.loaded.plan.device) for each in seconds]
+
+        def encode(inputs: Mapping[str, Any], needs: Any = frozenset(), **_: Any) -> list[Any]:
+            if sight.needs is None or not sight.needs >= frozenset(needs):
+                sight.needs = frozenset(needs) | self.needs
+                sight.clips = whole(inputs, sight.needs, frame_times=times)
+            return sight.clips
+
+        adapter.encode = encode
+        return adapter
+
+
+def _generation(options: Mapping[str, Any], max_new_tokens: int, tokenizer: Any) -> dict[str, Any]:
+    """Return arguments of ``generate``; sampling is on if the task asks for it, and means it."""
+    chosen = {name: options[name] for name in SAMPLING if options.get(name) is not None}
+    temperature = chosen.get("temperature")
+    sampled = options.get("do_sample")
+    if sampled is None:
+        sampled = bool(temperature)
+    if temperature == 0 or not sampled:
+        chosen |= _GREEDY
+    else:
+        chosen["do_sample"] = True
+    asked = options.get("max_new_tokens") or options.get("max_gen_toks") or max_new_tokens
+    return {**chosen, "max_new_tokens": int(asked), "pad_token_id": tokenizer.pad_token_id}
+
+
+def _until(text: str, stops: Any) -> str:
+    """Cut a text where the first of the stops begins."""
+    for stop in [stops] if isinstance(stops, str) else stops or ():
+        if stop:
+            text = text.split(stop)[0]
+    return text
+
+
+def _facts(session: Session, length: int, n_new: int, sight: Sight, start: float) -> Facts:
+    realised = session.realised
+    stages = [stage for each in realised for stage in each.stages]
+    whole = sum(clip.layout.n_placeholders for clip in session.clips)
+    real = sum(each.n_tokens + each.newline_tokens for each in realised)
+    return Facts(
+        input_tokens=length - whole + real,
+        vanilla_input_tokens=length,
+        output_tokens=n_new,
+        visual_tokens=sum(each.n_tokens for each in realised),
+        vanilla_visual_tokens=sum(each.vanilla_tokens for each in realised),
+        newline_tokens=sum(each.newline_tokens for each in realised),
+        layer_tokens=tuple(next(iter(session.layer_tokens), ())),
+        frame_indices=sight.visuals.frame_indices,
+        n_iter=max((stage.n_iter for stage in stages), default=0),
+        residual=max((stage.residual for stage in stages), default=0.0),
+        reducer_ms=sum(each.reducer_ms for each in realised),
+        request_ms=(perf_counter() - start) * 1e3,
+    )
+
+
+def mean_facts(facts: Sequence[Facts]) -> dict[str, float]:
+    """Return the means over requests of what lmms-eval has no field for."""
+    names = (
+        "visual_tokens",
+        "vanilla_visual_tokens",
+        "newline_tokens",
+        "input_tokens",
+        "vanilla_input_tokens",
+        "reducer_ms",
+    )
+    return {name: sum(getattr(each, name) for each in facts) / len(facts) for name in names}

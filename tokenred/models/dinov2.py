@@ -1,0 +1,141 @@
+"""A DINOv2 tower alone: real features of real videos where no language model is at hand."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from tokenred.errors import CapabilityError, InputError, TokenredError
+from tokenred.models.base import check_transformers
+from tokenred.models.capture import capture
+from tokenred.models.cues import PIXELS, POOLER, POOLER_ATTENTION, TOWER, Cue, parse_cues
+from tokenred.models.patches import square_pixels
+from tokenred.models.preparing import resize_and_normalise
+from tokenred.types import VisualTokens
+
+IMAGENET: Mapping[str, Any] = {
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
+FRAME_CHUNK = 8
+
+
+class Dinov2Tower:
+    """Visual tokens and cues of a DINOv2, which has no projector.
+
+    The tokens are the patches of the last hidden state, behind the last norm. Its class token gives
+    ``class-attention@LAYER`` and ``pooler``.
+
+    Parameters
+    ----------
+    model : ``Dinov2Model`` of transformers
+    name : as printed
+    side : patches per side of a frame, to which frames are resized without cropping; DINOv2
+        interpolates its positions
+    native_pool : the pooling that an LLM is imagined to bring; 27 patches a side and ``bilinear``
+        have the shape of LLaVA-OneVision
+    """
+
+    def __init__(
+        self, model: Any, name: str = "DINOv2", side: int = 16, native_pool: str = "none"
+    ) -> None:
+        self.name = name
+        self.side = side
+        self.native_pool = native_pool
+        self._model = model.eval()
+        # transformers kept queries and keys one level deeper before 5.2x.
+        self._layers = [
+            getattr(layer.attention, "attention", layer.attention) for layer in model.encoder.layer
+        ]
+
+    @classmethod
+    def load(cls, folder: str | Path, side: int = 16, native_pool: str = "none") -> "Dinov2Tower":
+        """Load a checkpoint of transformers from a local folder, in float32.
+
+        Raises
+        ------
+        InputError
+            If the folder holds no DINOv2.
+        """
+        check_transformers()
+        from transformers import AutoConfig, Dinov2Model
+
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if config.model_type != "dinov2":
+                raise InputError(f"{folder} holds a {config.model_type}, not a dinov2")
+            model, found = Dinov2Model.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except TokenredError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"no DINOv2 can be loaded from {folder}: {reason}") from error
+        if missing := sorted(found["missing_keys"]):
+            raise InputError(f"the weights in {folder} lack {missing[0]}")
+        return cls(model, f"DINOv2 ({Path(folder).name})", side, native_pool)
+
+    def check(self, needs: Collection[str]) -> None:
+        """Raise a ``CapabilityError`` for a cue that the tower cannot give."""
+        self._cues(needs)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        frames: UInt8[Tensor, "frames height width 3"],
+        frame_times: Float[Tensor, "frames"],
+        needs: Collection[str] = frozenset(),
+    ) -> VisualTokens:
+        """Encode the frames of one clip, with the cues asked for."""
+        cues = self._cues(needs)
+        patch = self._model.config.patch_size
+        size = (self.side * patch, self.side * patch)
+        pixels = resize_and_normalise(frames.permute(0, 3, 1, 2), size, IMAGENET)
+        parts = [self._run(chunk, cues) for chunk in pixels.split(FRAME_CHUNK)]
+        features = torch.cat([hidden[:, 1:] for hidden, _ in parts])
+        found = {cue.name: torch.cat([values[cue.name] for _, values in parts]) for cue in cues}
+        return VisualTokens.of(
+            features,
+            (self.side, self.side),
+            frame_times=frame_times,
+            cues=found,
+            native_pool=self.native_pool,
+        )
+
+    def _cues(self, needs: Collection[str]) -> tuple[Cue, ...]:
+        cues = parse_cues(needs, len(self._layers), class_token=True)
+        if any(cue.kind == POOLER_ATTENTION for cue in cues):
+            raise CapabilityError(
+                f"cue {POOLER_ATTENTION!r} needs a pooling head with a learnt probe, which this "
+                "vision tower lacks"
+            )
+        return cues
+
+    def _run(
+        self, pixels: Float[Tensor, "frames 3 height width"], cues: Collection[Cue]
+    ) -> tuple[Float[Tensor, "frames tokens dim"], dict[str, Tensor]]:
+        """Return the last hidden state, class token first, and the cues by name, without it."""
+        wanted: dict[torch.nn.Module, set[str]] = {}
+        for cue in cues:
+            if cue.layer is not None:
+                wanted.setdefault(self._layers[cue.layer], set()).add(cue.kind)
+        with capture(wanted) as captured:
+            output = self._model(pixels)
+        of_no_layer = {POOLER: output.pooler_output, TOWER: output.last_hidden_state[:, 1:]}
+        found = {}
+        for cue in cues:
+            if cue.layer is not None:
+                found[cue.name] = torch.cat(captured[self._layers[cue.layer]].of(cue.kind))[:, 1:]
+            elif cue.kind == PIXELS:
+                found[cue.name] = square_pixels(pixels, self._model.config.patch_size, IMAGENET)
+            else:
+                found[cue.name] = of_no_layer[cue.kind]
+        return output.last_hidden_state, found

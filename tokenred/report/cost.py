@@ -1,0 +1,157 @@
+"""The tables of ``tokenred bench``: times to the first token, what they buy, and the stages."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from tokenred.evaluation.bench.measure import UNATTACHED, VANILLA, Bench, PipelineCost, Spread
+
+FLAG = "fewer FLOPs, not faster"
+NOT_APPLICABLE = "-"
+UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
+LABEL_WIDTH = 12
+
+
+def to_rich(bench: Bench) -> Group:
+    """Return the tables with what a reader has to know; they fit into 100 columns."""
+    about = [Text(line, style="dim") for line in caption(bench)]
+    tables = [table(bench) for table in (_times, _against_vanilla, _rest, _stages)]
+    return Group(Text(header(bench), style="dim"), *tables, *about)
+
+
+def header(bench: Bench) -> str:
+    """Return the sentences that say what was measured, and on what."""
+    where = bench.environment
+    revision = f" ({bench.revision[:12]})" if bench.revision else ""
+    load = "" if where.load_average is None else f", load {where.load_average:.1f} at the start"
+    frames = f", {bench.n_frames} frames" if bench.picture_kind == "video" else ""
+    return (
+        f"{bench.model}{revision}, {where.dtype} on {where.device}; {bench.picture}{frames}; "
+        f"{_counted(bench.rounds, 'round')} after {bench.warmup} to warm up\n"
+        f"{where.cpu}, {_counted(where.threads, 'thread')} of {_counted(where.n_cores, 'core')}"
+        f"{load}; torch {where.torch}, transformers {where.transformers}, "
+        f"tokenred {where.tokenred}"
+    )
+
+
+def caption(bench: Bench) -> list[str]:
+    """Return the sentences under the tables that explain them to a reader of nothing else."""
+    lines = [
+        "Medians of the rounds; brackets hold the middle half of them. Every round asks every row "
+        "once. encoder + reducer + prefill = TTFT in each round: vision tower and projector with "
+        "the cues that the pipeline reads; the stages before the LLM; all the rest up to the first "
+        "token. Reading the file and preparing its pixels are not counted.",
+        f"'{VANILLA}' is the unreduced model with tokenred around it, '{UNATTACHED}' the model by "
+        "itself. Shares of the TTFT are to vanilla's in the same round; a row is faster, or "
+        "slower, if it was so in three rounds of four.",
+        f"FLOPs are those of prefill by the formula '{bench.formula}', for visual tokens layer by "
+        "layer; tower, reducer, text and newline tokens are not in them.",
+    ]
+    if bench.memory_method is not None:
+        lines.append(
+            "extra MB is the memory of one call at its peak, above what was in use before it: "
+            f"{bench.memory_method}."
+        )
+    lines.append(str(bench.noise))
+    where = bench.environment
+    if where.load_average is not None and where.load_average > where.n_cores:
+        lines.append(
+            f"The load was {where.load_average:.1f} on {_counted(where.n_cores, 'core')} at the "
+            "start: other work was in the way."
+        )
+    flagged = [cost.label for cost in bench.pipelines if cost.fewer_flops_not_faster]
+    if flagged:
+        lines.append(f"Fewer FLOPs, but not faster than vanilla here: {', '.join(flagged)}.")
+    lines += [f"Not measured: {label}: {reason}." for label, reason in bench.failures.items()]
+    return [*lines, *bench.remarks]
+
+
+def _times(bench: Bench) -> Table:
+    names = ["", "encoder", "reducer", "prefill", "TTFT"]
+    table = _table("Milliseconds to the first token", names)
+    for cost in bench.pipelines:
+        parts = (cost.encoder_ms, cost.reducer_ms, cost.prefill_ms, cost.ttft_ms)
+        table.add_row(cost.label, *map(_spread, parts))
+    return table
+
+
+def _against_vanilla(bench: Bench) -> Table:
+    unit = _unit([cost.prefill_flops or 0 for cost in bench.pipelines])
+    table = _table("Against vanilla", ["", "tokens", f"{unit}FLOPs", "TTFT", ""])
+    for cost in bench.pipelines:
+        table.add_row(cost.label, _tokens(cost), _flops(cost, unit), _share(cost), _verdict(cost))
+    return table
+
+
+def _rest(bench: Bench) -> Table:
+    table = _table("Prompt, decoding and memory", ["", "prompt", "tokens/s", "extra MB"])
+    for cost in bench.pipelines:
+        memory = "" if cost.memory is None else f"{cost.memory.extra_bytes / 1e6:.1f}"
+        speed = _spread(cost.decode_tokens_per_s)
+        table.add_row(cost.label, str(cost.prompt_tokens), speed, memory or NOT_APPLICABLE)
+    return table
+
+
+def _stages(bench: Bench) -> Table:
+    table = _table("Stages before the LLM", ["", "stage", "ms", "tokens left"])
+    for cost in bench.pipelines:
+        for number, stage in enumerate(cost.stages):
+            label = "" if number else cost.label
+            table.add_row(label, escape(stage.name), _spread(stage.ms), str(stage.n_tokens))
+    return table
+
+
+def _table(title: str, names: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column(names[0], overflow="fold", min_width=LABEL_WIDTH)
+    for name in names[1:]:
+        table.add_column(name, justify="right", no_wrap=bool(name))
+    return table
+
+
+def _verdict(cost: PipelineCost) -> str:
+    if cost.label == VANILLA:
+        return ""
+    return f"[bold]{FLAG}[/bold]" if cost.fewer_flops_not_faster else cost.speed
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return NOT_APPLICABLE
+    digits = 0 if spread.median >= 100 else 1 if spread.median >= 10 else 2
+    return escape(f"{spread.median:.{digits}f} [{spread.p25:.{digits}f}, {spread.p75:.{digits}f}]")
+
+
+def _share(cost: PipelineCost) -> str:
+    if cost.label == VANILLA:
+        return "100 %"
+    share = cost.ttft_share
+    return escape(f"{share.median:.0%} [{share.p25:.0%}, {share.p75:.0%}]".replace("%", " %"))
+
+
+def _tokens(cost: PipelineCost) -> str:
+    """Return the tokens of the first layer; and of the last, if some leave on the way."""
+    if cost.n_tokens is None or cost.vanilla_tokens is None:
+        return NOT_APPLICABLE
+    if cost.layer_tokens and cost.layer_tokens[-1] != cost.n_tokens:
+        return f"{cost.n_tokens} to {cost.layer_tokens[-1]}"
+    return f"{cost.n_tokens} ({100 * cost.n_tokens / cost.vanilla_tokens:.1f} %)"
+
+
+def _unit(values: Sequence[int]) -> str:
+    return next((name for name, size in UNITS.items() if max(values) >= size), "")
+
+
+def _flops(cost: PipelineCost, unit: str) -> str:
+    if cost.prefill_flops is None or cost.flops_share is None:
+        return NOT_APPLICABLE
+    value = cost.prefill_flops / UNITS.get(unit, 1.0)
+    return f"{value:#.3g}".rstrip(".") + f" ({100 * cost.flops_share:.1f} %)"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
