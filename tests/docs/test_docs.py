@@ -280,7 +280,7 @@ def test_verb_has_its_entry_and_every_option_its_help(page, verb):
 def _commands_in(path):
     for language, block in FENCE.findall(path.read_text()):
         if language in ("bash", "console"):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line.removeprefix("$ "), comments=True)
                 if words and Path(words[0]).name in ("make", "tokenred"):
                     yield words

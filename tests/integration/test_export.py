@@ -28,9 +28,14 @@ def stored(folder: Path) -> int:
         return len(list(store.rows()))
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def test_csv_holds_every_answer_with_its_row(folder: Path, tmp_path: Path) -> None:
     assert export(folder, tmp_path / "all.csv") == stored(folder)
-    lines = list(csv.DictReader((tmp_path / "all.csv").open(encoding="utf-8")))
+    lines = read(tmp_path / "all.csv")
     assert len(lines) == stored(folder) > 0
     assert list(lines[0]) == list(COLUMNS)
     assert {line["row"] for line in lines} >= {"AOT", "vanilla", "random", "downsample"}
@@ -40,7 +45,7 @@ def test_parquet_holds_the_same(folder: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     assert export(folder, tmp_path / "all.parquet") == stored(folder)
     export(folder, tmp_path / "all.csv")
-    lines = list(csv.DictReader((tmp_path / "all.csv").open(encoding="utf-8")))
+    lines = read(tmp_path / "all.csv")
     table = parquet.read_table(tmp_path / "all.parquet").to_pylist()
     assert [str(row["sample_id"]) for row in table] == [line["sample_id"] for line in lines]
     assert [row["score"] for row in table] == [float(line["score"]) for line in lines]

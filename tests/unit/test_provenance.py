@@ -7,6 +7,7 @@ import pytest
 import tokenred
 from tokenred.config import StrategyConfig
 from tokenred.evaluation.provenance import code_version, hash_sources, package_version
+from tokenred.evaluation.scorers import ScorerConfig
 from tokenred.evaluation.task import load_task
 from tokenred.evaluation.tasks.embedded import EmbeddedTask
 from tokenred.pipeline import load_config
@@ -66,7 +67,7 @@ def test_a_plugins_version_joins_that_of_the_rows_that_use_it(
 def test_a_plugin_that_brings_the_task_or_its_scorer_counts_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class OwnConfig(StrategyConfig):
+    class OwnConfig(ScorerConfig):
         """No settings."""
 
     (tmp_path / "a.mp4").touch()

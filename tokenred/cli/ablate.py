@@ -220,7 +220,7 @@ def _watched(compute: Callable[..., Progress], n_cells: int, path: Path) -> None
             speed = f"{progress.cells_computed / seconds:.1f}/s" if seconds else ""
             if progress.cells_failed:
                 speed += f", {progress.cells_failed} failed"
-            bar.update(cells, completed=progress.cells_done, speed=speed)
+            bar.update(cells, total=progress.n_cells, completed=progress.cells_done, speed=speed)
 
         try:
             done = compute(on_progress=show)

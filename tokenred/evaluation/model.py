@@ -1,6 +1,5 @@
 """What the runner asks of a model under test, and every model that tokenred loads as one."""
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from copy import copy
@@ -14,12 +13,14 @@ from torch import Tensor
 
 from tokenred.accounting import LlmShape
 from tokenred.errors import InputError, TokenredError
-from tokenred.evaluation.task import Answering, Sample
+from tokenred.evaluation.files import sampled_hash
+from tokenred.evaluation.task import Answering, Sample, fingerprint_of
 from tokenred.pipeline import Pipeline
 from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import ReducedTokens
 
-_EDGE_BYTES = 1 << 20
+_COUNTED = (".safetensors", ".json", ".jinja", ".model", ".py")
+"""Files of a checkpoint that can change an answer."""
 
 
 @dataclass(frozen=True)
@@ -345,18 +346,10 @@ def spec_dict(spec: ModelSpec) -> dict[str, Any]:
 def revision_of(loaded: Any) -> str:
     """Return the commit of the hub, or a hash of the files, with the precision of the arithmetic.
 
-    Of a large file its size and its first and last MiB count.
+    Large files count by samples, see ``sampled_hash``.
     """
     dtype = str(loaded.plan.dtype).removeprefix("torch.")
     if loaded.revision is not None:
         return f"{loaded.revision[:12]}-{dtype}"
-    digest = hashlib.sha256()
-    for path in sorted(Path(loaded.name).iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja", ".model", ".py"):
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {size} ".encode() + file.read(_EDGE_BYTES))
-                if size > _EDGE_BYTES:
-                    file.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
-                    digest.update(file.read())
-    return f"{digest.hexdigest()[:12]}-{dtype}"
+    files = [path for path in sorted(Path(loaded.name).iterdir()) if path.suffix in _COUNTED]
+    return f"{fingerprint_of(*([path.name, sampled_hash(path)] for path in files))}-{dtype}"

@@ -149,7 +149,7 @@ def load_task(source: str | Mapping[str, Any] | StrategyConfig) -> Task:
     elif Path(source).suffix in (".yaml", ".yml"):
         config = strategy_config("task", _read_yaml(Path(source)))
     elif Path(source).exists():
-        config = strategy_config("task", {"name": "local", "path": source})
+        config = strategy_config("task", {"name": "local", "path": str(Path(source).absolute())})
     else:
         known = ", ".join(registry().names("task"))
         raise ConfigError(f"no task or file '{source}'; tasks: {known}", ["--task"])

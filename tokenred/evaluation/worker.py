@@ -59,6 +59,7 @@ class Cell:
 
 
 Result = Cell | Failure
+_FAILURES = (TokenredError, torch.OutOfMemoryError)
 
 
 class Worker:
@@ -90,7 +91,7 @@ class Worker:
                 sample = self.task.sample(job.index)
                 whole, encoder_ms = self._encode(sample, job.cells, None)
                 unreduced = self._replies(sample, whole, self._vanilla, 0)
-        except TokenredError as error:
+        except _FAILURES as error:
             yield from self._failed(error, f"sample '{sample_id}'", sample_id, job.cells)
             return
         for n_frames in sorted({cell.row.frames or 0 for cell in job.cells}):
@@ -101,29 +102,31 @@ class Worker:
                     seen = sample.take(n_frames)
                     with torch.inference_mode():
                         encoded, ms = self._encode(seen, cells, n_frames)
-            except TokenredError as error:
+            except _FAILURES as error:
                 yield from self._failed(error, f"sample '{sample_id}'", sample_id, cells)
                 continue
             for cell in cells:
                 try:
                     with torch.inference_mode():
                         result = self._cell(cell, seen, encoded, unreduced, ms)
-                except TokenredError as error:
+                except _FAILURES as error:
                     place = f"row '{cell.row.label}', sample '{sample_id}'"
                     yield from self._failed(error, place, sample_id, [cell])
                 else:
                     yield result
 
     def _failed(
-        self, error: TokenredError, place: str, sample_id: str, cells: Sequence[PlannedRow]
+        self, error: Exception, place: str, sample_id: str, cells: Sequence[PlannedRow]
     ) -> Iterator[Failure]:
         if isinstance(error, ConfigError):
-            error = error.below([place])
+            named: TokenredError = error.below([place])
+        elif isinstance(error, TokenredError):
+            named = type(error)(f"{place}: {error}")
         else:
-            error = type(error)(f"{place}: {error}")
+            named = TokenredError(f"{place}: out of memory; fewer frames may do")
         if not self.keep_going:
-            raise error
-        yield from (Failure(cell.origin, sample_id, str(error)) for cell in cells)
+            raise named from error
+        yield from (Failure(cell.origin, sample_id, str(named)) for cell in cells)
 
     def _encode(
         self, sample: Sample, cells: Sequence[PlannedRow], n_frames: int | None

@@ -43,7 +43,7 @@ def chat_prompt(
         return in_text
     parts = [*({"type": kind} for _ in range(n_pictures)), {"type": "text", "text": question}]
     text = _rendered(tokenizer, parts)
-    if text is None or placeholder not in text:
+    if text is None or (n_pictures and placeholder not in text):
         placeholder = mark
         text = _rendered(tokenizer, in_text)
     if text is None or text.count(placeholder) != n_pictures or question not in text:

@@ -1,1 +1,1 @@
-"""What pipelines cost on a model, measured: time to the first token, memory, and the parts of it."""
+"""What pipelines cost on a model, measured: time to the first token, memory, and their parts."""

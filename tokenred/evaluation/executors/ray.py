@@ -299,8 +299,8 @@ class _Crew:
     def _too_many(self) -> None:
         """Go on with fewer workers, if some are left."""
         message = (
-            f"{self._deaths_in_a_row} workers in a row died while they loaded the model, perhaps "
-            "for lack of memory"
+            f"{_workers(self._deaths_in_a_row)} died while loading the model, perhaps for lack of "
+            "memory"
         )
         if not self._at_work:
             raise TokenredError(f"{message}; try fewer workers")
@@ -308,7 +308,7 @@ class _Crew:
 
     def _given_up(self, errand: _Errand) -> Iterator[Failure]:
         message = (
-            f"sample '{errand.job.sample_id}': {errand.deaths} workers died over it, perhaps for "
+            f"sample '{errand.job.sample_id}': {_workers(errand.deaths)} died over it, perhaps for "
             "lack of memory"
         )
         if not self._settings._keep_going:
@@ -333,6 +333,10 @@ def split(job: Job, n_rows: int) -> Iterator[Job]:
     for part in range(n_parts):
         span = slice(part * len(cells) // n_parts, (part + 1) * len(cells) // n_parts)
         yield replace(job, cells=tuple(cells[span]))
+
+
+def _workers(n: int) -> str:
+    return "1 worker" if n == 1 else f"{n} workers in a row"
 
 
 def _import_ray() -> Any:

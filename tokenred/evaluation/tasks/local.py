@@ -1,6 +1,5 @@
 """Your own videos: a JSONL file of questions, or videos alone."""
 
-import hashlib
 import json
 import string
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pydantic import Field, StrictInt, ValidationError
 
 from tokenred.config import FrozenModel, ScorerSlot, StrategyConfig, build
 from tokenred.errors import ConfigError, InputError, nearest
+from tokenred.evaluation.files import sampled_hash
 from tokenred.evaluation.scorers import ScorerConfig
 from tokenred.evaluation.task import (
     Answering,
@@ -22,7 +22,6 @@ from tokenred.evaluation.task import (
 )
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
-_EDGE_BYTES = 1 << 20
 LETTERS = string.ascii_uppercase
 
 
@@ -101,7 +100,7 @@ class LocalTask:
     def fingerprint(self) -> str:
         """Hash of the questions, the settings and the videos.
 
-        Of a video its size and its first and last MiB count, so that terabytes need not be read.
+        Long videos count by samples, see ``sampled_hash``.
         """
         settings = self.config.model_dump(exclude={"path", "videos"})
         lines = [[line.model_dump() for line in lines] for _, lines in self._samples]
@@ -215,14 +214,8 @@ def _chance(lines: Sequence[Line]) -> dict[str, float]:
 
 
 def _file_hash(path: Path) -> str | None:
-    """Return a hash of a file's size and edges; None if it is not there."""
+    """Return a hash of a file; None if it is not there, which is found when its turn comes."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest = hashlib.sha256(str(size).encode() + file.read(_EDGE_BYTES))
-            if size > _EDGE_BYTES:
-                file.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
-                digest.update(file.read())
+        return sampled_hash(path)
     except OSError:
         return None
-    return digest.hexdigest()[:16]
