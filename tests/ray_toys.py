@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.evaluation_toys import ToyEncoded, ToyModel, ToyTask
+from tests.evaluation_toys import ToyEncoded, ToyModel
 from tokenred.errors import InputError
 from tokenred.evaluation.model import Reply
 from tokenred.evaluation.task import Sample
@@ -31,8 +31,7 @@ class Trouble:
     ----------
     folder : each worker leaves its process id in it, and what happened once
     dies_on, dies_always_on : samples on which the process is killed, once or every time
-    fails_on, bug_on : samples that cannot be encoded, said or unsaid
-    dies_while_loading : workers that are killed before they have a model
+    fails_on : samples that cannot be encoded
     seconds : that a sample takes
     """
 
@@ -40,15 +39,10 @@ class Trouble:
     dies_on: tuple[str, ...] = ()
     dies_always_on: tuple[str, ...] = ()
     fails_on: tuple[str, ...] = ()
-    dies_while_loading: int = 0
-    bug_on: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def model(self) -> "TroubledModel":
         """Return a model that these things happen to."""
-        for number in range(self.dies_while_loading):
-            if self.first(f"loading-{number}"):
-                os.kill(os.getpid(), signal.SIGKILL)
         (self.folder / f"pid-{os.getpid()}").touch()
         return TroubledModel(self)
 
@@ -75,8 +69,6 @@ class TroubledModel(ToyModel):
             os.kill(os.getpid(), signal.SIGKILL)
         if sample.id in trouble.fails_on:
             raise InputError("the video is corrupt")
-        if sample.id in trouble.bug_on:
-            raise RuntimeError("a fault of the code")
         return super().encode(sample, needs)
 
     def replies(self, encoded: Any, reduced: Any, sample: Sample, *rest: Any) -> list[Reply]:
@@ -85,15 +77,3 @@ class TroubledModel(ToyModel):
         if third and sample.id in self.trouble.dies_on and self.trouble.first(f"died {sample.id}"):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().replies(encoded, reduced, sample, *rest)
-
-
-class OtherTask(ToyTask):
-    """A task whose videos are not those that the driver sees."""
-
-    fingerprint = "toy-2"
-
-
-class OtherModel(ToyModel):
-    """A model of other weights than the driver has."""
-
-    revision = "toy-weights-2"

@@ -221,6 +221,7 @@ class _Crew:
             scheduling_strategy="SPREAD",
             max_restarts=0,  # a new one is hired instead, which knows what is left of the job
         )
+        self._hired: list[Any] = []
         self._at_work: dict[Any, _Hand] = {}
         self._deaths_in_a_row = 0  # while loading
         self._told: set[str] = set()
@@ -253,11 +254,12 @@ class _Crew:
                     self._ask(hand, None)
                     yield reply.outcome
         finally:
-            for hand in self._at_work.values():
-                ray.kill(hand.actor)
+            for actor in list(self._hired):
+                self._let_go(actor)
 
     def _hire(self) -> None:
         actor = self._actor.remote()
+        self._hired.append(actor)
         self._at_work[actor.start.remote(self._order)] = _Hand(actor)
 
     def _ask(self, hand: _Hand, job: Job | None) -> None:
@@ -275,12 +277,16 @@ class _Crew:
             hand.errand = self._waiting.popleft()
             self._ask(hand, hand.errand.job)
         else:
-            self._ray.kill(hand.actor)
+            self._let_go(hand.actor)
+
+    def _let_go(self, actor: Any) -> None:
+        self._hired.remove(actor)
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(actor)
 
     def _bury(self, hand: _Hand) -> Iterator[Failure]:
         """Replace a worker that died, and have its errand done by another one."""
-        with suppress(self._ray.exceptions.RayError):
-            self._ray.kill(hand.actor)
+        self._let_go(hand.actor)
         errand, n_tries = hand.errand, self._settings._n_tries
         if errand is None:
             self._deaths_in_a_row += 1
