@@ -1,14 +1,19 @@
 """What the verbs share: talk on stderr, data on stdout, ``--set`` and the options of all verbs."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from tokenred.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Overrides = Annotated[
@@ -25,6 +30,14 @@ def say(message: str) -> None:
 def emit(data: Any) -> None:
     """Print one JSON document on stdout."""
     print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def table_console(pipe_width: int = 180) -> Console:
+    """Return a console for tables; a pipe or a file, which has no width to ask for, gets this."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=pipe_width)
 
 
 def columns(rows: Iterable[Sequence[str]]) -> str:

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, Overrides, emit, parse_overrides, say
+from tokenred.cli._common import Json, Overrides, emit, parse_overrides, say, table_console
+from tokenred.cli._media import (
+    Device,
+    Dtype,
+    Model,
+    Offline,
+    Revision,
+    TrustRemoteCode,
+    quiet_transformers,
+)
 from tokenred.errors import ConfigError, TokenredError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from rich.console import Console
 
     from tokenred.evaluation.preview import Preview
     from tokenred.evaluation.runner import Executor, Progress
@@ -23,8 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "components"
 DEFAULT_LIMIT = 200
-PIPE_WIDTH = 180
-"""Columns of a table that goes into a pipe or a file, where there is no terminal to ask."""
 
 
 def ablate(
@@ -67,25 +72,12 @@ def ablate(
         str | None,
         typer.Option(help="Model whose prompts lmms-eval shall use, such as llava_vid."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID_OR_PATH",
-            help="A local folder, or the id of a model on the hub; the embedded one by default.",
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit on the hub; the newest by default.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU if there is one.")
-    ] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16 or float16; auto takes what the checkpoint has.")
-    ] = "auto",
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Take what is on this machine; never ask the hub.")
-    ] = False,
+    model: Model = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    offline: Offline = False,
+    trust_remote_code: TrustRemoteCode = False,
     keep_going: Annotated[
         bool,
         typer.Option("--keep-going", help="Leave out videos on which a row fails, and say so."),
@@ -118,7 +110,6 @@ def ablate(
     Results go to OUT/results.sqlite as they arrive. Stop at any time; the same command resumes.
     """
     import torch
-    from transformers.utils import logging
 
     from tokenred.evaluation import runner
     from tokenred.evaluation.ablation import load_ablation
@@ -133,9 +124,8 @@ def ablate(
     ablation = load_ablation(what, parse_overrides(set_))
     rows = ablation.expand(parse_retention(retention))
     torch.set_num_threads(threads)
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    spec = ModelSpec(model, revision, device, dtype, offline)
+    quiet_transformers()
+    spec = ModelSpec(model, revision, device, dtype, offline, trust_remote_code)
     folder = out or Path("runs") / ablation.config.name
     path = folder / STORE
     judged: Any
@@ -283,7 +273,7 @@ def _show_plan(previews: Sequence[Preview], limit: int, as_json: bool) -> None:
         table.add_column(name, justify="left" if name == "row" else "right")
     for line in lines:
         table.add_row(*(_plain(value) for value in line.values()))
-    _console().print(table)
+    table_console().print(table)
 
 
 def _plain(value: object) -> str:
@@ -300,12 +290,5 @@ def _print_summary(summary: Summary, as_json: bool) -> None:
     if as_json:
         print(to_json(summary), end="")
     else:
-        console = _console()
+        console = table_console()
         console.print(to_rich(summary, console.width))
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenred.accounting import FORMULAS, LlmShape
-from tokenred.cli._common import Json, Overrides, parse_overrides, say
+from tokenred.cli._common import Json, Overrides, parse_overrides, say, table_console
 from tokenred.cli._media import NUM_FRAMES, Picture, quiet_transformers, read_picture
 from tokenred.cli.ablate import parse_retention
 from tokenred.errors import ConfigError, InputError, TokenredError, nearest
@@ -252,17 +252,13 @@ def _bar(total: int) -> Iterator[Callable[[], None]]:
 
 
 def _show(report: Bench, as_json: bool, out: Path | None) -> None:
-    from rich.console import Console
-
     from tokenred.report.cost import caption, to_rich
 
     text = json_.dumps(asdict(report) | {"caption": caption(report)}, indent=2, ensure_ascii=False)
     if as_json:
         print(text)
     else:
-        console = Console()
-        console = console if console.is_terminal else Console(width=PIPE_WIDTH)
-        console.print(to_rich(report))
+        table_console(PIPE_WIDTH).print(to_rich(report))
     if out is not None:
         try:
             out.write_text(f"{text}\n", encoding="utf-8")

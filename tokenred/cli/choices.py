@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, say
+from tokenred.cli._common import Json, say, table_console
 from tokenred.cli._media import (
     NUM_FRAMES,
     Device,
@@ -182,11 +182,6 @@ def _generated(limit: int, n_frames: int) -> dict[str, VideoClip]:
 
 
 def _print(comparison: Any) -> None:
-    from rich.console import Console
-
     from tokenred.report.choices import to_rich
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
-    console.print(to_rich(comparison))
+    table_console(PIPE_WIDTH).print(to_rich(comparison))
