@@ -11,7 +11,7 @@ from PIL import Image
 import tokenred
 from tokenred import embedded
 from tokenred.cli import main
-from tokenred.evaluation import environment, peak_memory
+from tokenred.evaluation.bench import environment, peak_memory
 from tokenred.evaluation.bench.timed_answer import Asker, Stopwatch
 from tokenred.testing.models import FAMILIES, synthetic_video
 

@@ -9,7 +9,7 @@ import torch
 from tokenred.accounting import FORMULAS, SHAPES
 from tokenred.cli import main
 from tokenred.errors import BudgetError, CapabilityError, ConfigError
-from tokenred.evaluation import peak_memory as memory
+from tokenred.evaluation.bench import peak_memory as memory
 from tokenred.evaluation.bench.environment import Noise, describe_environment, fixed_matmul
 from tokenred.evaluation.bench.measure import Spread, candidates, costs, judge, measure
 from tokenred.evaluation.bench.peak_memory import peak_memory
