@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -139,6 +140,19 @@ def test_a_result_needs_its_config(store: Store) -> None:
     store.write(ORIGIN, "v/1", ANSWERS, COST)
     known = store._db.execute("SELECT config FROM configs").fetchall()
     assert known == [('{"stages":[]}',)]
+
+
+def test_it_opens_while_another_process_is_making_the_file(path: Path) -> None:
+    """It holds the lock for a moment, and SQLite refuses at once to change the journal."""
+    path.parent.mkdir(exist_ok=True)
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+    release.start()
+    with Store(path) as store:
+        assert not list(store.rows())
+    release.join()
+    other.close()
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(store: Store, path: Path) -> None:

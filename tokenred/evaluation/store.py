@@ -6,6 +6,7 @@ that is there already is left alone.
 
 import json
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
@@ -159,7 +160,7 @@ class Store:
         with self._sentences("open"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead()
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._prepare()
 
@@ -287,6 +288,21 @@ class Store:
                 "INSERT OR IGNORE INTO calibrations VALUES (?, ?, ?, ?, ?)",
                 (*astuple(origin), json.dumps(config)),  # not sorted: stages run in order
             )
+
+    def _write_ahead(self) -> None:
+        """Set the journal mode, however long another process is making the file.
+
+        SQLite does not wait for that process itself: its busy timeout does not cover this change.
+        """
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _prepare(self) -> None:
         with self._transaction():
