@@ -13,6 +13,7 @@ PLUGINS := $(filter-out %-template,$(wildcard plugins/tokenred-*))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FLOOR := $(VENV)/floor
 LMMS := $(VENV)/lmms
+PEERS := $(VENV)/peers
 FLOOR_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,conformance attach attach_safety \
 	in_llm in_llm_models in_llm_pruning qwen_vl llava_video loading)) tests/golden/test_golden.py
 WORKERS ?= 2
@@ -20,7 +21,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 ARGS ?=
 
-.PHONY: help setup lint format types layers test test-floor test-lmms browser conformance docs docs-serve ablate ci constraints clean
+.PHONY: help setup lint format types layers test test-floor test-lmms browser conformance docs docs-serve ablate bench ci constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -101,6 +102,16 @@ docs-serve: setup  ## read the site while writing it
 
 ablate: setup  ## what each part of AOT is worth: encode, reduce, answer, print the table
 	@$(BIN)/tokenred ablate $(ARGS)
+
+$(PEERS)/.installed: benchmarks/speed/peers.txt $(STAMP)
+	@echo "bench: installing the other solvers into $(PEERS)"
+	@rm -rf $(PEERS)
+	@$(PIP) install --quiet --no-deps --target $(PEERS) -r benchmarks/speed/peers.txt
+	@touch $@
+
+bench: $(PEERS)/.installed  ## speed against every peer; ARGS=--quick shows that it runs, ARGS=--full takes longer
+	-@$(BIN)/tokenred native build
+	@PYTHONPATH=$(PEERS) $(BIN)/python -m benchmarks.speed $(ARGS)
 
 ci: lint types layers test test-floor test-lmms docs  ## everything that .ci/run runs
 

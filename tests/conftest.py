@@ -1,6 +1,7 @@
 """Shapes and types are checked while tests run; Hypothesis draws the same examples every time."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="run the golden cases of this directory instead of tests/golden/data",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_library_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests use no compiled kernels but those that they build."""
+    from tokenred.kernels.native import library
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "FOLDER", tmp_path_factory.getbasetemp() / "no-library")
+        yield
+
+
+@pytest.fixture(scope="session")
+def c_compiler() -> str:
+    """Return the path of a C compiler; skip without one."""
+    from tokenred.errors import TokenredError
+    from tokenred.kernels.native.build import find_compiler
+
+    try:
+        return find_compiler()
+    except TokenredError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def native_folder(c_compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a compiled library, built once for all tests."""
+    from tokenred.kernels.native.build import build_library
+
+    folder = tmp_path_factory.mktemp("native")
+    build_library(folder, c_compiler)
+    return folder
+
+
+@pytest.fixture
+def native_library(native_folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Return the compiled library, which the kernels then use."""
+    from tokenred.kernels.native import library
+
+    monkeypatch.setattr(library, "FOLDER", native_folder)
+    return library.find_library()

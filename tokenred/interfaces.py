@@ -4,7 +4,11 @@ Four interfaces name the framework; seven smaller ones serve two or more methods
 work between the layers of the LLM. A strategy is constructed as ``Strategy(config)`` and holds no
 other state.
 
-Some class attributes are optional. A cost term may have ``needs``, like a selector. A selector may
+Some class attributes are optional. A cost term may have ``needs``, like a selector, and says
+``pairwise = True`` if a price depends on its source and its anchor alone: stages then price tokens
+that are none of its sources rather than gather the others, and merge segments of different sizes
+side by side. A coupler whose problems do not depend on each other when they come in one batch needs
+to say nothing; one where they do says ``independent = False``. A selector may
 set ``looks_across_frames = True`` if its answer for one frame depends on others (without it a stage
 may hand over some of the frames only), and ``adaptive = True`` if it may choose fewer tokens than
 asked for. A segmenter may set ``reads = "tokens"`` and is then given ``(frames, tokens, dim)``

@@ -44,6 +44,7 @@ class _Given:
     """Stands in for a strategy whose answer the case prescribes."""
 
     needs: frozenset[str] = frozenset()
+    static = False
 
     def __init__(self, answer: object) -> None:
         self.answer = answer
@@ -141,8 +142,10 @@ def aot_token_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
         "nearest_only_anchors": nearest[picked[0]].view(len(merged), picked[1], -1),
     }
     if coupling is not None:
-        outputs["cost_kernel_K"] = torch.exp(-coupling.cost / 0.1)
-        outputs["plan_T"] = coupling.plan
+        real = coupling.source_mass > 0  # the stage has other tokens stand by
+        size = (len(real), -1, coupling.plan.shape[-1])
+        outputs["cost_kernel_K"] = torch.exp(-coupling.cost / 0.1)[real].view(size)
+        outputs["plan_T"] = coupling.plan[real].view(size)
     return outputs
 
 

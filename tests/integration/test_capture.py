@@ -202,13 +202,21 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_full_maps_are_never_materialised(monkeypatch):
-    monkeypatch.setattr(capturing, "FRAME_CHUNK", 2)
-    monkeypatch.setattr(capturing, "QUERY_CHUNK", 7)
-    query, key = torch.randn(2, 5, 4, 50, 4, generator=torch.Generator().manual_seed(0))
+BLOCKS = {  # weights at a time -> the largest tensor: rows, then whole heads, then whole frames
+    "one row": (10, 5 * 50),  # the answer itself
+    "rows": (7 * 50 + 1, 7 * 50),
+    "heads": (3 * 50 * 50, 3 * 50 * 50),
+    "frames": (2 * 4 * 50 * 50, 2 * 4 * 50 * 50),
+}
+
+
+@pytest.mark.parametrize(("block", "largest"), BLOCKS.values(), ids=BLOCKS)
+def test_full_maps_are_never_materialised(monkeypatch, block, largest):
+    monkeypatch.setattr(capturing, "CPU_BLOCK", block)
+    query, key = torch.randn(2, 5, 4, 50, 1, generator=torch.Generator().manual_seed(0))
     with LargestTensor() as seen:
         found = received_attention(query, key, 0.3)
-    assert seen.numel == 2 * 4 * 7 * 50
+    assert seen.numel == largest
     expected = (query @ key.transpose(-1, -2) * 0.3).softmax(-1).mean(dim=(1, 2))
     assert torch.allclose(found, expected, atol=1e-7)
     assert torch.allclose(found.sum(-1), torch.ones(5))

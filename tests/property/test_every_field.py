@@ -348,6 +348,21 @@ CHANGES = {
     "coupler sinkhorn.domain": Change(
         frame(), f"{COUPLER}.domain", "kernel", "log", {f"{COUPLER}.epsilon": 0.005}
     ),
+    "coupler sinkhorn.acceleration": Change(
+        frame(),
+        f"{COUPLER}.acceleration",
+        "none",
+        "chebyshev",
+        {f"{COUPLER}.stop": "none", f"{COUPLER}.max_iter": 6, f"{COUPLER}.epsilon": 0.02},
+    ),
+    "coupler sinkhorn.gradient": Change(
+        frame(),
+        f"{COUPLER}.gradient",
+        "unrolled",
+        "implicit",
+        {f"{COUPLER}.stop": "none", f"{COUPLER}.max_iter": 2},
+        gradient=True,
+    ),
     "coupler cosine.temperature": Change(
         frame(coupler="cosine"), f"{COUPLER}.temperature", 0.1, 1.0
     ),

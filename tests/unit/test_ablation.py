@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tokenred.errors import ConfigError
+from tokenred.evaluation import ablation
 from tokenred.evaluation.ablation import ALWAYS, ablation_files, load_ablation
 from tokenred.pipeline import load_config
 from tokenred.registry import registry
@@ -255,3 +256,12 @@ def test_a_sweep_over_a_stage_that_is_not_there_says_so() -> None:
     )
     with pytest.raises(ConfigError, match=r"^sweep\.stages\.frmae"):
         ablation.expand([0.1])
+
+
+def test_a_pipeline_is_read_once_for_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    original = ablation.read_pipeline
+    monkeypatch.setattr(ablation, "read_pipeline", lambda s: read.append(s) or original(s))
+    rows = load_ablation("components").expand([0.25, 0.10])
+    assert len(rows) > 20
+    assert sorted(map(str, read)) == ["aot-paper", "downsample", "random", "vanilla"]

@@ -23,7 +23,9 @@ def package(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["types.py", "kernels/merge.py", "kernels/new.py"])
+@pytest.mark.parametrize(
+    "name", ["types.py", "kernels/merge.py", "kernels/new.py", "kernels/new.c"]
+)
 def test_code_that_can_change_a_result_changes_the_version(package: Path, name: str) -> None:
     before = hash_sources(package)
     (package / name).write_text("x = 2\n")

@@ -9,6 +9,7 @@ from tokenred.errors import InputError
 from tokenred.models.splice import (
     ClipLayout,
     VisualPart,
+    count_newlines,
     lay_out,
     original_positions,
     pack,
@@ -156,7 +157,7 @@ def test_newlines_follow_what_is_left(newlines, n_placeholders, places):
     tokens = reduced([0, 0, 0, 1], [0, 2, 3, 5], (2, 3))
     packed = pack(tokens, layout, torch.full((1,), 7.0))
     assert packed.places.tolist() == places
-    assert packed.newline.sum() == len(places) - 4
+    assert packed.newline.sum() == count_newlines(tokens, layout) == len(places) - 4
     assert packed.features[:, 0].tolist() == [7.0 * is_newline for is_newline in packed.newline]
     text = packed.frame_index[~packed.newline], packed.token_index[~packed.newline]
     assert [each.tolist() for each in text] == [[0, 0, 0, 1], [0, 2, 3, 5]]
@@ -175,3 +176,32 @@ def test_images_and_videos_go_to_their_own_placeholders():
     image = replace(image, layout=replace(image.layout, kind="image"))
     _, values = spliced([[98, 98, 1, 99, 99]], [image, part([0], 2)])
     assert values == [[10, 100, 0]]
+
+
+def two_clips():
+    """Text, layout and parts of two rows of five."""
+    parts = [part([1, 0], 2), part([2, 0, 0], 3, 10)]
+    ids = torch.tensor([[1, 99, 99, 2, 5], [99, 3, 99, 99, 4]])
+    return lay_out(ids, None, {"video": VIDEO}, parts, PAD), parts
+
+
+def test_features_are_written_once_where_no_gradient_needs_the_rest():
+    layout, parts = two_clips()
+    embeddings = layout.input_ids[..., None].float() * 100
+    expected = scatter_features(embeddings, layout, parts)
+    assert expected.data_ptr() != embeddings.data_ptr()
+    with torch.no_grad():
+        found = scatter_features(embeddings, layout, parts)
+    assert found.data_ptr() == embeddings.data_ptr()
+    assert torch.equal(found, expected)
+    assert found[..., 0].tolist() == [[100, 0, 1, 200, 500], [11, 12, 300, 10, 400]]
+
+
+def test_gradients_reach_text_and_features():
+    layout, parts = two_clips()
+    embeddings = torch.zeros(*layout.input_ids.shape, 1, requires_grad=True)
+    features = [each.features.requires_grad_() for each in parts]
+    weights = torch.arange(10.0).view(2, 5, 1)
+    (scatter_features(embeddings, layout, parts) * weights).sum().backward()
+    assert embeddings.grad[..., 0].tolist() == [[0, 0, 0, 3, 4], [0, 0, 7, 0, 9]]
+    assert [each.grad[:, 0].tolist() for each in features] == [[1, 2], [8, 5, 6]]

@@ -21,6 +21,7 @@ from tokenred.cli import (
     export,
     flops,
     listing,
+    native,
     plugins,
     report,
     run,
@@ -48,6 +49,7 @@ app.command("viz")(viz.viz)
 app.command("flops")(flops.flops)
 app.command("list")(listing.list_)
 app.add_typer(config.app, name="config")
+app.add_typer(native.app, name="native")
 app.command("plugins")(plugins.plugins)
 app.command("conformance")(conformance.conformance)
 app.command("doctor")(doctor.doctor)

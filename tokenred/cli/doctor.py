@@ -62,6 +62,7 @@ def _findings() -> Iterator[Finding]:
     yield Finding("torch", "ok", f"{torch.__version__}, CUDA {torch.cuda.is_available()}")
     for extra, modules in EXTRAS.items():
         yield _extra(extra, modules)
+    yield _native()
     yield from _plugins()
     yield from lmms_findings()
     yield _tried("presets", _load_presets)
@@ -77,6 +78,17 @@ def _extra(name: str, modules: tuple[str, ...]) -> Finding:
             return Finding(f"extra {name}", "missing", f"pip install 'tokenred[{name}]'")
         found.append(f"{module} {version}".strip())
     return Finding(f"extra {name}", "ok", ", ".join(found))
+
+
+def _native() -> Finding:
+    from tokenred.cli.native import native_status
+
+    found = native_status()
+    if found.state == "built":
+        return Finding("native kernels", "ok", found.path)
+    return Finding(
+        "native kernels", "failed" if found.state == "broken" else "missing", found.detail
+    )
 
 
 def _plugins() -> Iterator[Finding]:

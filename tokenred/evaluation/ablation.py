@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from tokenred.config import FrozenModel, build, nested, short_hash, strategy_config, validate
 from tokenred.errors import ConfigError, nearest
 from tokenred.pipeline import PipelineConfig, load_config
+from tokenred.pipeline.config import read_pipeline
 from tokenred.registry import registry
 
 ALWAYS = ("vanilla", "random", "downsample")
@@ -186,6 +187,7 @@ class Ablation:
     def __init__(self, config: AblationConfig, overrides: Mapping[str, Any] | None = None) -> None:
         self.config = config
         self._overrides = dict(overrides or {})
+        self._read: dict[str, dict[str, Any]] = {}  # pipelines by source, as their files say
         self._drafts = list(self._all_drafts())
         labels = [draft.label for draft in self._drafts]
         self.reference = config.reference or labels[0]
@@ -244,7 +246,9 @@ class Ablation:
         return Row(draft.label, shared, config, draft.spec.frames, draft.control)
 
     def _load(self, source: str, changes: Mapping[str, Any]) -> PipelineConfig:
-        return load_config(source, changes)
+        if source not in self._read:
+            self._read[source] = read_pipeline(source)
+        return load_config(self._read[source], changes)
 
 
 def ablation_files() -> dict[str, Path]:

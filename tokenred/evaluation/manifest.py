@@ -20,6 +20,7 @@ from tokenred.evaluation.model import EvaluatedModel
 from tokenred.evaluation.store import Origin
 from tokenred.evaluation.task import Task
 from tokenred.evaluation.worker import PlannedRow
+from tokenred.kernels.native import kernels_in_use
 
 FILE = "run.json"
 STORE = "results.sqlite"
@@ -124,6 +125,7 @@ def make_run(
 def environment() -> dict[str, str]:
     """Return the versions and the machine that results are made with."""
     found = {"python": platform.python_version(), "machine": platform.platform()}
+    found["kernels"] = kernels_in_use()
     for package in ("tokenred", "torch", "transformers", "numpy"):
         try:
             found[package] = version(package)

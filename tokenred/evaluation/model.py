@@ -172,6 +172,7 @@ class VideoLlm:
         self.revision = revision_of(self._loaded)
         self.shape = LlmShape.of(self._loaded.model.config.text_config)
         self._remember = remember
+        self._token_ids: dict[str, list[int]] = {}  # options come again in every sample
 
     def check(self, needs: Collection[str]) -> None:
         """Raise a CapabilityError for a cue that the model cannot give."""
@@ -315,11 +316,14 @@ class VideoLlm:
 
         Only tokenizers of whole words, such as that of the embedded model, lack any.
         """
+        if text in self._token_ids:
+            return self._token_ids[text]
         tokenizer = self._loaded.tokenizer
         ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
         known = {None, tokenizer.pad_token_id, tokenizer.eos_token_id}
         if not ids or ({tokenizer.unk_token_id} - known) & set(ids):
             raise InputError(f"the model '{self.name}' has no token for parts of {text!r}")
+        self._token_ids[text] = ids
         return ids
 
 

@@ -23,9 +23,9 @@ def package_version() -> str:
 
 
 def hash_sources(root: Path) -> str:
-    """Return 8 hex digits over the Python files of a package that can change a result."""
+    """Return 8 hex digits over the Python and C files of a package that can change a result."""
     digest = hashlib.sha256()
-    for source in sorted(root.rglob("*.py")):
+    for source in sorted((*root.rglob("*.py"), *root.rglob("*.c"))):
         place = source.relative_to(root)
         if place.parts[0] not in PRINTS_ONLY:
             digest.update(f"{place.as_posix()}\n".encode() + source.read_bytes())

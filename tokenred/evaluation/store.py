@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -185,10 +185,10 @@ class Store:
     def write(self, origin: Origin, sample_id: str, answers: Sequence[Answer], cost: Cost) -> bool:
         """Write all answers of one sample at once; return False if they were there already."""
         created = _now()
-        shared = asdict(cost) | {"frame_indices": canonical_json(cost.frame_indices)}
+        shared = {**vars(cost), "frame_indices": canonical_json(cost.frame_indices)}
         rows = [
             {
-                **asdict(origin), "sample_id": sample_id, "question_no": number, **asdict(answer),
+                **vars(origin), "sample_id": sample_id, "question_no": number, **vars(answer),
                 "option_scores": canonical_json(answer.option_scores),
                 "layer_tokens": canonical_json(answer.layer_tokens), **shared, "created": created,
             }

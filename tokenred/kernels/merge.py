@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokenred.kernels.similarity import pieces
 from tokenred.types import MergeWeights
 
 
@@ -17,8 +18,36 @@ def apply_merge(
     One GEMM in float32 (float64 if features or weights have it), rounded once at the end.
     """
     dtype = torch.promote_types(weights.source.dtype, anchors.dtype)
+    shipped = _combine(weights.source.to(dtype).mT, sources, dtype)
     kept = weights.anchor.to(dtype)[..., None] * anchors.to(dtype)
-    return (kept + weights.source.to(dtype).mT @ sources.to(dtype)).to(anchors.dtype)
+    return (kept + shipped).to(anchors.dtype)
+
+
+def merge_among(
+    tokens: Float[Tensor, "batch tokens dim"],
+    anchors: Int[Tensor, "batch anchors"],
+    weights: MergeWeights,
+) -> Float[Tensor, "batch anchors dim"]:
+    """Return ``apply_merge(tokens[anchors], tokens, weights)``, all tokens being sources.
+
+    What an anchor keeps of itself is folded into the weights, so that one GEMM does everything and
+    no token is gathered. Tokens that are no sources have weight zero.
+    """
+    dtype = torch.promote_types(weights.source.dtype, tokens.dtype)
+    own = weights.anchor.to(dtype)[..., None]
+    folded = weights.source.to(dtype).mT.scatter_add(-1, anchors[..., None], own)
+    return _combine(folded, tokens, dtype).to(tokens.dtype)
+
+
+def _combine(weights: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``weights @ tokens`` in a wider dtype, without a wide copy of all tokens."""
+    grows = torch.is_grad_enabled() and (weights.requires_grad or tokens.requires_grad)
+    if tokens.dtype == dtype or grows or tokens.ndim != 3:
+        return weights @ tokens.to(dtype)
+    out = tokens.new_empty((*weights.shape[:-1], tokens.shape[-1]), dtype=dtype)
+    for piece in pieces(tokens):
+        torch.bmm(weights[piece], tokens[piece].to(dtype), out=out[piece])
+    return out
 
 
 def gather_tokens(

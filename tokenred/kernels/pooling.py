@@ -34,7 +34,8 @@ def pool_tokens(
     if mode == "none":
         return tokens
     frames, _, dim = tokens.shape
-    image = tokens.reshape(frames, *grid, dim).permute(0, 3, 1, 2).contiguous()
+    # Left with the channels last, as the tokens lie: no copy of them all, and none of the result.
+    image = tokens.reshape(frames, *grid, dim).permute(0, 3, 1, 2)
     if mode == "bilinear":
         image = F.interpolate(image, size=pooled_grid(grid, mode, stride), mode="bilinear")
     elif mode == "average":

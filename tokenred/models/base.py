@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenred.errors import CapabilityError
 from tokenred.models.calls import Inside, Reduce
-from tokenred.models.splice import Clip, ClipLayout, VisualPart
+from tokenred.models.splice import Clip, ClipLayout, VisualPart, count_newlines
 from tokenred.registry import registry
 from tokenred.types import ReducedTokens, VisualTokens
 
@@ -123,7 +123,7 @@ def reduce_clip(
     """Run a pipeline on one encoded clip and count the newline tokens that the model adds."""
     trace = trace or clip.deep is not None
     reduced = pipeline.run(clip.tokens, generator=generator, trace=trace)
-    newlines = int(adapter.part(clip.layout, reduced, clip.deep).newline.sum())
+    newlines = count_newlines(reduced, clip.layout)
     return replace(reduced, realised=replace(reduced.realised, newline_tokens=newlines))
 
 

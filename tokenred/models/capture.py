@@ -21,7 +21,10 @@ from torch.nn.functional import linear
 from tokenred.errors import CapabilityError
 
 FRAME_CHUNK = 8
-QUERY_CHUNK = 256
+CPU_BLOCK = 1 << 18
+"""Attention weights at a time on a CPU: 1 MiB in float32, the second-level cache of one core."""
+DEVICE_BLOCK = 1 << 28
+"""Attention weights at a time on an accelerator: 1 GiB in float32."""
 _PREFIX = "tokenred_"
 
 Recorder = Callable[[Tensor, Tensor, float | None], None]
@@ -84,9 +87,10 @@ def received_attention(
 ) -> Float[Tensor, "batch tokens"]:
     """Return the attention that every token receives, mean over heads and queries, in float32.
 
-    Works in float32 on chunks of frames and queries: at most ``FRAME_CHUNK x heads x QUERY_CHUNK x
-    tokens`` weights exist at a time. Every row of the answer sums to one. There is no mask: this is
-    for towers in which every token sees every other one.
+    Works in float32 on one block of weights at a time, never on a whole map: at most
+    ``CPU_BLOCK`` weights, so that a block is read again from the cache that it was written to, or
+    ``DEVICE_BLOCK`` on an accelerator, where few large steps are faster. Every row of the answer
+    sums to one. There is no mask: this is for towers in which every token sees every other one.
 
     Parameters
     ----------
@@ -94,13 +98,19 @@ def received_attention(
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads, n_queries = query.shape[1:3]
+    n_keys = key.shape[2]
+    block = CPU_BLOCK if key.device.type == "cpu" else DEVICE_BLOCK
+    n_rows = max(1, min(n_queries, block // n_keys))
+    n_heads = max(1, min(heads, block // (n_rows * n_keys)))
+    n_frames = max(1, block // (n_heads * n_rows * n_keys))
     received = []
-    for queries, keys in zip(query.split(FRAME_CHUNK), key.split(FRAME_CHUNK), strict=True):
-        transposed = keys.float().transpose(-1, -2)
-        total = torch.zeros(keys.shape[0], keys.shape[2], device=key.device)
-        for chunk in queries.split(QUERY_CHUNK, dim=2):
-            scores = torch.matmul(chunk.float(), transposed) * scaling
-            total += scores.softmax(dim=-1).sum(dim=(1, 2))
+    for queries, keys in zip(query.split(n_frames), key.split(n_frames), strict=True):
+        total = torch.zeros(keys.shape[0], n_keys, device=key.device)
+        for some, seen in zip(queries.split(n_heads, 1), keys.split(n_heads, 1), strict=True):
+            transposed = seen.float().transpose(-1, -2)
+            for chunk in some.split(n_rows, dim=2):
+                scores = torch.matmul(chunk.float() * scaling, transposed)
+                total += scores.softmax(dim=-1).sum(dim=(1, 2))
         received.append(total / (heads * n_queries))
     return torch.cat(received)
 

@@ -270,7 +270,9 @@ class LlavaAdapter(FamilyAdapter):
             # Naming the layers spares newer versions from keeping the hidden states of all.
             output = self.tower(pixels, output_hidden_states=chosen or True, return_dict=True)
         indices = [chosen] if isinstance(chosen, int) else chosen
-        hidden = torch.cat([output.hidden_states[index] for index in indices], dim=-1)
+        chosen_states = [output.hidden_states[index] for index in indices]
+        one = len(chosen_states) == 1  # no copy then
+        hidden = chosen_states[0] if one else torch.cat(chosen_states, dim=-1)
         by_layer = {layers.index(module): seen for module, seen in captured.items()}
         hidden = self._drop_class_token(hidden)
         if hidden.shape[1] != self.grid[0] * self.grid[1]:

@@ -4,16 +4,21 @@ An adapter's ``prepare`` turns frames into pixel values and says which text stan
 what families share. Settings come from the ``preprocessor_config.json`` of a checkpoint.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tokenred.errors import InputError
 
+_STAND_IN = re.compile("\0[a-z]+[0-9]+\0")
+_NO_TYPES = {"return_token_type_ids": False}
 MARKS = {"image": "<image>", "video": "<video>"}
 """What stands in a prompt for a picture, until the model's own placeholders take its place."""
 
@@ -89,20 +94,66 @@ def tokenise(tokenizer: Any, prompts: Sequence[str], prepared: Prepared) -> dict
             raise InputError(f"the prompts hold {n_marks} {mark} marks for {len(given)} of them")
         waiting = iter(f"\0{kind}{n}\0" for n in range(len(given)))
         texts = ["".join(_interleave(part, waiting)) for part in parts]
-    for kind, given in prepared.pieces.items():
-        for n, pieces in enumerate(given):
-            text = "".join(
-                piece if isinstance(piece, str) else tokenizer.convert_ids_to_tokens(piece)
-                for piece in pieces
-            )
-            texts = [each.replace(f"\0{kind}{n}\0", text) for each in texts]
-    found = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    runs = {
+        f"\0{kind}{n}\0": [(piece, len(list(same))) for piece, same in groupby(pieces)]
+        for kind, given in prepared.pieces.items()
+        for n, pieces in enumerate(given)
+    }
+    found = _encoded(tokenizer, texts, runs)
     if prepared.token_types:
         types = torch.zeros_like(found["input_ids"])
         for token_id, number in prepared.token_types.items():
             types[found["input_ids"] == token_id] = number
         found["mm_token_type_ids"] = types
     return {**found, **prepared.inputs}
+
+
+_Runs = Mapping[str, Sequence[tuple[int | str, int]]]
+"""What stands in a text for a picture -> its pieces, and how often each is there in a row."""
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str], runs: _Runs) -> dict[str, Tensor]:
+    """Return token ids and mask of texts whose pictures are spelled out, padded by the tokenizer.
+
+    A run of equal placeholders may be thousands long and is the same in every question: the
+    tokenizer reads one of them, and the others are put beside it.
+    """
+    short = tokenizer(_spelled(tokenizer, texts, runs, 1), **_NO_TYPES)
+    rows = []
+    for text, ids in zip(texts, short["input_ids"]):
+        counts: dict[int, list[int]] = {}
+        for mark in _STAND_IN.findall(text):
+            for piece, n in runs[mark]:
+                if isinstance(piece, int):
+                    counts.setdefault(piece, []).append(n)
+        if tokenizer.pad_token_id is None or any(ids.count(k) != len(counts[k]) for k in counts):
+            # the text around holds placeholders of its own
+            spelled = _spelled(tokenizer, texts, runs)
+            return {**tokenizer(spelled, return_tensors="pt", padding=True, **_NO_TYPES)}
+        waiting = {token_id: iter(found) for token_id, found in counts.items()}
+        repeats = [next(waiting[each]) if each in waiting else 1 for each in ids]
+        rows.append(torch.tensor(ids).repeat_interleave(torch.tensor(repeats)))
+    side = tokenizer.padding_side
+    padded = {"input_ids": pad_sequence(rows, True, tokenizer.pad_token_id, side)}
+    if "attention_mask" in short:
+        ones = [torch.ones_like(row) for row in rows]
+        padded["attention_mask"] = pad_sequence(ones, True, 0, side)
+    return padded
+
+
+def _spelled(
+    tokenizer: Any, texts: Sequence[str], runs: _Runs, at_most: int | None = None
+) -> list[str]:
+    """Put the pieces of every picture into texts, of equal ones in a row ``at_most`` so many."""
+    spelled = list(texts)
+    for mark, pieces in runs.items():
+        text = "".join(
+            piece * n if isinstance(piece, str)
+            else tokenizer.convert_ids_to_tokens(piece) * min(n, at_most or n)
+            for piece, n in pieces
+        )  # fmt: skip
+        spelled = [each.replace(mark, text) for each in spelled]
+    return spelled
 
 
 def _interleave(parts: Sequence[str], between: Any) -> list[str]:

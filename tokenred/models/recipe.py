@@ -165,8 +165,10 @@ def _architectures(checkpoint: Checkpoint) -> list[str]:
 
 def _known_class(checkpoint: Checkpoint) -> Any:
     """Return the first of its classes that tokenred serves and that code is here for."""
-    names = [name for name in _architectures(checkpoint) if name in _loadable()]
-    return _class(names[0]) if names else None
+    served = registry().adapters()
+    # One after the other: naming a class of transformers imports the whole file of its model.
+    found = (_class(name) for name in _architectures(checkpoint) if name in served)
+    return next((each for each in found if each is not None), None)
 
 
 def _loadable() -> list[str]:

@@ -163,15 +163,13 @@ def pack(
     width = columns + (layout.newlines == "row")
     per_frame = rows * width + (layout.newlines == "frame")
     places = frame * per_frame + cell // columns * width + cell % columns
-    unit = {"row": frame * rows + cell // columns, "frame": frame, "end": torch.zeros_like(frame)}
     if layout.newlines == "none":
         never = torch.zeros_like(frame, dtype=torch.bool)
         return VisualPart(reduced.features, places, never, frame, cell, layout, deep, reduced.group)
     assert newline is not None
     assert deep is None
-    key = unit[layout.newlines]
-    ends = torch.ones_like(key, dtype=torch.bool)
-    ends[:-1] = key[1:] != key[:-1]
+    key = _units(reduced, layout)
+    ends = _unit_ends(key)
     closed = {
         "row": (key // rows) * per_frame + (key % rows) * width + columns,
         "frame": (key + 1) * per_frame - 1,
@@ -191,6 +189,27 @@ def pack(
         layout,
         group=None if reduced.group is None else reduced.group[order],
     )
+
+
+def count_newlines(reduced: ReducedTokens, layout: ClipLayout) -> int:
+    """Return how many newline tokens ``pack`` puts behind the tokens of a clip."""
+    if layout.newlines == "none":
+        return 0
+    return int(_unit_ends(_units(reduced, layout)).sum())
+
+
+def _units(reduced: ReducedTokens, layout: ClipLayout) -> Int[Tensor, "kept"]:
+    """Return, for every token, which row, frame or clip it stands in: what a newline closes."""
+    frame = reduced.frame_index
+    if layout.newlines == "row":
+        return frame * layout.grid[0] + token_cells(reduced, layout.grid) // layout.grid[1]
+    return frame if layout.newlines == "frame" else torch.zeros_like(frame)
+
+
+def _unit_ends(units: Int[Tensor, "kept"]) -> Bool[Tensor, "kept"]:
+    ends = torch.ones_like(units, dtype=torch.bool)
+    ends[:-1] = units[1:] != units[:-1]
+    return ends
 
 
 def placeholder_columns(
@@ -290,10 +309,21 @@ def _run_starts(columns: Int[Tensor, "placeholders"]) -> Int[Tensor, "placeholde
 def scatter_features(
     embeddings: Float[Tensor, "rows short dim"], layout: Layout, parts: Sequence[VisualPart]
 ) -> Float[Tensor, "rows short dim"]:
-    """Put the visual tokens into the embedded short prompts; gradients flow to both."""
-    features = torch.cat([part.features.to(embeddings) for part in parts])
-    features = features[layout.visual_order.to(features.device)]
-    return embeddings.masked_scatter(layout.visual.to(embeddings.device)[..., None], features)
+    """Put the visual tokens into the embedded short prompts; gradients flow to both.
+
+    Without gradients they are written into ``embeddings`` itself, each once.
+    """
+    flat = embeddings.flatten(0, 1)
+    slots = layout.visual.to(embeddings.device).flatten().nonzero()[:, 0]
+    order = layout.visual_order.to(embeddings.device)
+    places = torch.empty_like(slots)
+    places[order] = slots  # of every visual token, clip by clip
+    features = [part.features.to(embeddings) for part in parts]
+    if torch.is_grad_enabled():
+        return flat.index_copy(0, places, torch.cat(features)).view_as(embeddings)
+    for each, where in zip(features, places.split([len(each) for each in features]), strict=True):
+        flat.index_copy_(0, where, each)
+    return flat.view_as(embeddings)
 
 
 def original_positions(

@@ -54,6 +54,7 @@ class Flow:
     twins: "Twins | None" = None
     sequence: Tensor | None = None
     notes: "Notes" = field(default_factory=lambda: Notes())
+    _own: Tensor | None = None
 
     @classmethod
     def start(
@@ -118,6 +119,26 @@ class Flow:
         """Replace fields of the tokens."""
         self.tokens = replace(self.tokens, **changes)  # type: ignore[arg-type]
 
+    def write(self, places: Tensor, values: Tensor) -> None:
+        """Put new features at flat places; all the features are copied at most once in a run.
+
+        The first call copies those of the caller, later ones write into that copy: read before you
+        write.
+        """
+        features = self.tokens.features
+        if torch.is_grad_enabled() and (features.requires_grad or values.requires_grad):
+            flat = features.flatten(0, 1).index_put((places,), values)
+            self.update(features=flat.view_as(features))
+            return
+        if features is not self._own:
+            self.own(features.clone(memory_format=torch.contiguous_format))
+        self.tokens.features.view(-1, features.shape[-1]).index_copy_(0, places, values)
+
+    def own(self, features: Tensor, **changes: object) -> None:
+        """Replace the features by a tensor that nobody else holds, and other fields."""
+        self._own = features
+        self.update(features=features, **changes)
+
     def extend_trace(self, stage_map: Tensor) -> None:
         """Put the sparse map of one stage behind what happened before."""
         self.trace = stage_map if self.trace is None else compose(stage_map, self.trace)
@@ -169,36 +190,49 @@ def uniform_mass(real: Tensor) -> Tensor:
     return mass / mass.sum(-1, keepdim=True).clamp_min(1.0)
 
 
-def token_group(
-    flow: Flow, places: Tensor, needs: frozenset[str] = frozenset(), rank: Tensor | None = None
-) -> TokenGroup:
-    """Gather what cost terms may look at.
+class TokenTable:
+    """What cost terms may look at, of all tokens of a flow, to be gathered in groups.
 
     Parameters
     ----------
-    places : (*batch, n) flat places, frame * tokens + token
     needs : cues to gather
     rank : (frames, tokens) to gather as ``TokenGroup.rank``
     """
-    tokens = flow.tokens
-    n = tokens.keep.shape[1]
 
-    def gather(values: Tensor) -> Tensor:
+    def __init__(
+        self, flow: Flow, needs: frozenset[str] = frozenset(), rank: Tensor | None = None
+    ) -> None:
+        tokens = flow.tokens
+        frames, n = tokens.keep.shape
+        device = tokens.features.device
+        positions = grid_positions(tokens.grid, device)
+        times = [t - segment[0] for segment in flow.segments for t in segment]
+        self.all = TokenGroup(
+            tokens.features,
+            positions.repeat(frames, 1).view(frames, n, 2),
+            torch.tensor(times, dtype=positions.dtype, device=device)[:, None].repeat(1, n),
+            rank,
+            {name: tokens.cues[name] for name in needs},
+        )
+
+    def __getitem__(self, places: Tensor) -> TokenGroup:
+        """Gather the tokens at (*batch, n) flat places, frame * tokens + token."""
+        return self.at(places, self._gather(self.all.features, places))
+
+    def at(self, places: Tensor, features: Tensor) -> TokenGroup:
+        """Gather everything but the features, which are (*batch, n, dim)."""
+        rank = self.all.rank
+        return TokenGroup(
+            features,
+            self._gather(self.all.positions, places),
+            self._gather(self.all.times, places),
+            None if rank is None else self._gather(rank, places),
+            {name: self._gather(cue, places) for name, cue in self.all.cues.items()},
+        )
+
+    def _gather(self, values: Tensor, places: Tensor) -> Tensor:
         flat = values.flatten(0, 1)
         return flat.index_select(0, places.flatten()).view(*places.shape, *flat.shape[1:])
-
-    first = torch.tensor(flow.segments.boundaries[:-1], device=places.device)
-    frame = places // n
-    times = frame - first[torch.searchsorted(first, frame, right=True) - 1]
-    positions = grid_positions(tokens.grid, places.device)[places % n]
-    cues = {name: gather(tokens.cues[name]) for name in needs}
-    return TokenGroup(
-        gather(tokens.features),
-        positions,
-        times.to(positions.dtype),
-        None if rank is None else gather(rank),
-        cues,
-    )
 
 
 class Transport:
@@ -219,6 +253,16 @@ class Transport:
             needs |= getattr(term, "needs", frozenset())
         return frozenset(needs)
 
+    @property
+    def pairwise(self) -> bool:
+        """Whether every price depends on its pair alone, so that tokens without mass may be by."""
+        return all(getattr(term, "pairwise", False) for _, _, term in self.terms)
+
+    @property
+    def batches(self) -> bool:
+        """Whether problems of different sizes may be padded and solved in one batch."""
+        return self.pairwise and getattr(self.coupler, "independent", True)
+
     def __call__(
         self,
         sources: TokenGroup,
@@ -229,7 +273,9 @@ class Transport:
     ) -> Coupling:
         """Couple the groups; zero masses mark padding, ``forbidden`` pairs that stay apart."""
         named = {name: term.cost(sources, anchors) for name, _, term in self.terms}
-        weighted = [weight * named[name] for name, weight, _ in self.terms]
+        weighted = [
+            named[name] if weight == 1 else weight * named[name] for name, weight, _ in self.terms
+        ]
         total = weighted[0]
         for cost in weighted[1:]:
             total = total + cost if self.combine == "sum" else total * cost

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenred.interfaces import Aggregator
-from tokenred.kernels.merge import apply_merge
+from tokenred.kernels.merge import apply_merge, merge_among
 from tokenred.kernels.sparse import sparse_map
-from tokenred.pipeline.flow import Flow, Transport, token_group, uniform_mass
+from tokenred.pipeline.flow import Flow, TokenTable, Transport, uniform_mass
 from tokenred.types import Coupling, MergeWeights
 
 
@@ -22,12 +22,15 @@ class Problem:
     ----------
     anchors, sources : flat places, frame * tokens + token; padding repeats a place
     anchor_real, source_real : False on padding
+    whole : the sources are all tokens, a problem for each frame; what is no source counts as
+        padding and is passed by, so that nothing need be gathered
     """
 
     anchors: Int[Tensor, "*batch anchors"]
     anchor_real: Bool[Tensor, "*batch anchors"]
     sources: Int[Tensor, "*batch sources"]
     source_real: Bool[Tensor, "*batch sources"]
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ def couple(
     apart: bool = False,
 ) -> Coupling:
     """Couple the groups of a problem and note how the solver did; ``apart``: never with itself."""
-    left = token_group(flow, problem.sources, transport.needs, rank)
-    right = token_group(flow, problem.anchors, transport.needs, rank)
+    table = TokenTable(flow, transport.needs, rank)
+    left = table.all if problem.whole else table[problem.sources]
+    right = table[problem.anchors]
     own = None
     if apart:
         own = problem.sources[..., :, None] == problem.anchors[..., None, :]
@@ -92,28 +96,43 @@ def apply(flow: Flow, merges: Sequence[Merge]) -> None:
     Features, masses, keys (what they are compared by moves with them) and the trace.
     """
     tokens = flow.tokens
-    places = torch.cat([m.problem.anchors[m.problem.anchor_real] for m in merges])
+    places = _real(merges, [merge.problem.anchors for merge in merges])
 
-    def written(values: Tensor) -> Tensor:
-        flat = values.flatten(0, 1)
-        new = [_merged(flat, merge)[merge.problem.anchor_real] for merge in merges]
-        return flat.index_put((places,), torch.cat(new)).view_as(values)
+    def merged(values: Tensor) -> Tensor:
+        return _real(merges, [_merged(values, merge) for merge in merges])
 
-    keys = {name: cue for name, cue in tokens.cues.items() if name.startswith("keys@")}
-    cues = {**tokens.cues, **{name: written(cue) for name, cue in keys.items()}}
-    mass = [_mass(flow.mass, merge)[merge.problem.anchor_real] for merge in merges]
-    flat = flow.mass.flatten().index_put((places,), torch.cat(mass).detach())
+    keys = {
+        name: cue.flatten(0, 1).index_put((places,), merged(cue)).view_as(cue)
+        for name, cue in tokens.cues.items()
+        if name.startswith("keys@")
+    }
+    mass = _real(merges, [_mass(flow.mass, merge) for merge in merges])
     if flow.tracing:
         flow.extend_trace(_stage_map(tokens.keep.numel(), places, merges))
-    flow.mass = flat.view_as(flow.mass)
-    flow.update(features=written(tokens.features), cues=cues)
+    flow.mass = flow.mass.flatten().index_put((places,), mass.detach()).view_as(flow.mass)
+    flow.update(cues={**tokens.cues, **keys})
+    flow.write(places, merged(tokens.features))
 
 
-def _merged(flat: Float[Tensor, "places dim"], merge: Merge) -> Float[Tensor, "*batch anchors dim"]:
+def _real(merges: Sequence[Merge], values: list[Tensor]) -> Tensor:
+    """Join what the merges have for their anchors, without padding; a view where there is none."""
+    parts = []
+    for merge, each in zip(merges, values, strict=True):
+        real = merge.problem.anchor_real
+        parts.append(each.flatten(0, real.ndim - 1) if bool(real.all()) else each[real])
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _merged(
+    values: Float[Tensor, "frames tokens dim"], merge: Merge
+) -> Float[Tensor, "*batch anchors dim"]:
+    problem, flat = merge.problem, values.flatten(0, 1)
+    if problem.whole:
+        return merge_among(values, problem.anchors % values.shape[1], merge.weights)
+
     def gather(index: Tensor) -> Tensor:
         return flat.index_select(0, index.flatten()).view(*index.shape, flat.shape[-1])
 
-    problem = merge.problem
     return apply_merge(gather(problem.anchors), gather(problem.sources), merge.weights)
 
 
@@ -124,7 +143,7 @@ def _mass(mass: Tensor, merge: Merge) -> Tensor:
     if merge.sized:
         shipped = merge.weights.source.to(mass.dtype).sum(-2)
         return mass.flatten()[merge.problem.anchors] * (1 + shipped / own)
-    return _merged(mass.reshape(-1, 1), merge)[..., 0] / own
+    return _merged(mass[..., None], merge)[..., 0] / own
 
 
 def _stage_map(size: int, places: Tensor, merges: Iterable[Merge]) -> Tensor:

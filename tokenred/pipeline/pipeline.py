@@ -129,8 +129,10 @@ class Pipeline:
             )
         if not bool(tokens.keep.any(-1).all()):
             raise InputError("a frame has no token left to begin with")
-        for name, values in {"features": tokens.features, **tokens.cues}.items():
-            if not bool(torch.isfinite(values).all()):
+        named = {"features": tokens.features, **tokens.cues}
+        all_finite = _finite(*named.values())
+        for name, values in named.items():
+            if not all_finite and not _finite(values):
                 raise InputError(f"{name} hold NaN or infinity")
             per_token = name != "features" and name not in PER_FRAME_CUES
             if per_token and values.shape[:2] != tokens.keep.shape:
@@ -152,6 +154,12 @@ class Pipeline:
         n_tokens = int(flow.tokens.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
         ms = (time.perf_counter() - start) * 1e3
         return StageReport(label, kind, n_tokens, ms, **vars(flow.notes))
+
+
+def _finite(*tensors: Tensor) -> bool:
+    """Return whether no entry is NaN or infinite; the ends of a range show either, in one pass."""
+    ends = [torch.stack(each.detach().aminmax()).double() for each in tensors if each.numel()]
+    return not ends or bool(torch.isfinite(torch.stack(ends)).all())
 
 
 def _inside(

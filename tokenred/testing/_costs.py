@@ -71,6 +71,23 @@ def permuting_tokens_permutes_prices(term: CostTerm, *, cues: Cues) -> None:
     for_all(_pairs(term, cues), body)
 
 
+def pairwise_prices_do_not_see_other_pairs(term: CostTerm, *, cues: Cues) -> None:
+    """``pairwise = True`` promises that a price is the same whatever else is in the groups."""
+    pairwise = getattr(term, "pairwise", False)
+    expect(isinstance(pairwise, bool), f"pairwise is {pairwise!r}, not a bool")
+    if not pairwise:
+        return
+
+    def body(pair: Pair) -> None:
+        sources, anchors = pair
+        cost = term.cost(sources, anchors)
+        half = [slice(None, (n + 1) // 2) for n in cost.shape]
+        some = term.cost(_each(sources, lambda v: v[half[0]]), _each(anchors, lambda v: v[half[1]]))
+        expect_close(some, cost[half[0], half[1]], "the cost of half of the tokens")
+
+    for_all(_pairs(term, cues), body)
+
+
 def half_precision_gives_no_nan(term: CostTerm, *, cues: Cues) -> None:
     """Half-precision features are priced finitely, in float32."""
 
@@ -133,6 +150,7 @@ _BODIES = (
     prices_every_pair,
     batch_equals_loop,
     permuting_tokens_permutes_prices,
+    pairwise_prices_do_not_see_other_pairs,
     half_precision_gives_no_nan,
     empty_features_give_no_nan,
 )

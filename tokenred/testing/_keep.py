@@ -59,6 +59,24 @@ def scores_padding_finitely(score: KeepScore) -> None:
     for_all(couplings(), body)
 
 
+def padding_changes_no_score(score: KeepScore) -> None:
+    """A source without mass has no say in the scores of the others."""
+
+    def body(coupling: Coupling) -> None:
+        pad = torch.nn.functional.pad
+        padded = replace(
+            coupling,
+            plan=pad(coupling.plan, (0, 0, 0, 2)),
+            cost=pad(coupling.cost, (0, 0, 0, 2)),
+            source_mass=pad(coupling.source_mass, (0, 2)),
+            terms={name: pad(term, (0, 0, 0, 2)) for name, term in coupling.terms.items()},
+        )
+        plain = score.score(coupling)
+        expect_close(score.score(padded)[..., : plain.shape[-1]], plain, "scores beside padding")
+
+    for_all(couplings(), body)
+
+
 def is_a_keep_decision(decision: KeepDecision) -> None:
     """The object has the interface."""
     expect(isinstance(decision, KeepDecision), f"{decision!r} has no `decide` or no `exact`")
@@ -146,6 +164,7 @@ _SCORE = (
     scores_every_source,
     scores_do_not_depend_on_order,
     scores_padding_finitely,
+    padding_changes_no_score,
 )
 _DECISION = (
     is_a_keep_decision,

@@ -1,7 +1,7 @@
 """Every setting changes some output: a table of two values of each, and the checks that hold it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Change:
     first, second : the values
     others : more dotted paths that both have
     video : arguments of ``video_tokens``
+    gradient : whether the gradient differs, and not the tokens
     """
 
     base: str | Mapping[str, Any]
@@ -39,6 +40,7 @@ class Change:
     second: Any
     others: Mapping[str, Any] = field(default_factory=dict)
     video: Mapping[str, Any] = field(default_factory=dict)
+    gradient: bool = False
 
     def config(self, value: Any) -> PipelineConfig:
         """Return the pipeline with one of the values."""
@@ -86,8 +88,11 @@ def fields_of(cls: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from fields_of(inner, f"{prefix}{name}.")
 
 
-def outcome(config: PipelineConfig, video: Mapping[str, Any]) -> Any:
-    """Return everything that a user sees of a run: the tokens in order, or the error."""
+def outcome(config: PipelineConfig, video: Mapping[str, Any], *, gradient: bool = False) -> Any:
+    """Return everything that a user sees of a run: the tokens in order, or the error.
+
+    With ``gradient``, that of their squared norm stands for their features.
+    """
     pipeline = load_pipeline(config)
     settings = {"frames": 8, "grid": (6, 6), "native_pool": "none", **video}
     if "native_pool" not in video and any(
@@ -95,13 +100,18 @@ def outcome(config: PipelineConfig, video: Mapping[str, Any]) -> Any:
     ):
         settings["native_pool"] = "bilinear"
     tokens = video_tokens(needs=pipeline.needs, **settings)
+    if gradient:
+        tokens = replace(tokens, features=tokens.features.detach().requires_grad_())
     try:
         if config.budget.mode == "calibrated":
             pipeline = load_pipeline(calibrate(config, [tokens], n_steps=3))
         reduced = pipeline.run(tokens)
     except TokenredError as error:
         return type(error), str(error)
-    return reduced.features, reduced.frame_index, reduced.token_index, reduced.mass
+    features = reduced.features
+    if gradient:
+        (features,) = torch.autograd.grad(features.square().sum(), tokens.features)
+    return features, reduced.frame_index, reduced.token_index, reduced.mass
 
 
 def differ(first: Any, second: Any) -> bool:
@@ -122,11 +132,12 @@ def _expect_rows(changes: Mapping[str, Change], wanted: list[str]) -> None:
 
 def _expect_effect(change: Change) -> None:
     first, second = (
-        outcome(change.config(value), change.video) for value in (change.first, change.second)
+        outcome(change.config(value), change.video, gradient=change.gradient)
+        for value in (change.first, change.second)
     )
     expect(not isinstance(first[0], type) or not isinstance(second[0], type), f"{first}, {second}")
     expect(differ(first, second), f"{change.first!r} and {change.second!r} give the same")
-    again = outcome(change.config(change.first), change.video)
+    again = outcome(change.config(change.first), change.video, gradient=change.gradient)
     expect(not differ(first, again), "two runs of the same differ")
 
 

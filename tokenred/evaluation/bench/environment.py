@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from tokenred.evaluation.provenance import package_version
+from tokenred.kernels.native import kernels_in_use
 
 CPUINFO = Path("/proc/cpuinfo")
 MATMUL_SIZES = {"cpu": 1024, "cuda": 4096}
@@ -23,6 +24,7 @@ MOST_SPREAD, MOST_DRIFT = 0.08, 0.10
 class Environment:
     """Hardware and software that a time depends on.
 
+    ``kernels`` says whether Sinkhorn is plain torch or compiled, and from what, on a CPU.
     ``load_average`` is that of the last minute, at the start; None where nobody says.
     """
 
@@ -37,6 +39,7 @@ class Environment:
     torch: str
     transformers: str
     tokenred: str
+    kernels: str
     load_average: float | None
 
 
@@ -57,6 +60,7 @@ def describe_environment(device: torch.device, dtype: torch.dtype, attention: st
         torch=str(torch.__version__),
         transformers=_version("transformers"),
         tokenred=package_version(),
+        kernels=kernels_in_use(),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
 

@@ -72,9 +72,15 @@ def cut(flow: Flow, segmenter: Any, name: str, descriptor: Descriptor) -> Segmen
 
 def _descriptors(flow: Flow, segmenter: Any, descriptor: Descriptor) -> Tensor:
     features = flow.tokens.features
+    if segmenter.static:  # it reads how many there are, and nothing else
+        return features.new_zeros((flow.frames, 1), dtype=torch.float32)
     if _reads_tokens(segmenter):
         return features.to(torch.promote_types(features.dtype, torch.float32))
-    return flow.tokens.cues["pooler"] if descriptor == "pooler" else features.float().mean(1)
+    return (
+        flow.tokens.cues["pooler"]
+        if descriptor == "pooler"
+        else features.mean(1, dtype=torch.float32)
+    )
 
 
 def _reads_tokens(segmenter: Any) -> bool:

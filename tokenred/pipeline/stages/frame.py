@@ -238,7 +238,13 @@ class FrameStage:
         n = anchors.shape[1]
         if self.config.scope == "frame":
             start = torch.arange(flow.frames, device=anchors.device)[:, None] * n
-            left, right = padded_index(sources), padded_index(anchors)
+            right = padded_index(anchors)
+            # A gathered row costs about what a needless one does in the matrix products.
+            if self.transport.pairwise and 2 * int(sources.sum()) >= sources.numel():
+                places = start + torch.arange(n, device=anchors.device)
+                yield Problem(right[0] + start, right[1], places, sources, whole=True)
+                return
+            left = padded_index(sources)
             yield Problem(right[0] + start, right[1], left[0] + start, left[1])
             return
         for frames in flow.segments:
@@ -271,13 +277,13 @@ def _frames_of(tokens: VisualTokens, frames: list[int]) -> VisualTokens:
 def _shuffle(flow: Flow, anchors: Tensor, rank: Tensor) -> None:
     """Move the i-th anchor of every frame, in raster order, to the place of the selector's i-th."""
     n, size = anchors.shape[1], anchors.numel()
+    start = torch.arange(0, size, n, device=anchors.device)[:, None]
+    raster, real = padded_index(anchors)
+    by_rank = rank.masked_fill(~anchors, n).argsort(dim=-1, stable=True)[:, : raster.shape[1]]
     source = torch.arange(size, device=anchors.device)
-    for frame, mask in enumerate(anchors):
-        raster = mask.nonzero()[:, 0]
-        by_rank = raster[rank[frame, raster].argsort(stable=True)]
-        source[by_rank + frame * n] = raster + frame * n
+    source[(by_rank + start)[real]] = (raster + start)[real]
     moved = flow.tokens.features.flatten(0, 1)[source]
-    flow.update(features=moved.view_as(flow.tokens.features))
+    flow.own(moved.view_as(flow.tokens.features))
     flow.mass = flow.mass.flatten()[source].view_as(flow.mass)
     if flow.tracing:
         index = torch.stack([torch.arange(size, device=source.device), source])

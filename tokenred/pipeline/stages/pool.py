@@ -88,7 +88,11 @@ class PoolStage:
         flow.mass, flow.keep_value, flow.pooled = mass, value, True
         narrowed = not bool(tokens.keep.all())
         keep = torch.ones_like(value, dtype=torch.bool)
-        flow.update(features=features, grid=grid, keep=keep, cues=cues)
+        changes = {"grid": grid, "keep": keep, "cues": cues}
+        if features is tokens.features:
+            flow.update(**changes)
+        else:
+            flow.own(features, **changes)
         if narrowed or self.config.keep == "count":
             flow.update(keep=self._kept(flow, value))
 

@@ -1,6 +1,6 @@
 """The reference stage: what a frame repeats of an earlier one is dropped or merged back into it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tokenred.config import FrameReferenceSlot, build, nested
 from tokenred.errors import InputError
+from tokenred.kernels.merge import padded_index
+from tokenred.kernels.similarity import pieces
 from tokenred.pipeline.budget import rounded, shares
 from tokenred.pipeline.flow import Flow, Transport
 from tokenred.pipeline.merging import Problem, apply, couple, solve
@@ -76,9 +78,8 @@ class ReferenceStage:
         keep = flow.tokens.keep.clone()
         keep[lost] = False
         flow.update(keep=keep)
-        pairs = [(t, earlier) for t, earlier in enumerate(references) if earlier not in (t, None)]
-        found = (self._compare(flow, *pair) for pair in pairs)
-        compared = [each for each in found if each is not None]
+        pairs = [(t, earlier) for t, earlier in enumerate(references) if earlier is not None]
+        compared = self._compare(flow, pairs)
         stays = self._decide(flow, compared)
         flow.notes.n_segments = len(flow.segments)
         if self.aggregator.merges:
@@ -106,17 +107,41 @@ class ReferenceStage:
             found += [None if earlier is None else frames[earlier] for earlier in inside]
         return found
 
-    def _compare(self, flow: Flow, frame: int, earlier: int | None) -> _Compared | None:
-        assert earlier is not None
-        open_, n = flow.open(), flow.tokens.keep.shape[1]
-        sources = open_[frame].nonzero()[:, 0] + frame * n
-        anchors = open_[earlier].nonzero()[:, 0] + earlier * n
-        if len(sources) == 0 or len(anchors) == 0:  # nothing to compare: everything stays
-            return None
-        real = [torch.ones_like(side, dtype=torch.bool)[None] for side in (anchors, sources)]
-        problem = Problem(anchors[None], real[0], sources[None], real[1])
-        coupling = couple(flow, problem, self.transport)
-        return _Compared(frame, problem, coupling, self.score.score(coupling).detach()[0])
+    def _compare(self, flow: Flow, pairs: list[tuple[int, int]]) -> list[_Compared]:
+        """Couple each of some frames to another; several at once where that cannot show.
+
+        Frames that are their own reference, or have nothing to be compared with, stay whole.
+        """
+        open_ = flow.open()
+        counts = open_.sum(-1).tolist()
+        pairs = [(t, to) for t, to in pairs if t != to and counts[t] and counts[to]]
+        at_once = pieces(flow.tokens.features)[0].stop if self.transport.batches else 1
+        return [
+            each
+            for start in range(0, len(pairs), at_once)
+            for each in self._couple(flow, open_, counts, pairs[start : start + at_once])
+        ]
+
+    def _couple(
+        self, flow: Flow, open_: Tensor, counts: list[int], pairs: list[tuple[int, int]]
+    ) -> Iterator[_Compared]:
+        frames, earlier = torch.tensor(pairs, device=open_.device).T
+        left, right = padded_index(open_[frames]), padded_index(open_[earlier])
+        n = open_.shape[1]
+        anchors, sources = right[0] + earlier[:, None] * n, left[0] + frames[:, None] * n
+        both = Problem(anchors, right[1], sources, left[1])
+        coupling = couple(flow, both, self.transport)
+        score = self.score.score(coupling).detach()
+        for i, (t, reference) in enumerate(pairs):
+            item, some, others = slice(i, i + 1), slice(counts[t]), slice(counts[reference])
+            problem = Problem(
+                anchors[item, others],
+                right[1][item, others],
+                sources[item, some],
+                left[1][item, some],
+            )
+            part = _part(coupling, item, some, others)
+            yield _Compared(t, problem, part, score[i, some])
 
     def _decide(self, flow: Flow, compared: list[_Compared]) -> list[Tensor]:
         """Return for every compared frame which of its tokens stay."""
@@ -172,3 +197,21 @@ class ReferenceStage:
             rank.view(-1)[each.problem.sources[0]] = place
             pruned[each.frame] = keep[each.frame]
         flow.put_behind(pruned, rank)
+
+
+def _part(coupling: Coupling, item: slice, sources: slice, anchors: slice) -> Coupling:
+    """Return some problems of a coupling, without their padding."""
+
+    def cut(values: Tensor) -> Tensor:
+        return values[item, sources, anchors]
+
+    return replace(
+        coupling,
+        plan=cut(coupling.plan),
+        cost=cut(coupling.cost),
+        source_mass=coupling.source_mass[item, sources],
+        anchor_mass=coupling.anchor_mass[item, anchors],
+        residual=coupling.residual[item],
+        converged=coupling.converged[item],
+        terms={name: cut(term) for name, term in coupling.terms.items()},
+    )

@@ -1,6 +1,6 @@
 """The segment stage: inside each run of frames, merge later frames into the first one's tokens."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -15,10 +15,10 @@ from tokenred.config import (
     build,
     nested,
 )
-from tokenred.kernels.merge import apply_merge
+from tokenred.kernels.merge import apply_merge, padded_index
 from tokenred.kernels.sparse import sparse_identity, sparse_map
 from tokenred.pipeline.budget import shares, trim
-from tokenred.pipeline.flow import Flow, Transport, Twins, token_group, uniform_mass
+from tokenred.pipeline.flow import Flow, TokenTable, Transport, Twins, uniform_mass
 from tokenred.pipeline.stages.cut import DESCRIPTOR_TEXT, Descriptor, cut, descriptor_needs
 from tokenred.pipeline.stages.frame import CouplingStageConfig
 from tokenred.types import Coupling, MergeWeights, Segments, TokenGroup
@@ -54,21 +54,40 @@ class SegmentStageConfig(CouplingStageConfig):
     )
 
 
-@dataclass
-class _Anchors:
-    """The anchors of one segment while later frames are merged into them."""
+@dataclass(frozen=True)
+class _Step:
+    """The next frame of each of the first segments of a batch, merged into their anchors."""
 
-    index: Tensor  # (anchors,) on the grid of the first frame
-    features: Tensor
+    sources: Tensor  # (segments, sources) flat places; padding has weight zero
+    weights: MergeWeights
+
+
+@dataclass
+class _Batch:
+    """Segments that are merged side by side, the longest first, and their growing anchors."""
+
+    place: Tensor  # (segments, anchors) flat places in the first frames
+    real: Tensor
+    anchors: TokenGroup
     mass: Tensor
-    map: Tensor | None  # (anchors, frames of the segment * tokens)
+    steps: list[_Step] = field(default_factory=list)
+
+    def take(self, features: Tensor, mass: Tensor) -> None:
+        """Replace the anchors of the first segments."""
+        rest = slice(len(mass), None)
+        if len(mass) < len(self.mass):
+            features = torch.cat([features, self.anchors.features[rest]])
+            mass = torch.cat([mass, self.mass[rest]])
+        self.anchors, self.mass = replace(self.anchors, features=features), mass
 
 
 class SegmentStage:
     """Runs one segment stage.
 
-    Under an exact budget every later frame gets its quota of kept tokens, in proportion to the
-    tokens it has; if the anchors alone exceed the budget, the weakest are trimmed.
+    All segments are merged side by side, frame after frame, where no problem depends on another;
+    shorter ones are padded. Under an exact budget every later frame gets its quota of kept tokens,
+    in proportion to the tokens it has; if the anchors alone exceed the budget, the weakest are
+    trimmed.
     """
 
     def __init__(self, config: SegmentStageConfig) -> None:
@@ -93,25 +112,46 @@ class SegmentStage:
         quotas = self._quotas(flow, segments)
         if flow.tracing and flow.trace is None:
             flow.trace = sparse_identity(flow.tokens.keep.numel(), flow.mass.device)
-        before = flow.tokens.features, flow.mass, flow.trace
-        twin_places, order, maps = [], [], []
-        for frames in segments:
-            anchors, kept = self._merge_segment(flow, frames, quotas)
-            place = anchors.index + frames[0] * flow.tokens.features.shape[1]
-            self._write(flow, place, anchors)
-            if anchors.map is not None:
-                maps.append((place, frames, anchors.map))
-            # One-frame segments have nothing merged into them, so there is nothing to repeat.
-            twins = place if self.copies == 2 and len(frames) > 1 else place[:0]
-            order.append((place, twins, kept))
-            twin_places.append(twins)
-        if flow.tracing:
-            flow.extend_trace(_segment_map(flow.tokens.keep, maps))
-        places = torch.cat(twin_places)
+        twins = self._twin_frames(segments)
         if self.copies == 2:
-            flow.twins = _twins(places, *before)
+            flow.twins = _twins(flow, twins)
+        sizes = list(zip(flow.tokens.keep.sum(-1).tolist(), quotas))
+        keep = flow.tokens.keep.clone()
+        batches = [
+            self._merge(flow, keep, part, sizes) for part in self._together(keep, segments, sizes)
+        ]
+        if flow.tracing:
+            flow.extend_trace(_segment_map(keep, batches))
+        self._write(flow, batches)
+        flow.update(keep=keep)
         if self.copies == 2 or self.config.order == "segment":
-            flow.sequence = self._sequence(order, flow.tokens.keep.numel())
+            flow.sequence = self._sequence(keep, segments, twins)
+
+    def _together(
+        self, keep: Tensor, segments: Segments, sizes: list[tuple[int, int | None]]
+    ) -> list[list[range]]:
+        """Return the segments that have something to merge, in lists that are merged at once.
+
+        Without anchors nothing is merged, and the first tokens of a frame fill its quota.
+        """
+        some = []
+        for frames in segments:
+            if sizes[frames[0]][0]:
+                some.append(frames)
+                continue
+            for t in frames[1:]:
+                if sizes[t][1] is not None:
+                    keep[t] &= keep[t].long().cumsum(-1) <= sizes[t][1]
+        if not self.transport.batches:
+            return [[frames] for frames in some]
+        return [sorted(some, key=len, reverse=True)] if some else []
+
+    def _twin_frames(self, segments: Segments) -> list[int]:
+        """Return the first frames that are emitted twice.
+
+        One-frame segments have nothing merged into them, so there is nothing to repeat.
+        """
+        return [each[0] for each in segments if self.copies == 2 and len(each) > 1]
 
     def _quotas(self, flow: Flow, segments: Segments) -> list[int | None]:
         """Return how many sources each frame keeps; None where the decision needs no quota."""
@@ -148,132 +188,159 @@ class SegmentStage:
         flow.remark("anchors were trimmed to the budget")
         return sum(count * n for count, n in zip(counts, copies))
 
-    def _merge_segment(
-        self, flow: Flow, frames: range, quotas: list[int | None]
-    ) -> tuple[_Anchors, list[Tensor]]:
-        keep = flow.tokens.keep.clone()
-        index = keep[frames[0]].nonzero()[:, 0]
-        tokens = keep.shape[1]
-        start = _Anchors(
-            index, flow.tokens.features[frames[0], index], flow.mass[frames[0], index], None
-        )
-        if flow.tracing:
-            start.map = torch.zeros(
-                len(index), len(frames) * tokens, dtype=torch.float32, device=index.device
-            )
-            start.map[torch.arange(len(index)), index] = 1.0
-        kept = []
-        for gap, frame in enumerate(frames[1:], start=1):
-            sources = keep[frame].nonzero()[:, 0]
-            stays = self._merge_frame(flow, start, frame, gap, sources, quotas[frame])
-            keep[frame] = False
-            keep[frame, sources[stays]] = True
-            kept.append(sources[stays] + frame * tokens)
-        flow.update(keep=keep)
-        return start, kept
-
-    def _merge_frame(
+    def _merge(
         self,
         flow: Flow,
-        anchors: _Anchors,
-        frame: int,
-        gap: int,
-        sources: Tensor,
-        quota: int | None,
-    ) -> Tensor:
-        """Merge one frame into the anchors in place; return which of its tokens stay."""
-        features = flow.tokens.features[frame, sources]
-        if len(sources) == 0 or len(anchors.index) == 0:  # without anchors nothing is merged
-            order = torch.arange(len(sources), device=features.device)
-            return order < (len(sources) if quota is None else quota)
-        tokens, needs = flow.tokens.features.shape[1], self.transport.needs
+        keep: Tensor,
+        segments: list[range],
+        sizes: list[tuple[int, int | None]],
+    ) -> _Batch:
+        """Merge later frames into the first ones, and narrow ``keep`` (in place) to what stays."""
         rank = flow.tokens.keep.long().cumsum(-1) - 1
-        left = token_group(flow, sources + frame * tokens, needs, rank)
-        right = token_group(flow, anchors.index + (frame - gap) * tokens, needs, rank)
-        right = replace(right, features=anchors.features)
-        coupling = self.transport(left, right, _uniform(left), _uniform(right))
+        table = TokenTable(flow, self.transport.needs, rank)
+        place, real = _places(keep, [frames[0] for frames in segments])
+        batch = _Batch(place, real, table[place], flow.mass.flatten()[place])
+        for gap in range(1, len(segments[0])):
+            frames = [each[gap] for each in segments if gap < len(each)]
+            if any(sizes[t][0] for t in frames):
+                self._merge_frames(flow, keep, table, batch, frames, [sizes[t] for t in frames])
+        return batch
+
+    def _merge_frames(
+        self,
+        flow: Flow,
+        keep: Tensor,
+        table: TokenTable,
+        batch: _Batch,
+        frames: list[int],
+        sizes: list[tuple[int, int | None]],
+    ) -> None:
+        """Merge one frame of each of the first segments of a batch."""
+        sources, real = _places(keep, frames)
+        left, right = table[sources], _first(batch.anchors, len(frames))
+        mass = uniform_mass(real), uniform_mass(batch.real[: len(frames)])
+        coupling = self.transport(left, right, *mass)
         flow.note(coupling)
-        stays, weights = self.split(coupling, quota)
-        if weights is not None and not bool(stays.all()):
-            self._absorb(flow, anchors, weights, frame, gap, sources)
+        stays = self._stays(coupling, sizes)
+        # Padding repeats the first source of its row, and says the same of it.
+        keep.view(-1).index_put_((sources,), stays.where(real, stays[:, :1]))
+        gone = real & ~stays
+        weights = self._weights(coupling, gone)
+        if weights is None:
+            return
+        hit = gone.any(-1)[:, None]  # anchors that nothing goes to stay as they are
+        weights = MergeWeights(
+            weights.anchor.where(hit, 1.0), weights.source.where(hit[..., None], 0.0)
+        )
+        own = weights.anchor.detach()
+        sent = flow.mass.flatten()[sources][:, None] @ weights.source.detach().to(batch.mass.dtype)
+        grown = batch.mass[: len(frames)] + sent[:, 0] / own.where(own > 0, 1.0)
+        batch.take(apply_merge(right.features, left.features, weights), grown)
+        if flow.tracing:
+            batch.steps.append(_Step(sources, weights))
+
+    def _stays(self, coupling: Coupling, sizes: list[tuple[int, int | None]]) -> Tensor:
+        """Decide over the real sources of every problem, given their number and the quota."""
+        score = self.score.score(coupling).detach()
+        stays = torch.zeros_like(score, dtype=torch.bool)
+        for n_sources, quota in dict.fromkeys(sizes):
+            rows = [row for row, size in enumerate(sizes) if size == (n_sources, quota)]
+            if n_sources == 0:
+                continue
+            stays[rows, :n_sources] = self.decision.decide(
+                score[rows, :n_sources], keep=self.score.keep, n_keep=quota
+            )
         return stays
 
     def split(self, coupling: Coupling, n_keep: int | None) -> tuple[Tensor, MergeWeights | None]:
         """Return which sources stay tokens of their own, and the weights that merge the others."""
         score = self.score.score(coupling).detach()
         stays = self.decision.decide(score, keep=self.score.keep, n_keep=n_keep)
+        return stays, self._weights(coupling, ~stays)
+
+    def _weights(self, coupling: Coupling, gone: Tensor) -> MergeWeights | None:
+        """Return the weights that merge the sources in ``gone``; None without a merge."""
         if not self.aggregator.merges:
-            return stays, None
-        gone = ~stays
+            return None
         rest = replace(
             coupling,
             plan=coupling.plan * gone[..., None],
             source_mass=coupling.source_mass * gone,
         )
-        return stays, self.aggregator.weights(rest)
+        weights: MergeWeights = self.aggregator.weights(rest)
+        return weights
 
-    def _absorb(
-        self,
-        flow: Flow,
-        anchors: _Anchors,
-        weights: MergeWeights,
-        frame: int,
-        gap: int,
-        sources: Tensor,
-    ) -> None:
-        features = flow.tokens.features[frame, sources]
-        anchors.features = apply_merge(anchors.features, features, weights)
-        mass = apply_merge(anchors.mass[:, None], flow.mass[frame, sources][:, None], weights)[:, 0]
-        anchors.mass = (mass / weights.anchor.to(mass.dtype)).detach()
-        if anchors.map is not None:
-            tokens = flow.tokens.features.shape[1]
-            source = weights.source.detach().to(anchors.map.dtype)
-            anchors.map = weights.anchor.detach().to(anchors.map.dtype)[:, None] * anchors.map
-            anchors.map[:, gap * tokens + sources] += source.mT
+    def _write(self, flow: Flow, batches: list[_Batch]) -> None:
+        if not self.aggregator.merges or not batches:
+            return
+        places = torch.cat([batch.place[batch.real] for batch in batches])
+        mass = torch.cat([batch.mass[batch.real] for batch in batches])
+        flow.mass = flow.mass.flatten().index_put((places,), mass).view_as(flow.mass)
+        flow.write(places, torch.cat([batch.anchors.features[batch.real] for batch in batches]))
 
-    def _write(self, flow: Flow, place: Tensor, anchors: _Anchors) -> None:
-        features = flow.tokens.features
-        flat = features.flatten(0, 1).index_put((place,), anchors.features)
-        flow.update(features=flat.view_as(features))
-        flow.mass = flow.mass.flatten().index_put((place,), anchors.mass).view_as(flow.mass)
-
-    def _sequence(self, order: list, tokens: int) -> Tensor:  # type: ignore[type-arg]
-        """Return flat places in output order; places from ``tokens`` on are twins (unmerged)."""
-        out, twin = [], tokens
-        for place, twins, kept in order:
-            originals = torch.arange(twin, twin + len(twins), device=place.device)
-            twin += len(twins)
-            if self.config.order == "segment":
-                out += [originals, *kept, place] if len(twins) else [place, *kept]
-            elif len(twins):
-                out += [torch.stack([originals, place], dim=1).flatten(), *kept]
-            else:
+    def _sequence(self, keep: Tensor, segments: Segments, twins: list[int]) -> Tensor:
+        """Return flat places in output order; places from ``keep`` on are twins (unmerged)."""
+        alive = keep.flatten().nonzero()[:, 0].split(keep.sum(-1).tolist())
+        out, twin = [], keep.numel()
+        for frames in segments:
+            place, kept = alive[frames[0]], [alive[t] for t in frames[1:]]
+            if frames[0] not in twins:
                 out += [place, *kept]
+                continue
+            originals = torch.arange(twin, twin + len(place), device=place.device)
+            twin += len(place)
+            if self.config.order == "segment":
+                out += [originals, *kept, place]
+            else:
+                out += [torch.stack([originals, place], dim=1).flatten(), *kept]
         return torch.cat(out)
 
 
-def _uniform(group: TokenGroup) -> Tensor:
-    return uniform_mass(
-        torch.ones(group.features.shape[:-1], dtype=torch.bool, device=group.features.device)
+def _twins(flow: Flow, frames: list[int]) -> Twins:
+    """Return the tokens of some frames as they are."""
+    first = torch.zeros_like(flow.tokens.keep)
+    first[frames] = flow.tokens.keep[frames]
+    place = first.flatten().nonzero()[:, 0]
+    rows = None if flow.trace is None else torch.index_select(flow.trace, 0, place)
+    return Twins(place, flow.tokens.features.flatten(0, 1)[place], flow.mass.flatten()[place], rows)
+
+
+def _places(keep: Tensor, frames: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the flat places of the tokens of some frames, padded, and which are real."""
+    now = torch.tensor(frames, device=keep.device)
+    index, real = padded_index(keep[now])
+    return index + now[:, None] * keep.shape[1], real
+
+
+def _first(group: TokenGroup, n: int) -> TokenGroup:
+    """Return the first items of a batch."""
+    assert group.rank is not None
+    return TokenGroup(
+        group.features[:n],
+        group.positions[:n],
+        group.times[:n],
+        group.rank[:n],
+        {name: cue[:n] for name, cue in group.cues.items()},
     )
 
 
-def _twins(place: Tensor, features: Tensor, mass: Tensor, trace: Tensor | None) -> Twins:
-    rows = None if trace is None else torch.index_select(trace, 0, place)
-    return Twins(place, features.flatten(0, 1)[place], mass.flatten()[place], rows)
-
-
-def _segment_map(keep: Tensor, maps: list) -> Tensor:  # type: ignore[type-arg]
-    """Return the sparse map of all segments over flat tokens; untouched ones map to themselves."""
-    tokens, size = keep.shape[1], keep.numel()
-    merged = torch.zeros(size, dtype=torch.bool, device=keep.device)
+def _segment_map(keep: Tensor, batches: list[_Batch]) -> Tensor:
+    """Return the sparse map of all merges over flat tokens; untouched ones map to themselves."""
+    diagonal = torch.ones(keep.numel(), device=keep.device)
     index, values = [], []
-    for place, frames, weights in maps:
-        merged[place] = True
-        row, column = weights.nonzero(as_tuple=True)
-        index.append(torch.stack([place[row], column + frames[0] * tokens]))
-        values.append(weights[row, column])
-    rest = (~merged).nonzero()[:, 0]
+    for batch in batches:
+        left = torch.ones(batch.place.shape, device=keep.device)
+        for step in reversed(batch.steps):  # what goes in is diluted by what goes in later
+            n = len(step.sources)
+            entry = step.weights.source.detach().float() * left[:n, None]
+            hit = (entry != 0) & batch.real[:n, None]
+            row, column = batch.place[:n, None], step.sources[..., None]
+            index.append(torch.stack([row.expand_as(hit)[hit], column.expand_as(hit)[hit]]))
+            values.append(entry[hit])
+            left[:n] *= step.weights.anchor.detach().float()
+        diagonal[batch.place[batch.real]] = left[batch.real]
+    rest = diagonal.nonzero()[:, 0]
     index.append(torch.stack([rest, rest]))
-    values.append(torch.ones(len(rest), device=keep.device))
-    return sparse_map(torch.cat(index, 1), torch.cat(values), (size, size))
+    values.append(diagonal[rest])
+    size = (keep.numel(), keep.numel())
+    return sparse_map(torch.cat(index, 1), torch.cat(values), size)

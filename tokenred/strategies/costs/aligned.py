@@ -1,5 +1,7 @@
 """Only tokens in the same place of their frames may be coupled."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from tokenred.config import CostTermConfig
@@ -28,6 +30,8 @@ class AlignedCost:
     Apache-2.0, BSD-3-Clause, Apache-2.0 (written from our description).
     Differs: a source whose place has no anchor goes to the cheapest other one.
     """
+
+    pairwise: ClassVar[bool] = True
 
     def __init__(self, config: AlignedConfig) -> None:
         self.config = config

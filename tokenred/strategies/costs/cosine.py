@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-import torch.nn.functional as F
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.strategies.costs.of import OfConfig, vectors
+from tokenred.kernels.similarity import cosine_similarity
+from tokenred.strategies.costs.of import OfConfig, raw_vectors
 from tokenred.types import TokenGroup
 
 
@@ -42,20 +43,24 @@ class CosineCost:
         self.config = config
 
     @property
+    def pairwise(self) -> bool:
+        """Whether a price depends on its pair alone: not on the problem's smallest."""
+        return self.config.shift == "none"
+
+    @property
     def needs(self) -> frozenset[str]:
         """The cue that is compared, if it is one."""
         return self.config.needs
 
     def cost(self, sources: TokenGroup, anchors: TokenGroup) -> Tensor:
         """Return the cost of every (source, anchor) pair."""
-        left, right = (
-            F.normalize(vectors(group, self.config.of), dim=-1, eps=1e-8)
-            for group in (sources, anchors)
-        )
-        similarity = left @ right.mT
-        if self.config.clip:
-            similarity = similarity.clamp(self.config.clip - 1, 1 - self.config.clip)
-        cost = 1 - similarity
+        of, clip = self.config.of, self.config.clip
+        cost = cosine_similarity(raw_vectors(sources, of), raw_vectors(anchors, of))
+        # In place where no gradient needs what was there before.
+        out = None if cost.requires_grad else cost
+        if clip:
+            cost = torch.clamp(cost, clip - 1, 1 - clip, out=out)
+        cost = torch.add(torch.neg(cost, out=out), 1, out=out)
         if self.config.shift == "minimum":
-            cost = cost - cost.amin(dim=(-2, -1), keepdim=True)
+            cost = torch.sub(cost, cost.amin(dim=(-2, -1), keepdim=True), out=out)
         return cost

@@ -1,5 +1,7 @@
 """Euclidean distance."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ class EuclideanCost:
     description).
     Differs: nothing.
     """
+
+    pairwise: ClassVar[bool] = True
 
     def __init__(self, config: EuclideanConfig) -> None:
         self.config = config

@@ -19,9 +19,13 @@ class OfConfig(CostTermConfig):
         return frozenset() if self.of == "features" else frozenset({self.of})
 
 
+def raw_vectors(group: TokenGroup, of: str) -> Tensor:
+    """Return (*batch, n, width) in the dtype they have; a cue of one number has width 1."""
+    values = group.features if of == "features" else group.cues[of]
+    return values[..., None] if values.ndim == group.features.ndim - 1 else values
+
+
 def vectors(group: TokenGroup, of: str) -> Tensor:
     """Return (*batch, n, width) in float32 (float64 stays); a cue of one number has width 1."""
-    values = group.features if of == "features" else group.cues[of]
-    if values.ndim == group.features.ndim - 1:
-        values = values[..., None]
+    values = raw_vectors(group, of)
     return values.to(torch.promote_types(values.dtype, torch.float32))

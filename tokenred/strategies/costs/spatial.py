@@ -1,5 +1,7 @@
 """Distance on the grid."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,8 @@ class SpatialCost:
     term). Licence of source: Apache-2.0 (written from our description).
     Differs: computed in float32 without the matrix-product form, so short distances are exact.
     """
+
+    pairwise: ClassVar[bool] = True
 
     def __init__(self, config: SpatialConfig) -> None:
         self.config = config

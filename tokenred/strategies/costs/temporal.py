@@ -1,5 +1,7 @@
 """Gap in time."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -33,6 +35,8 @@ class TemporalCost:
     Apache-2.0 (written from our description).
     Differs: nothing; the release's 1e-9 in the denominator is kept.
     """
+
+    pairwise: ClassVar[bool] = True
 
     def __init__(self, config: TemporalConfig) -> None:
         self.config = config

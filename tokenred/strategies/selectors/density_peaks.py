@@ -6,7 +6,11 @@ from torch import Tensor
 
 from tokenred.config import StrategyConfig
 from tokenred.kernels.clustering import density_peaks
+from tokenred.kernels.merge import gather_tokens, padded_index
 from tokenred.types import VisualTokens
+
+AT_ONCE = 8
+"""Frames whose distances are in memory together."""
 
 
 class DensityPeaksConfig(StrategyConfig):
@@ -41,7 +45,7 @@ class DensityPeaksSelector:
     def __init__(self, config: DensityPeaksConfig) -> None:
         self.config = config
         self.noise: list[Tensor] | None = None
-        """Noise of released code, one tensor a frame, used up in order; for comparisons only."""
+        """Noise of released code, one tensor for each frame; for comparisons only."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -52,12 +56,22 @@ class DensityPeaksSelector:
         """Return (frames, n_anchors) indices of the cluster centres."""
         of = self.config.of
         points = tokens.features if of == "features" else tokens.cues[of]
-        chosen = []
-        for frame, keep in zip(points, tokens.keep):
-            alive = keep.nonzero()[:, 0]
-            most = n_anchors if self.config.at_most_anchors else len(alive)
-            neighbours = min(self.config.neighbours, most, len(alive))
-            noise = self.noise.pop(0) if self.noise else None
-            some = frame[alive] if frame.ndim == 2 else frame[alive, None]
-            chosen.append(alive[density_peaks(some, n_anchors, neighbours, noise=noise).centres])
-        return torch.stack(chosen)
+        points = points if points.ndim == 3 else points[..., None]
+        counts = tokens.keep.sum(-1).tolist()
+        chosen = torch.empty((len(counts), n_anchors), dtype=torch.long, device=tokens.keep.device)
+        for count in sorted(set(counts)):
+            frames = [t for t, n in enumerate(counts) if n == count]
+            for start in range(0, len(frames), AT_ONCE):
+                some = frames[start : start + AT_ONCE]
+                chosen[some] = self._of_frames(points[some], tokens.keep[some], some, n_anchors)
+        return chosen
+
+    def _of_frames(self, points: Tensor, keep: Tensor, frames: list[int], n_anchors: int) -> Tensor:
+        """Return the centres in frames with equally many tokens."""
+        alive, _ = padded_index(keep)
+        count = alive.shape[1]
+        most = n_anchors if self.config.at_most_anchors else count
+        neighbours = min(self.config.neighbours, most, count)
+        noise = torch.stack([self.noise[t] for t in frames]) if self.noise else None
+        found = density_peaks(gather_tokens(points, alive), n_anchors, neighbours, noise=noise)
+        return alive.gather(-1, found.centres)

@@ -1,5 +1,7 @@
 """How much the pixels of two tokens differ."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -37,6 +39,8 @@ class PixelDifferenceCost:
     first of the anchor, three frames apart with Qwen (``frame: -1, reference_frame: 0``). Mean and
     deviation of the pixels are those of the model's family; the release writes down CLIP's.
     """
+
+    pairwise: ClassVar[bool] = True
 
     def __init__(self, config: PixelDifferenceConfig) -> None:
         self.config = config

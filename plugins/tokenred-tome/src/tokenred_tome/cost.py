@@ -1,5 +1,7 @@
 """Two kinds of tokens: even ones merge into odd ones only."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +32,8 @@ class BipartiteCost:
     Licence of source: CC-BY-NC-4.0 (written from our description).
     Differs: odd sources, which ToMe's own selection never leaves, may go anywhere.
     """
+
+    pairwise: ClassVar[bool] = True
 
     def __init__(self, config: BipartiteCostConfig) -> None:
         self.config = config

@@ -1,0 +1,85 @@
+"""``tokenred native``: compile Sinkhorn for this machine; never needed, only faster."""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+
+from tokenred.cli._common import Json, columns, emit, say
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    help="Build, show and remove the compiled Sinkhorn; without it plain torch runs.",
+)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is there: ``state`` is ``built``, ``missing`` or ``broken``."""
+
+    state: str
+    path: str
+    compiler: str = ""
+    flags: str = ""
+    threads: bool | None = None
+    detail: str = ""
+
+
+@app.callback(invoke_without_command=True)
+def _default(context: typer.Context, json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        status(json)
+
+
+@app.command()
+def build(
+    compiler: Annotated[
+        str | None, typer.Option(help="Name or path of a C compiler; cc, gcc or clang if not said.")
+    ] = None,
+) -> None:
+    """Compile it for this processor, compare it with torch, and keep it for this user."""
+    from tokenred.kernels.native.build import build_library
+
+    path, built = build_library(compiler=compiler)
+    say(f"built with {built.compiler}")
+    if not built.threads:
+        say("the compiler has no OpenMP, so it runs in one thread")
+    print(path)
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Say what is there, with which compiler and flags it was built, and where."""
+    found = native_status()
+    told = {name: value for name, value in asdict(found).items() if value not in ("", None)}
+    if json:
+        emit(told)
+    else:
+        print(columns([(name, str(value)) for name, value in told.items()]))
+
+
+@app.command()
+def remove() -> None:
+    """Delete what was built, for other processors and older versions too."""
+    from tokenred.kernels.native.build import remove_libraries
+
+    removed = remove_libraries()
+    if not removed:
+        say("there was nothing to remove")
+    for path in removed:
+        print(path)
+
+
+def native_status() -> Status:
+    """Return what is known of the library for this machine."""
+    from tokenred.kernels.native import library
+
+    path = library.library_path(library.FOLDER)
+    try:
+        loaded = library.load_library(library.FOLDER)
+    except ValueError as error:
+        return Status("broken", str(path), detail=str(error))
+    if loaded is None:
+        return Status("missing", str(path), detail="run `tokenred native build`")
+    built = loaded[1]
+    return Status("built", str(path), built.compiler, " ".join(built.flags), built.threads)

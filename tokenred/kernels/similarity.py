@@ -1,0 +1,67 @@
+"""How alike two groups of tokens are: one matrix product of the features as they are.
+
+Norms are divided out of the product, so that no normalised copy of the features is made.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CHUNK_BYTES = 1 << 25
+"""Float32 copies of half-precision features are made in pieces of about this size."""
+
+FLOOR = 1e-8
+"""Vectors shorter than this count as that long, so that a zero vector is like nothing."""
+
+
+def cosine_similarity(
+    left: Float[Tensor, "*batch n dim"], right: Float[Tensor, "*batch m dim"]
+) -> Float[Tensor, "*batch n m"]:
+    """Return the cosine of every pair in float32 (float64 stays), whatever the inputs' dtype.
+
+    Half-precision values are exact in float32, and so are their products: only the sums round. The
+    result is the transpose of a contiguous ``(*batch, m, n)``, the faster way round where ``right``
+    is the smaller group. Differentiable; without a gradient it is scaled in place.
+    """
+    products, lengths = inner_products(left, right)
+    inverse = [1 / each.clamp_min(FLOOR) for each in lengths]
+    if products.requires_grad:
+        return products * inverse[0][..., :, None] * inverse[1][..., None, :]
+    return products.mul_(inverse[0][..., :, None]).mul_(inverse[1][..., None, :])
+
+
+def inner_products(
+    left: Float[Tensor, "*batch n dim"], right: Float[Tensor, "*batch m dim"]
+) -> tuple[
+    Float[Tensor, "*batch n m"], tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch m"]]
+]:
+    """Return the inner product of every pair, and the lengths of both groups, in float32 at least.
+
+    The products are a tensor of their own, which the caller may change.
+    """
+    wide = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+    grows = torch.is_grad_enabled() and (left.requires_grad or right.requires_grad)
+    if left.dtype == right.dtype == wide or grows or left.ndim != 3 or right.ndim != 3:
+        return _wide_products(left.to(wide), right.to(wide))
+    if left.is_cuda and left.dtype == right.dtype and wide == torch.float32:
+        lengths = (_lengths(left, wide), _lengths(right, wide))
+        return torch.bmm(right, left.mT, out_dtype=wide).mT, lengths
+    parts = [_wide_products(left[piece].to(wide), right[piece].to(wide)) for piece in pieces(left)]
+    return (
+        torch.cat([products.mT for products, _ in parts]).mT,
+        (torch.cat([each[0] for _, each in parts]), torch.cat([each[1] for _, each in parts])),
+    )
+
+
+def pieces(values: Float[Tensor, "batch *rest"]) -> list[slice]:
+    """Cut the first dimension so that a float32 copy of one piece has about ``CHUNK_BYTES``."""
+    each = max(1, CHUNK_BYTES // max(1, 4 * values[:1].numel()))
+    return [slice(start, start + each) for start in range(0, len(values), each)]
+
+
+def _wide_products(left: Tensor, right: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    return (right @ left.mT).mT, (_lengths(left, left.dtype), _lengths(right, right.dtype))
+
+
+def _lengths(vectors: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=-1, dtype=dtype)

@@ -1,0 +1,1 @@
+"""The code that runs on the GPU; importing it needs Triton."""
