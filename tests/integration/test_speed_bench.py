@@ -364,9 +364,11 @@ def test_goals_that_are_missed_are_said_to_be():
     assert found["growth of time in frames, distance of the exponent from 1"] is False
 
 
-def test_nothing_is_judged_on_a_noisy_machine():
+def test_no_time_is_judged_on_a_noisy_machine():
     noisy = record(noise={"noisy": True, "sentence": "Noisy."})
-    assert set(verdicts(noisy).values()) == {None}
+    judged = {name for name, reached in verdicts(noisy).items() if reached is not None}
+    assert len(judged) == 3
+    assert all("sweeps to" in name or "memory" in name for name in judged)
     assert "too noisy" in page.goals_table(noisy)
 
 
