@@ -5,7 +5,7 @@
 - ``contrast``: the same without the offset and with less noise;
 - ``iid``: white noise;
 - ``regions``: a dozen regions with sharp borders and nothing in common. Between them hardly any
-  mass can flow, so Sinkhorn is slow: an adverse case, not an image of real features.
+  mass can flow, so Sinkhorn is slow, as it is on a talking head seen by a real encoder.
 
 No pretrained model is behind them: how fast Sinkhorn converges on them is indicative, how long a
 sweep takes is not affected. ``real.py`` has the features of a real encoder.

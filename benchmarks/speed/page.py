@@ -109,7 +109,7 @@ def _equal(record: Record) -> str:
                 number(row["first_ms"]),
             ]
         )
-    head = ["solver", "ms", "least", *(f"of {name}" for name in mine)]
+    head = ["solver", "ms", "least", *(f"this / {name}" for name in mine)]
     head += ["plan, L1", "rows, L1", "columns, L1", "first call, ms"]
     return table(head, rows) + _missing(part)
 
@@ -128,7 +128,7 @@ def _accuracy(record: Record) -> str:
                 _times(row.get("against_released_stop")),
             ]
         )
-    head = ["solver", "target", "sweeps", "ms", "found", "of the release's two sweeps"]
+    head = ["solver", "target", "sweeps", "ms", "found", "this / released stop"]
     return table(head, rows) + _missing(part)
 
 

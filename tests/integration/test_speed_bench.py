@@ -313,7 +313,7 @@ def record(**changes):
             ],
         },
         "sweeps": sweeps,
-        "real": {"skipped": "no network"},
+        "real": {"rows": [{**sweeps[0], "source": "a clip"}, {**sweeps[-1], "source": "a clip"}]},
         "whole_path": {
             "capture": [
                 {"dtype": "float32", "tower_ms": 100.0, "tower_share": {"aot-paper": 0.03}},
@@ -357,6 +357,14 @@ def test_goals_that_are_just_met_are_reached_and_those_of_a_gpu_are_not_run():
     assert {found[name] for name in found if name not in on_gpu} == {True}
 
 
+def test_real_features_that_were_not_there_are_no_goal_reached():
+    found = record(real={"skipped": "no network"})
+    real = [goal for goal in found["goals"] if "real clips" in goal["name"]]
+    assert [goal["reached"] for goal in real] == [None, None]
+    assert {goal["remark"] for goal in real} == {"skipped: no network"}
+    assert "Skipped in this run: no network." in page.expand(page.PAGE.read_text(), found)
+
+
 def test_goals_that_are_missed_are_said_to_be():
     worse = record()["scaling"]
     worse["frames"] = {**worse["frames"], "exponent": 1.2}
@@ -367,7 +375,7 @@ def test_goals_that_are_missed_are_said_to_be():
 def test_no_time_is_judged_on_a_noisy_machine():
     noisy = record(noise={"noisy": True, "sentence": "Noisy."})
     judged = {name for name, reached in verdicts(noisy).items() if reached is not None}
-    assert len(judged) == 3
+    assert len(judged) == 5
     assert all("sweeps to" in name or "memory" in name for name in judged)
     assert "too noisy" in page.goals_table(noisy)
 
