@@ -38,6 +38,9 @@ settings.register_profile(
 settings.load_profile("tokenred")
 
 
+USERS_LIBRARY = Path("~/.cache/tokenred/native")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden-root",
@@ -54,6 +57,16 @@ def no_library_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "FOLDER", tmp_path_factory.getbasetemp() / "no-library")
+        yield
+
+
+@pytest.fixture(scope="module")
+def library_of_the_user() -> Iterator[None]:
+    """Use the user's compiled kernels, if any, as other processes do: for whoever compares."""
+    from tokenred.kernels.native import library
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "FOLDER", USERS_LIBRARY)
         yield
 
 

@@ -20,6 +20,9 @@ Call = Callable[[], object]
 Clock = Callable[[], float]
 
 REPEATS, WARMUP = 9, 2
+SLOW_S, SLOW_REPEATS = 1.5, 5
+"""Whose first call takes longer than this is timed in the first few rounds only."""
+
 CANARY_SIZE = 1024
 """Rows of the square float32 matmul that is timed in every round."""
 
@@ -66,8 +69,11 @@ class Rounds:
         return Timing.of(self.times_ms[name])
 
     def ratio(self, slow: str, fast: str) -> float:
-        """Return how many times as long ``slow`` took: the median of the ratios inside a round."""
-        pairs = zip(self.times_ms[slow], self.times_ms[fast], strict=True)
+        """Return how many times as long ``slow`` took: the median of the ratios inside a round.
+
+        Over the rounds that both were in: all, or the first ones.
+        """
+        pairs = zip(self.times_ms[slow], self.times_ms[fast], strict=False)
         return statistics.median(a / b for a, b in pairs)
 
 
@@ -76,6 +82,7 @@ def measure(
     *,
     repeats: int = REPEATS,
     warmup: int = WARMUP,
+    slow_s: float = SLOW_S,
     canary: Call | None = None,
     clock: Clock = process_time,
 ) -> Rounds:
@@ -83,6 +90,7 @@ def measure(
 
     Parameters
     ----------
+    slow_s : seconds of the first call above which ``SLOW_REPEATS`` rounds are enough
     canary : a fixed piece of work, timed once a round; a ``CANARY_SIZE`` matmul by default
     clock : seconds
     """
@@ -94,6 +102,9 @@ def measure(
         if counts:
             rounds.canary_ms.append(ms)
         for name in list(contenders)[:: -1 if number % 2 else 1]:
+            slow = rounds.first_ms.get(name, 0.0) > slow_s * 1e3
+            if slow and number >= warmup + SLOW_REPEATS:
+                continue
             ms = _time_ms(contenders[name], clock)
             rounds.first_ms.setdefault(name, ms)
             if counts:

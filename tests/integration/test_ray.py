@@ -31,6 +31,7 @@ ray = pytest.importorskip("ray")
 
 # Ray's own: files of its processes that it leaves to the garbage collector, and announcements.
 pytestmark = [
+    pytest.mark.usefixtures("library_of_the_user"),
     pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
 ]

@@ -26,6 +26,8 @@ from tokenred.evaluation.store import Store
 from tokenred.evaluation.summary import Summary, summarise
 from tokenred.report.table import write_tables
 
+pytestmark = pytest.mark.usefixtures("library_of_the_user")
+
 N_SAMPLES = 20
 N_KILLS = 20
 Start = Callable[[Path, float], ForkServerProcess]

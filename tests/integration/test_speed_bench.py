@@ -42,6 +42,19 @@ def test_rounds_turn_round_and_the_first_ones_do_not_count():
     assert found.first_ms == {"a": 1e3, "b": 1e3}
 
 
+def test_slow_ones_are_in_the_first_rounds_only():
+    times = {"slow": 2.0, "fast": 1.0}
+    now = [0.0]
+
+    def wait(seconds):
+        now[0] += seconds
+
+    calls = {name: lambda seconds=seconds: wait(seconds) for name, seconds in times.items()}
+    found = measure(calls, warmup=1, slow_s=1.5, canary=lambda: None, clock=lambda: now[0])
+    assert {name: found.timing(name).n for name in calls} == {"slow": 5, "fast": 9}
+    assert found.ratio("slow", "fast") == 2.0
+
+
 def test_a_timing_is_median_deviation_and_minimum():
     assert Timing.of([5.0, 1.0, 3.0, 4.0, 100.0]) == Timing(4.0, 1.0, 1.0, 5)
 

@@ -1,6 +1,6 @@
 """The state of one run: tokens on their way, and what has to be remembered about them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from tokenred.config import CostTermConfig, StrategyConfig, build
 from tokenred.errors import BudgetError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
+from tokenred.kernels.similarity import pieces
 from tokenred.kernels.sparse import compose
 from tokenred.pipeline.budget import BudgetConfig, frame_quota, unreachable
 from tokenred.types import Coupling, Segments, TokenGroup, VisualTokens
@@ -27,6 +28,8 @@ Part = Literal["static", "dynamic"]
 class Flow:
     """Mutable state that the stages of one run hand on; never leaves the pipeline.
 
+    ``dated`` are the tokens with features that may lack what was written last: for whoever reads
+    anything else of them. All others read ``tokens``, which puts the features in place before.
     ``mass`` (frames, tokens) counts the tokens averaged into each token. ``keep_value`` says how
     firmly the last stage kept a token. ``pooled`` says that the grid is the LLM's. ``trace`` is the
     sparse map from encoder tokens to the current dense tokens, None while it is the identity.
@@ -37,7 +40,7 @@ class Flow:
     a second time, unmerged. ``sequence`` orders the output when that is not by frames.
     """
 
-    tokens: VisualTokens
+    dated: VisualTokens
     budget: BudgetConfig
     generator: torch.Generator
     tracing: bool
@@ -55,6 +58,7 @@ class Flow:
     sequence: Tensor | None = None
     notes: "Notes" = field(default_factory=lambda: Notes())
     _own: Tensor | None = None
+    _written: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def start(
@@ -67,9 +71,19 @@ class Flow:
         return cls(tokens, budget, generator, tracing, rows * columns, mass)
 
     @property
+    def tokens(self) -> VisualTokens:
+        """The tokens, up to date."""
+        if self._written is not None:
+            (places, values), self._written = self._written, None
+            own = self.dated.features.clone(memory_format=torch.contiguous_format)
+            own.view(-1, own.shape[-1]).index_copy_(0, places, values)
+            self.own(own)
+        return self.dated
+
+    @property
     def frames(self) -> int:
         """Number of frames."""
-        return self.tokens.features.shape[0]
+        return self.dated.features.shape[0]
 
     @property
     def quota(self) -> int:
@@ -80,11 +94,12 @@ class Flow:
     @property
     def segments(self) -> Segments:
         """Runs of frames that belong together; the whole video if nothing cut it."""
-        return self.tokens.segments or Segments((0, self.frames))
+        return self.dated.segments or Segments((0, self.frames))
 
     def open(self, part: Literal["all", "static", "dynamic"] = "all") -> Tensor:
         """Return (frames, tokens): alive, not settled, and in a part."""
-        mask = self.tokens.keep if self.settled is None else self.tokens.keep & ~self.settled
+        keep = self.dated.keep
+        mask = keep if self.settled is None else keep & ~self.settled
         if part == "all":
             return mask
         static = torch.zeros_like(mask) if self.static is None else self.static
@@ -117,26 +132,61 @@ class Flow:
 
     def update(self, **changes: object) -> None:
         """Replace fields of the tokens."""
-        self.tokens = replace(self.tokens, **changes)  # type: ignore[arg-type]
+        self.dated = replace(self.dated, **changes)  # type: ignore[arg-type]
 
     def write(self, places: Tensor, values: Tensor) -> None:
         """Put new features at flat places; all the features are copied at most once in a run.
 
-        The first call copies those of the caller, later ones write into that copy: read before you
-        write.
+        The first call only notes them, for ``tokens``, ``at`` or ``by_frames`` to put in place; the
+        copy that ``tokens`` makes is what later calls write into: read before you write.
         """
         features = self.tokens.features
         if torch.is_grad_enabled() and (features.requires_grad or values.requires_grad):
             flat = features.flatten(0, 1).index_put((places,), values)
             self.update(features=flat.view_as(features))
-            return
-        if features is not self._own:
-            self.own(features.clone(memory_format=torch.contiguous_format))
-        self.tokens.features.view(-1, features.shape[-1]).index_copy_(0, places, values)
+        elif features is self._own:
+            features.view(-1, features.shape[-1]).index_copy_(0, places, values)
+        else:
+            self._written = places, values
+
+    def at(self, places: Tensor) -> Tensor:
+        """Return the features at flat places, without a copy of all of them."""
+        if self._written is None:
+            return self.dated.features.flatten(0, 1)[places]
+        written, values = self._written
+        if torch.equal(places, written):
+            return values
+        row = torch.full((self.dated.keep.numel(),), -1, device=places.device)
+        row[written] = torch.arange(len(written), device=places.device)
+        found = self.dated.features.flatten(0, 1)[places]
+        new = (row[places] >= 0).nonzero()[:, 0]
+        return found.index_copy_(0, new, values[row[places[new]]])
+
+    def by_frames(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``change`` of the features, frames by frames, without a copy of all of them.
+
+        Parameters
+        ----------
+        change : (frames, tokens, dim) -> (frames, n, dim), each frame on its own; a new tensor, as
+            the one that is given is written over
+        """
+        if self._written is None:
+            return change(self.dated.features)
+        (written, values), features = self._written, self.dated.features
+        n, parts, room = features.shape[1], [], None
+        frame = written // n
+        for piece in pieces(features):
+            part = features[piece]
+            room = torch.empty_like(part) if room is None else room
+            now = room[: len(part)].copy_(part)
+            here = ((frame >= piece.start) & (frame < piece.stop)).nonzero()[:, 0]
+            now.flatten(0, 1).index_copy_(0, written[here] - n * piece.start, values[here])
+            parts.append(change(now))
+        return torch.cat(parts)
 
     def own(self, features: Tensor, **changes: object) -> None:
         """Replace the features by a tensor that nobody else holds, and other fields."""
-        self._own = features
+        self._own, self._written = features, None
         self.update(features=features, **changes)
 
     def extend_trace(self, stage_map: Tensor) -> None:

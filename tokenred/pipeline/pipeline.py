@@ -151,7 +151,7 @@ class Pipeline:
         except TokenredError as error:
             raise type(error)(f"stage '{label}': {error}") from None
         # Counting waits for the device, so the time is that of the finished stage.
-        n_tokens = int(flow.tokens.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
+        n_tokens = int(flow.dated.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
         ms = (time.perf_counter() - start) * 1e3
         return StageReport(label, kind, n_tokens, ms, **vars(flow.notes))
 
@@ -189,14 +189,15 @@ def load_pipeline(
 
 def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
     """Collect the surviving tokens in the order of the sequence."""
-    tokens = flow.tokens
+    tokens, mass, trace = flow.dated, flow.mass.flatten(), flow.trace
     places = _in_order(flow) if flow.sequence is None else flow.sequence
-    features, mass, trace = tokens.features.flatten(0, 1), flow.mass.flatten(), flow.trace
-    origin = torch.arange(len(features), device=features.device)
+    origin = torch.arange(len(mass), device=mass.device)
     if flow.tracing and trace is None:
-        trace = sparse_identity(len(features), features.device)
-    if flow.twins is not None:
-        features = torch.cat([features, flow.twins.features])
+        trace = sparse_identity(len(mass), mass.device)
+    if flow.twins is None:
+        features = flow.at(places)
+    else:
+        features = torch.cat([flow.tokens.features.flatten(0, 1), flow.twins.features])[places]
         mass = torch.cat([mass, flow.twins.mass])
         origin = torch.cat([origin, flow.twins.place])
         if flow.tracing and trace is not None:
@@ -213,7 +214,7 @@ def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
         segments=tokens.segments,
     )
     return ReducedTokens(
-        features[places],
+        features,
         frame_index,
         where % tokens.keep.shape[1],
         mass[places],
@@ -226,8 +227,8 @@ def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
 
 def _in_order(flow: Flow) -> Tensor:
     """Return the flat places of the surviving tokens, frame by frame."""
-    places = flow.tokens.keep.flatten().nonzero()[:, 0]
+    places = flow.dated.keep.flatten().nonzero()[:, 0]
     if flow.order is None:
         return places
     by_order = places[flow.order.flatten()[places].argsort(stable=True)]
-    return by_order[(by_order // flow.tokens.keep.shape[1]).argsort(stable=True)]
+    return by_order[(by_order // flow.dated.keep.shape[1]).argsort(stable=True)]

@@ -165,7 +165,7 @@ class FrameStage:
         if self.config.rest == "leave":
             flow.settle(anchors)
         else:
-            flow.update(keep=flow.tokens.keep & ~rest)
+            flow.update(keep=flow.dated.keep & ~rest)
 
     def _select(self, flow: Flow, tokens: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the anchors as a mask, and each one's place in the selector's order."""

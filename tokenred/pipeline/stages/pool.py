@@ -61,11 +61,11 @@ class PoolStage:
     def mode(self, flow: Flow) -> PoolMode:
         """Return the pooling that applies to the tokens at hand."""
         mode = self.config.mode
-        return flow.tokens.native_pool if mode == "model" else mode  # type: ignore[return-value]
+        return flow.dated.native_pool if mode == "model" else mode  # type: ignore[return-value]
 
     def run(self, flow: Flow) -> None:
         """Pool everything that lives on the grid."""
-        tokens, mode, stride = flow.tokens, self.mode(flow), self.config.stride
+        tokens, mode, stride = flow.dated, self.mode(flow), self.config.stride
         grid = pooled_grid(tokens.grid, mode, stride)
         if 0 in grid:
             raise ConfigError(f"stride {stride} pools a {tokens.grid} grid away", ["stride"])
@@ -84,12 +84,12 @@ class PoolStage:
         if flow.tracing:
             matrix = pooling_matrix(tokens.grid, mode, stride).to(flow.mass.device)
             flow.extend_trace(_blocks(matrix, flow.frames))
-        features = pool(tokens.features)
+        features = None if mode == "none" else flow.by_frames(pool)
         flow.mass, flow.keep_value, flow.pooled = mass, value, True
         narrowed = not bool(tokens.keep.all())
         keep = torch.ones_like(value, dtype=torch.bool)
         changes = {"grid": grid, "keep": keep, "cues": cues}
-        if features is tokens.features:
+        if features is None:
             flow.update(**changes)
         else:
             flow.own(features, **changes)
@@ -108,7 +108,7 @@ class PoolStage:
 
 def _best(flow: Flow, value: Tensor, keep: Tensor, count: int) -> Tensor:
     """Mark the ``count`` first cells of each frame by keep, pooled mask, attention, raster."""
-    attention = [cue for name, cue in flow.tokens.cues.items() if name.startswith(ATTENTION_CUES)]
+    attention = [cue for name, cue in flow.dated.cues.items() if name.startswith(ATTENTION_CUES)]
     keys = [keep.float(), value, *([torch.stack(attention).sum(0)] if attention else [])]
     order = torch.arange(value.shape[1], device=value.device).expand(value.shape)
     for key in reversed(keys):

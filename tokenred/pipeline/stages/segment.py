@@ -232,8 +232,9 @@ class SegmentStage:
         weights = MergeWeights(
             weights.anchor.where(hit, 1.0), weights.source.where(hit[..., None], 0.0)
         )
-        own = weights.anchor.detach()
-        sent = flow.mass.flatten()[sources][:, None] @ weights.source.detach().to(batch.mass.dtype)
+        # The weights are in float64 where the features are; masses never are.
+        own = weights.anchor.detach().to(batch.mass)
+        sent = flow.mass.flatten()[sources][:, None] @ weights.source.detach().to(batch.mass)
         grown = batch.mass[: len(frames)] + sent[:, 0] / own.where(own > 0, 1.0)
         batch.take(apply_merge(right.features, left.features, weights), grown)
         if flow.tracing:
