@@ -85,6 +85,14 @@ FAULTS: list[tuple[Mapping[str, Any], str, str]] = [
         "stages.first.coupler.epsilon",
         "finite number",
     ),
+    *(
+        (
+            stages(coupler={"name": "sinkhorn", "acceleration": "chebyshev", "stop": stop}),
+            "stages.first.coupler",
+            f"chebyshev changes the scalings that stop: {stop} tests",
+        )
+        for stop in ("scaling", "scaling-batch")
+    ),
     (
         stages(aggregator={"name": "blend", "first": {"name": "mean", "strength": 1}}),
         "stages.first.aggregator.first.strength",
@@ -433,7 +441,10 @@ def test_schema_knows_every_strategy_and_its_settings(schema: Any) -> None:
             assert f'"{name}"' in text
 
 
-BEYOND_SCHEMA = ("different terms", "maps retention ratios", "is no share", "cosin", "finite")
+BEYOND_SCHEMA = (
+    *("different terms", "maps retention ratios", "is no share", "cosin", "finite"),
+    "changes the scalings",
+)
 """Faults that JSON schema cannot state: rules between items, the contents of strings and keys."""
 
 

@@ -361,8 +361,16 @@ def test_a_broken_keep_rule_is_refused():
         def score(self, coupling):
             return coupling.plan.amax(-1) / coupling.plan.sum(-1)
 
+    class BesideTheMean:
+        keep = "low"
+
+        def score(self, coupling):
+            most = coupling.plan.amax(-1)
+            return most - most.mean(-1, keepdim=True)
+
     assert broken(keep_checks(WrongEnd())) == {"keeps_the_right_end"}
     assert broken(keep_checks(Raw())) == {"scores_padding_finitely"}
+    assert broken(keep_checks(BesideTheMean())) == {"padding_changes_no_score"}
 
 
 class Previous:

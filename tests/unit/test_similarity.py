@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokenred.kernels import similarity
+from tokenred.kernels import merge, similarity
 from tokenred.kernels.merge import apply_merge, merge_among
 from tokenred.kernels.similarity import cosine_similarity
 from tokenred.types import MergeWeights
@@ -56,3 +56,32 @@ def test_merging_among_all_tokens_is_merging_what_was_gathered(
     wanted = apply_merge(anchors, tokens, weights)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-2 if dtype != torch.float32 else 0)
     assert torch.equal(weights.source, kept)
+
+
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_merges_in_bfloat16_are_off_by_its_rounding(
+    multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Averages of many tokens, where sums in bfloat16 would be far off; by every path."""
+    if multiplies and not merge._processor_multiplies_bfloat16():
+        pytest.skip("this processor does not multiply bfloat16")
+    monkeypatch.setattr(merge, "_multiplies_bfloat16", lambda tokens: multiplies)
+    monkeypatch.setattr(similarity, "CHUNK_BYTES", 2 * 4 * 600 * 16)  # pieces of two frames
+    tokens, index = (0.5 + draw(3, 600, 16)).bfloat16(), torch.tensor([[0, 4], [8, 1], [3, 5]])
+    share = draw(3, 601, 2, seed=1).softmax(1)
+    weights = MergeWeights(share[:, 0], share[:, 1:])
+    anchors = tokens.gather(1, index[..., None].expand(-1, -1, 16))
+    wanted = share[:, 0, :, None].double() * anchors.double()
+    wanted = wanted + weights.source.double().mT @ tokens.double()
+    learnt = tokens.clone().requires_grad_()
+    one = MergeWeights(weights.anchor[0], weights.source[0])
+    for found in (
+        merge_among(tokens, index, weights),
+        merge_among(learnt, index, weights).detach(),
+        apply_merge(anchors, tokens, weights),
+        apply_merge(anchors, learnt, weights).detach(),
+        torch.stack([apply_merge(anchors[0], tokens[0], one), *wanted[1:].bfloat16()]),
+    ):
+        assert found.dtype == torch.bfloat16
+        off = (found.double() - wanted).norm(dim=(-2, -1)) / wanted.norm(dim=(-2, -1))
+        assert float(off.max()) < 2**-8

@@ -12,6 +12,7 @@ from tokenred.kernels.sinkhorn import Scaling, sinkhorn
 from tokenred.kernels.sinkhorn.chebyshev import PLAIN_SWEEPS, factors
 from tokenred.kernels.sinkhorn.fold import fold
 from tokenred.kernels.sinkhorn.paths import CACHE
+from tokenred.kernels.sinkhorn.paths import solve as solve_by_rules
 from tokenred.kernels.sinkhorn.problem import Problems, Rules
 from tokenred.kernels.sinkhorn.watch import PATIENCE, DeviceWatch, Watch
 
@@ -287,3 +288,24 @@ def test_a_device_watch_gives_the_same_solution(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(found.plan, wanted.plan, atol=1e-7, rtol=0)
         assert found.n_iter == wanted.n_iter
         assert torch.equal(found.converged, wanted.converged)
+
+
+@pytest.mark.parametrize("last", SIDES)
+@pytest.mark.parametrize(("scale", "rho", "restarts"), [(25, 0.999, True), (6, 0.99999, False)])
+def test_acceleration_is_given_up_alike_in_every_domain_and_by_either_watch(
+    scale: float, rho: float, restarts: bool, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost, source, anchor = draw(4, n=40, m=30, uniform=False)
+    problems = Problems.of(*double((scale * cost, source, anchor)), 1.0)
+    rules = Rules(400, "residual", 1e-3, last, rho)
+    wanted, run = solve_by_rules(problems, rules, "log")
+    assert bool(run.fell.all())
+    assert run.restarted.tolist() == [restarts] * 4
+    assert bool(run.done.all())
+    for watch in (Watch, DeviceWatch):
+        monkeypatch.setattr("tokenred.kernels.sinkhorn.sweeps.watch", watch)
+        for domain in ("kernel", "absorbed", "log"):
+            plan, found = solve_by_rules(problems, rules, domain)
+            for field in ("n_iter", "done", "fell", "restarted"):
+                assert torch.equal(getattr(found, field), getattr(run, field)), field
+            torch.testing.assert_close(plan, wanted, atol=1e-10, rtol=0)

@@ -177,7 +177,8 @@ class Flow:
         frame = written // n
         for piece in pieces(features):
             part = features[piece]
-            room = torch.empty_like(part) if room is None else room
+            if room is None:
+                room = torch.empty_like(part, memory_format=torch.contiguous_format)
             now = room[: len(part)].copy_(part)
             here = ((frame >= piece.start) & (frame < piece.stop)).nonzero()[:, 0]
             now.flatten(0, 1).index_copy_(0, written[here] - n * piece.start, values[here])
