@@ -66,7 +66,7 @@ def _multiplies_bfloat16(tokens: Tensor) -> bool:
 @cache
 def _processor_multiplies_bfloat16() -> bool:
     # Older versions of torch do not say, and emulate it slowly where it is not there.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
