@@ -252,6 +252,18 @@ def test_features_keep_their_dtype(name: str, dtype: torch.dtype) -> None:
 
 
 @every_preset
+def test_it_does_not_matter_how_features_lie_in_memory(name: str) -> None:
+    video = enough(name, 5)
+    pipeline = as_it_can(name, **video)
+    tokens = pipeline_video(pipeline, **video)
+    tokens = replace(tokens, features=tokens.features.double())
+    turned = replace(tokens, features=tokens.features.mT.contiguous().mT)
+    wanted, found = pipeline.run(tokens), pipeline.run(turned)
+    assert torch.equal(found.token_index, wanted.token_index)
+    torch.testing.assert_close(found.features, wanted.features)
+
+
+@every_preset
 def test_constant_features_stay_constant(name: str) -> None:
     video = enough(name, 6)
     pipeline = as_it_can(name, **video)

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,6 +159,17 @@ def test_a_batch_can_stop_as_one(last, tolerance):
 
 
 @pytest.mark.usefixtures("native_library")
+@pytest.mark.parametrize("last", ["anchor", "source"])
+def test_problems_without_mass_do_not_count_when_a_batch_stops(last):
+    cost, source, anchor = (torch.cat([each] * 2) for each in problem(2, scale=9.0))
+    source[1:] = 0
+    options = {"epsilon": 1.0, "stop": "scaling-batch", "last": last}
+    found, alone = (sinkhorn(cost[:n], source[:n], anchor[:n], **options) for n in (len(cost), 1))
+    assert found.n_iter == alone.n_iter > 1
+    assert_near(found.plan[0], alone.plan[0])
+
+
+@pytest.mark.usefixtures("native_library")
 @pytest.mark.parametrize("stop", ["residual", "scaling", "scaling-batch"])
 def test_what_does_not_stop_says_so(stop):
     tensors = problem()
@@ -301,6 +313,16 @@ def test_without_a_library_torch_does_it(monkeypatch, tmp_path):
     monkeypatch.setattr(library, "FOLDER", tmp_path / "nothing")
     assert native.solve(*problem(), **OPTIONS) is None
     assert not (tmp_path / "nothing").exists()
+
+
+def test_without_a_home_torch_does_it(monkeypatch):
+    def unknown(name):
+        raise KeyError(name)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr(library, "FOLDER", Path("~/.cache/tokenred/unknown"))
+    assert native.solve(*problem(), **OPTIONS) is None
 
 
 @pytest.fixture

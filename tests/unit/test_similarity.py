@@ -54,7 +54,8 @@ def test_merging_among_all_tokens_is_merging_what_was_gathered(
     found = merge_among(tokens, index, weights)
     assert found.dtype == dtype
     wanted = apply_merge(anchors, tokens, weights)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-2 if dtype != torch.float32 else 0)
+    slack = 1e-5 if dtype == torch.float32 else 2e-2  # weights are rounded, too
+    torch.testing.assert_close(found, wanted, atol=slack, rtol=slack)
     assert torch.equal(weights.source, kept)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenred.kernels.sinkhorn import sinkhorn
+from tokenred.kernels.sinkhorn import Side, sinkhorn
 
 
 def problem(*, padded: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,6 +115,19 @@ def test_a_plan_of_padding_alone_has_no_gradient_and_no_nan() -> None:
             assert bool(torch.isfinite(part.grad).all())
             assert not bool(part.grad[1].any())
             assert bool(part.grad[0].any())
+
+
+@pytest.mark.parametrize(("n", "m"), [(20, 1), (1, 7), (100, 20)])
+@pytest.mark.parametrize("last", ["anchor", "source"])
+def test_gradients_are_finite_where_the_kernel_still_holds_the_plan(
+    n: int, m: int, last: Side
+) -> None:
+    cost = 2 * torch.rand(2, n, m, generator=torch.Generator().manual_seed(0))
+    masses = torch.full((2, n), 1 / n), torch.full((2, m), 1 / m)
+    grown = cost.requires_grad_()
+    sinkhorn(grown, *masses, epsilon=0.035, last=last).plan.square().sum().backward()
+    assert grown.grad is not None
+    assert bool(torch.isfinite(grown.grad).all())
 
 
 def test_nothing_is_kept_without_a_graph() -> None:

@@ -10,6 +10,9 @@ from torch import Tensor
 CHUNK_BYTES = 1 << 25
 """Float32 copies of half-precision features are made in pieces of about this size."""
 
+SUMS_WIDE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
+"""Whether torch can multiply half-precision matrices on a GPU and give the sums in float32."""
+
 FLOOR = 1e-8
 """Vectors shorter than this count as that long, so that a zero vector is like nothing."""
 
@@ -43,7 +46,7 @@ def inner_products(
     grows = torch.is_grad_enabled() and (left.requires_grad or right.requires_grad)
     if left.dtype == right.dtype == wide or grows or left.ndim != 3 or right.ndim != 3:
         return _wide_products(left.to(wide), right.to(wide))
-    if left.is_cuda and left.dtype == right.dtype and wide == torch.float32:
+    if left.is_cuda and left.dtype == right.dtype and wide == torch.float32 and SUMS_WIDE:
         lengths = (_lengths(left, wide), _lengths(right, wide))
         return torch.bmm(right, left.mT, out_dtype=wide).mT, lengths
     parts = [_wide_products(left[piece].to(wide), right[piece].to(wide)) for piece in pieces(left)]

@@ -187,8 +187,8 @@ class Flow:
 
     def own(self, features: Tensor, **changes: object) -> None:
         """Replace the features by a tensor that nobody else holds, and other fields."""
-        self._own, self._written = features, None
-        self.update(features=features, **changes)
+        self._own, self._written = features.contiguous(), None
+        self.update(features=self._own, **changes)
 
     def extend_trace(self, stage_map: Tensor) -> None:
         """Put the sparse map of one stage behind what happened before."""

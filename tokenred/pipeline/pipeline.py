@@ -158,8 +158,12 @@ class Pipeline:
 
 def _finite(*tensors: Tensor) -> bool:
     """Return whether no entry is NaN or infinite; the ends of a range show either, in one pass."""
-    ends = [torch.stack(each.detach().aminmax()).double() for each in tensors if each.numel()]
-    return not ends or bool(torch.isfinite(torch.stack(ends)).all())
+    ends: dict[torch.device, list[Tensor]] = {}
+    for each in tensors:
+        if each.numel():
+            ends.setdefault(each.device, []).extend(each.detach().aminmax())
+    stacks = (torch.stack([end.double() for end in here]) for here in ends.values())
+    return all(bool(torch.isfinite(stack).all()) for stack in stacks)
 
 
 def _inside(

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import json
 import math
+import os
 import platform
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -226,7 +227,8 @@ def library_key() -> str:
 
 def library_path(folder: Path) -> Path:
     """Return where the library for this machine lies, or would."""
-    return folder.expanduser() / f"sinkhorn-{library_key()}.so"
+    # Unlike Path.expanduser, this leaves a home that nobody knows alone.
+    return Path(os.path.expanduser(folder)) / f"sinkhorn-{library_key()}.so"
 
 
 def checksum(path: Path) -> str:
@@ -243,7 +245,7 @@ def load_library(folder: Path) -> tuple[Library, Built] | None:
         If there is one that does not work, or is not as it was built; the message says what to do.
     """
     path = library_path(folder)
-    if not path.is_file() or not path.with_suffix(".json").is_file():
+    if not all(map(os.path.isfile, (path, path.with_suffix(".json")))):  # False if unreadable
         return None
     try:
         built = Built.read(path.with_suffix(".json"))

@@ -31,16 +31,21 @@ def solve(
     """Return plans and what happened, without a graph, by the fastest path that is there."""
     if domain == "kernel":
         for path in ("native", "triton"):
-            if _serves(path, problems) and (path == "native" or rules.stop != "scaling-batch"):
+            if _serves(path, problems, rules):
                 found = _foreign(path, problems, rules)
                 if found is not None:
                     return found
     return _torch(problems, rules, domain)
 
 
-def _serves(path: str, problems: Problems) -> bool:
+def _serves(path: str, problems: Problems, rules: Rules) -> bool:
     """Return whether a path may try; Triton must be asked for, as no GPU has tested it yet."""
     wanted, cost = paths.wanted(), problems.cost
+    if rules.stop == "scaling-batch":
+        # Native code would count the sources of empty problems in the mean; Triton has no mean.
+        empty = problems.empty is not None and bool(problems.empty.any())
+        if empty or path == "triton":
+            return False
     if cost.dtype != torch.float32:
         return False
     if path == "native":

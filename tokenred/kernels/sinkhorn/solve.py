@@ -22,6 +22,8 @@ from tokenred.kernels.sinkhorn.sweeps import is_plain
 
 KERNEL_RANGE = 60.0
 """Largest |cost| / epsilon of the kernel domain: float32 exp underflows at -87."""
+GRADIENT_RANGE = 40.0
+"""The same where there is a gradient: that of a quotient has the square of what it divides by."""
 ABSORBED_ROUNDING = 1e-3
 """Largest rounding of a log scaling, |cost| / epsilon times the machine's, that is absorbed."""
 
@@ -67,8 +69,9 @@ def sinkhorn(
     domain : ``kernel`` iterates on exp(-C / epsilon) and turns into NaN where that underflows;
         ``absorbed`` does so on a kernel that takes in the scalings as they grow, for a small
         epsilon; ``log`` is always right and slower. ``auto`` takes the kernel while |cost| is at
-        most 60 epsilon; then the absorbed kernel on a CPU, unless the rule is about scalings or
-        rounding exceeds 1e-3 of an entry (8000 epsilon in float32); else the log domain
+        most 60 epsilon (40 with a gradient); then the absorbed kernel on a CPU, unless the rule is
+        about scalings or rounding exceeds 1e-3 of an entry (8000 epsilon in float32); else the log
+        domain
     acceleration : ``chebyshev`` extrapolates the logarithms of the anchor scalings, for the rules
         ``none`` and ``residual``; ``auto`` does so for ``residual`` only
     gradient : ``unrolled`` differentiates the sweeps; ``implicit`` the equations that the solution
@@ -99,7 +102,8 @@ def sinkhorn(
         return Scaling(plan, 0, plan.new_zeros(batch), plan.new_ones(batch, dtype=torch.bool))
     problems = Problems.of(cost, source_mass, anchor_mass, epsilon)
     if domain == "auto":
-        domain = _choose(problems.cost.detach(), epsilon, stop)
+        widest = GRADIENT_RANGE if _has_gradient(problems) else KERNEL_RANGE
+        domain = _choose(problems.cost.detach(), epsilon, stop, widest)
     plan, run = _solve(problems, rules, domain, gradient)
     source_error, anchor_error = _marginal_errors(plan.detach(), problems.detach())
     if problems.empty is not None:
@@ -121,8 +125,7 @@ def sinkhorn(
 def _solve(
     problems: Problems, rules: Rules, domain: Domain, gradient: Gradient
 ) -> tuple[Tensor, Run]:
-    inputs = problems.cost, problems.source, problems.anchor
-    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
+    if not _has_gradient(problems):
         return paths.solve(problems, rules, domain)
     if gradient == "implicit":
         return implicit.differentiable(problems, rules, domain)
@@ -130,12 +133,19 @@ def _solve(
     return unrolled.replay(problems, rules, run, domain), run
 
 
-def _choose(cost: Float[Tensor, "b sources anchors"], epsilon: float, stop: Stop) -> Domain:
+def _has_gradient(problems: Problems) -> bool:
+    inputs = problems.cost, problems.source, problems.anchor
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+
+
+def _choose(
+    cost: Float[Tensor, "b sources anchors"], epsilon: float, stop: Stop, widest: float
+) -> Domain:
     # No shift by the minimum: it would change the absolute size that the scaling rules test.
     # torch copies what is not contiguous before it looks at it.
     low, high = (cost.mT if cost.mT.is_contiguous() else cost).aminmax()
     width = max(-float(low), float(high)) / epsilon
-    if width <= KERNEL_RANGE:
+    if width <= widest:
         return "kernel"
     resolved = width * torch.finfo(cost.dtype).eps <= ABSORBED_ROUNDING
     if resolved and cost.device.type == "cpu" and stop in ("none", "residual"):
