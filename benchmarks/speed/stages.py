@@ -28,7 +28,7 @@ TEXTBOOK, GEMMS = "textbook torch: normalise, gather, bmm", "the two bare GEMMs"
 RELEASED = "released formulation"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SEGMENTS_RELEASED = "released formulation, its stop"
-SEGMENT_SIZES = ((8, 4, 34), (8, 4, 126), (8, 8, 126))
+SEGMENT_SIZES = ((8, 4, 34), (8, 4, 126))
 """Segments, frames of each, tokens of a frame."""
 
 ANCHORS_OVERRIDE = "intra_frame.n_anchors"

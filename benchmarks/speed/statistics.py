@@ -20,7 +20,7 @@ Call = Callable[[], object]
 Clock = Callable[[], float]
 
 REPEATS, WARMUP = 9, 2
-SLOW_S, SLOW_REPEATS = 1.5, 5
+SLOW_S, SLOW_REPEATS = 1.0, 5
 """Whose first call takes longer than this is timed in the first few rounds only."""
 
 CANARY_SIZE = 1024
