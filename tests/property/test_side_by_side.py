@@ -101,6 +101,7 @@ def test_passing_tokens_by_is_leaving_them_out(
     emit=st.sampled_from(("merged", "merged-and-original")),
     order=st.sampled_from(("temporal", "segment")),
     aggregator=st.sampled_from(("row-normalised", {"name": "sum", "own": "mass"}, "keep-only")),
+    shift=st.sampled_from(("none", "minimum")),
 )
 @settings(max_examples=40)
 def test_segments_side_by_side_are_segments_one_by_one(
@@ -112,6 +113,7 @@ def test_segments_side_by_side_are_segments_one_by_one(
     emit: str,
     order: str,
     aggregator: Any,
+    shift: str,
 ) -> None:
     bounds = [0]
     for length in lengths:
@@ -119,6 +121,7 @@ def test_segments_side_by_side_are_segments_one_by_one(
     stage = {
         "kind": "segment",
         "segmenter": "single",
+        "cost": [{"name": "cosine", "shift": shift}],
         "coupler": coupler,
         "keep": {"decide": decide},
         "aggregator": aggregator,

@@ -339,7 +339,14 @@ def test_a_broken_cost_term_is_refused():
         def change(self, cost):
             return cost - cost.amin((-2, -1), keepdim=True)
 
+    class SaysRepeats(ByRank):
+        allows_repeats = True
+
+        def change(self, cost):
+            return cost - cost.mean((-2, -1), keepdim=True)
+
     assert broken(cost_term_checks(ByRank())) == set()
+    assert broken(cost_term_checks(SaysRepeats())) == {"repeats_change_no_price"}
     assert broken(cost_term_checks(SaysPairwise())) == {"pairwise_prices_do_not_see_other_pairs"}
     assert broken(cost_term_checks(Sorted())) == {"permuting_tokens_permutes_prices"}
     assert broken(cost_term_checks(Undeclared()), "is_a_cost_term")

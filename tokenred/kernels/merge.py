@@ -21,8 +21,8 @@ def apply_merge(
     """
     dtype = torch.promote_types(weights.source.dtype, anchors.dtype)
     shipped = _combine(weights.source.to(dtype).mT, sources, dtype)
-    kept = weights.anchor.to(dtype)[..., None] * anchors.to(dtype)
-    return (kept + shipped).to(anchors.dtype)
+    merged = shipped.addcmul_(weights.anchor.to(dtype)[..., None], anchors.to(dtype))
+    return merged.to(anchors.dtype)
 
 
 def merge_among(

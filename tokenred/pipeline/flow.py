@@ -151,16 +151,17 @@ class Flow:
 
     def at(self, places: Tensor) -> Tensor:
         """Return the features at flat places, without a copy of all of them."""
+        found = self.dated.features.flatten(0, 1)
         if self._written is None:
-            return self.dated.features.flatten(0, 1)[places]
+            return found.index_select(0, places)
         written, values = self._written
         if torch.equal(places, written):
             return values
         row = torch.full((self.dated.keep.numel(),), -1, device=places.device)
         row[written] = torch.arange(len(written), device=places.device)
-        found = self.dated.features.flatten(0, 1)[places]
         new = (row[places] >= 0).nonzero()[:, 0]
-        return found.index_copy_(0, new, values[row[places[new]]])
+        changed = values.index_select(0, row[places[new]])
+        return found.index_select(0, places).index_copy_(0, new, changed)
 
     def by_frames(self, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``change`` of the features, frames by frames, without a copy of all of them.
@@ -268,7 +269,11 @@ class TokenTable:
 
     def __getitem__(self, places: Tensor) -> TokenGroup:
         """Gather the tokens at (*batch, n) flat places, frame * tokens + token."""
-        return self.at(places, self._gather(self.all.features, places))
+        return self.at(places, self.features(places))
+
+    def features(self, places: Tensor) -> Tensor:
+        """Gather the features alone."""
+        return self._gather(self.all.features, places)
 
     def at(self, places: Tensor, features: Tensor) -> TokenGroup:
         """Gather everything but the features, which are (*batch, n, dim)."""
@@ -311,8 +316,12 @@ class Transport:
 
     @property
     def batches(self) -> bool:
-        """Whether problems of different sizes may be padded and solved in one batch."""
-        return self.pairwise and getattr(self.coupler, "independent", True)
+        """Whether problems of different sizes may be padded by repeats and solved in one batch."""
+        repeats = all(
+            getattr(term, "pairwise", False) or getattr(term, "allows_repeats", False)
+            for _, _, term in self.terms
+        )
+        return repeats and getattr(self.coupler, "independent", True)
 
     def __call__(
         self,

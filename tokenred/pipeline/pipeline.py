@@ -198,16 +198,18 @@ def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
     origin = torch.arange(len(mass), device=mass.device)
     if flow.tracing and trace is None:
         trace = sparse_identity(len(mass), mass.device)
-    if flow.twins is None:
-        features = flow.at(places)
-    else:
-        features = torch.cat([flow.tokens.features.flatten(0, 1), flow.twins.features])[places]
+    if flow.twins is not None:
         mass = torch.cat([mass, flow.twins.mass])
         origin = torch.cat([origin, flow.twins.place])
         if flow.tracing and trace is not None:
             assert flow.twins.trace is not None
             trace = torch.cat([trace, flow.twins.trace])
     where = origin[places]
+    features = flow.at(where)
+    if flow.twins is not None:
+        twin = places - tokens.keep.numel()
+        here = (twin >= 0).nonzero()[:, 0]
+        features = features.index_copy_(0, here, flow.twins.features[twin[here]])
     frame_index = where // tokens.keep.shape[1]
     realised = Realised(
         n_tokens=len(places),

@@ -88,6 +88,23 @@ def pairwise_prices_do_not_see_other_pairs(term: CostTerm, *, cues: Cues) -> Non
     for_all(_pairs(term, cues), body)
 
 
+def repeats_change_no_price(term: CostTerm, *, cues: Cues) -> None:
+    """``allows_repeats = True`` promises that tokens that come twice change no other price."""
+    allows = getattr(term, "allows_repeats", False)
+    expect(isinstance(allows, bool), f"allows_repeats is {allows!r}, not a bool")
+    if not allows:
+        return
+
+    def body(pair: Pair) -> None:
+        sources, anchors = pair
+        cost = term.cost(sources, anchors)
+        n, m = cost.shape
+        twice = term.cost(*(_each(group, lambda v: torch.cat([v, v[:1]])) for group in pair))
+        expect_close(twice[:n, :m], cost, "the cost beside repeated tokens")
+
+    for_all(_pairs(term, cues), body)
+
+
 def half_precision_gives_no_nan(term: CostTerm, *, cues: Cues) -> None:
     """Half-precision features are priced finitely, in float32."""
 
@@ -151,6 +168,7 @@ _BODIES = (
     batch_equals_loop,
     permuting_tokens_permutes_prices,
     pairwise_prices_do_not_see_other_pairs,
+    repeats_change_no_price,
     half_precision_gives_no_nan,
     empty_features_give_no_nan,
 )

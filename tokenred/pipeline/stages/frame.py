@@ -282,7 +282,7 @@ def _shuffle(flow: Flow, anchors: Tensor, rank: Tensor) -> None:
     by_rank = rank.masked_fill(~anchors, n).argsort(dim=-1, stable=True)[:, : raster.shape[1]]
     source = torch.arange(size, device=anchors.device)
     source[(by_rank + start)[real]] = (raster + start)[real]
-    moved = flow.tokens.features.flatten(0, 1)[source]
+    moved = flow.tokens.features.flatten(0, 1).index_select(0, source)
     flow.own(moved.view_as(flow.tokens.features))
     flow.mass = flow.mass.flatten()[source].view_as(flow.mass)
     if flow.tracing:

@@ -15,7 +15,7 @@ from tokenred.config import (
     build,
     nested,
 )
-from tokenred.kernels.merge import apply_merge, padded_index
+from tokenred.kernels.merge import apply_merge, gather_tokens, padded_index
 from tokenred.kernels.sparse import sparse_identity, sparse_map
 from tokenred.pipeline.budget import shares, trim
 from tokenred.pipeline.flow import Flow, TokenTable, Transport, Twins, uniform_mass
@@ -229,14 +229,15 @@ class SegmentStage:
         if weights is None:
             return
         hit = gone.any(-1)[:, None]  # anchors that nothing goes to stay as they are
-        weights = MergeWeights(
-            weights.anchor.where(hit, 1.0), weights.source.where(hit[..., None], 0.0)
-        )
+        index, real = padded_index(gone)  # the others have weight zero, and are not multiplied
+        sources = sources.gather(1, index)
+        sent = gather_tokens(weights.source, index).where(real[..., None], 0.0)
+        weights = MergeWeights(weights.anchor.where(hit, 1.0), sent)
         # The weights are in float64 where the features are; masses never are.
         own = weights.anchor.detach().to(batch.mass)
         sent = flow.mass.flatten()[sources][:, None] @ weights.source.detach().to(batch.mass)
         grown = batch.mass[: len(frames)] + sent[:, 0] / own.where(own > 0, 1.0)
-        batch.take(apply_merge(right.features, left.features, weights), grown)
+        batch.take(apply_merge(right.features, table.features(sources), weights), grown)
         if flow.tracing:
             batch.steps.append(_Step(sources, weights))
 
@@ -277,7 +278,8 @@ class SegmentStage:
         places = torch.cat([batch.place[batch.real] for batch in batches])
         mass = torch.cat([batch.mass[batch.real] for batch in batches])
         flow.mass = flow.mass.flatten().index_put((places,), mass).view_as(flow.mass)
-        flow.write(places, torch.cat([batch.anchors.features[batch.real] for batch in batches]))
+        values = [_rows(batch.anchors.features, batch.real) for batch in batches]
+        flow.write(places, torch.cat(values) if len(values) > 1 else values[0])
 
     def _sequence(self, keep: Tensor, segments: Segments, twins: list[int]) -> Tensor:
         """Return flat places in output order; places from ``keep`` on are twins (unmerged)."""
@@ -303,7 +305,7 @@ def _twins(flow: Flow, frames: list[int]) -> Twins:
     first[frames] = flow.tokens.keep[frames]
     place = first.flatten().nonzero()[:, 0]
     rows = None if flow.trace is None else torch.index_select(flow.trace, 0, place)
-    return Twins(place, flow.tokens.features.flatten(0, 1)[place], flow.mass.flatten()[place], rows)
+    return Twins(place, flow.at(place), flow.mass.flatten()[place], rows)
 
 
 def _places(keep: Tensor, frames: list[int]) -> tuple[Tensor, Tensor]:
@@ -311,6 +313,13 @@ def _places(keep: Tensor, frames: list[int]) -> tuple[Tensor, Tensor]:
     now = torch.tensor(frames, device=keep.device)
     index, real = padded_index(keep[now])
     return index + now[:, None] * keep.shape[1], real
+
+
+def _rows(features: Tensor, real: Tensor) -> Tensor:
+    """Return the real rows of a padded batch; none of them is copied if all are."""
+    if bool(real.all()):
+        return features.flatten(0, 1)
+    return features.flatten(0, 1).index_select(0, real.flatten().nonzero()[:, 0])
 
 
 def _first(group: TokenGroup, n: int) -> TokenGroup:

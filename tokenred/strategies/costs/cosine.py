@@ -1,6 +1,6 @@
 """One minus cosine similarity of the features."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -38,6 +38,8 @@ class CosineCost:
     (written from our description).
     Differs: norms are floored at 1e-8; ``clip`` and ``shift`` are the release's inter-frame form.
     """
+
+    allows_repeats: ClassVar[bool] = True
 
     def __init__(self, config: CosineConfig) -> None:
         self.config = config
