@@ -78,10 +78,12 @@ def _machine(record: Record) -> str:
     versions = ", ".join(f"{name} {found}" for name, found in record["versions"].items() if found)
     before, after = (number(load[when], 2) for when in ("start", "end"))
     sizes = record["sizes"]
+    memory = "kept" if record["memory_kept"] else "given back as usual"
     return (
         f"{machine['cpu']}, one of {machine['n_cores']} cores, one thread, {machine['system']}, "
         f"Python {machine['python']}; {versions}; commit {record['commit']}. Load average {before} "
-        f"at the start, {after} at the end. {record['noise']['sentence']} Medians of "
+        f"at the start, {after} at the end. Freed memory was {memory}. "
+        f"{record['noise']['sentence']} Medians of "
         f"{sizes['repeats']} rounds and more, ± the median absolute deviation."
     )
 
