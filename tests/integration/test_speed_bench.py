@@ -286,6 +286,7 @@ def record(**changes):
             "python": "3.11",
         },
         "commit": "abc",
+        "memory_kept": True,
         "native": True,
         "versions": {"torch": "2", "jax": None},
         "sizes": {"repeats": 9},
