@@ -58,7 +58,7 @@ class Sizes:
     curve_frames: int = 8
     curves: Mapping[str, tuple[int, ...]] = field(
         default_factory=lambda: {
-            "frames": (8, 16, 32, 64, 128, 256),
+            "frames": (8, 16, 32, 64, 128, 256, 512),
             "tokens": (169, 400, 729, 1296, 2304),
             "anchors": (16, 64, 126, 256, 512),
             "features": (384, 1536, 3584, 8192),
