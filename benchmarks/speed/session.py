@@ -82,7 +82,7 @@ QUICK = Sizes(
     curves={"frames": (4, 8), "anchors": (16, 126)},
     thorough=False,
 )
-"""Shows within about a minute that everything runs. Its figures mean nothing."""
+"""Shows within a few minutes that everything runs. Its figures mean nothing."""
 
 
 @dataclass
