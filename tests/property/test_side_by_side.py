@@ -1,7 +1,7 @@
 """Short cuts that must not show: sources that are not gathered, problems solved side by side."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from property.cases import pipeline_video
+from property.cases import PRESETS, pipeline_video
 from tokenred import ReducedTokens, Segments, TokenredError, VisualTokens, load_pipeline
 from tokenred.pipeline.flow import Flow, Transport
 from tokenred.strategies.segmenters.single import SingleSegmenter
@@ -30,7 +30,7 @@ def the_long_way(name: str) -> Iterator[None]:
         yield
 
 
-def outcome(config: dict[str, Any], tokens: VisualTokens) -> ReducedTokens | str:
+def outcome(config: str | dict[str, Any], tokens: VisualTokens) -> ReducedTokens | str:
     try:
         return load_pipeline(config).run(tokens, trace=True)
     except TokenredError as error:
@@ -165,6 +165,68 @@ def test_frames_compared_at_once_are_frames_compared_one_by_one(
     short = outcome(config, tokens)
     with the_long_way("batches"):
         expect_same(short, outcome(config, tokens))
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[list[int]]:
+    """Solve every problem on its own; yield how many there were, each time it was asked."""
+    asked: list[int] = []
+
+    def together(flow: Flow, n_items: int, n_values: int) -> list[slice]:
+        asked.append(n_items)
+        return [slice(i, i + 1) for i in range(n_items)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flow, "together", together)
+        yield asked
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_solving_in_parts_is_solving_all_at_once(name: str) -> None:
+    tokens = pipeline_video(load_pipeline(name), frames=6, grid=(8, 8), seed=1)
+    whole = outcome(name, tokens)
+    with one_at_a_time():
+        expect_same(whole, outcome(name, tokens))
+
+
+def test_gradients_pass_through_parts() -> None:
+    pipeline = load_pipeline("aot-paper")
+    tokens = pipeline_video(pipeline, frames=6, grid=(8, 8), seed=1)
+    gradients = []
+    for cut in (nullcontext([]), one_at_a_time()):
+        features = tokens.features.clone().requires_grad_()
+        with cut as asked:
+            reduced = pipeline.run(replace(tokens, features=features))
+        (gradient,) = torch.autograd.grad(reduced.features.square().sum(), features)
+        gradients.append(gradient)
+    assert asked == [6, 2]  # frames, segments
+    assert bool(gradients[0].any())
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0], ids=["few sources", "many sources"])
+def test_frames_that_have_no_anchor_are_passed_by(share: float) -> None:
+    stage = {
+        "kind": "frame",
+        "selector": "uniform-grid",
+        "coupler": "nearest",
+        "aggregator": "mean",
+    }
+    stages = {
+        "first": {**stage, "n_anchors": 3, "rest": "leave"},
+        "second": {**stage, "n_anchors": 2},
+    }
+    config = {"budget": {"mode": "as-released"}, "stages": stages}
+    tokens = video(3, 0, share)
+    keep = tokens.keep.clone()
+    keep[1] = torch.arange(keep.shape[1]) < 3
+    tokens = replace(tokens, keep=keep)
+    whole = outcome(config, tokens)
+    assert not isinstance(whole, str)
+    assert whole.realised.tokens_per_frame == (5, 3, 5)
+    with one_at_a_time() as asked:
+        expect_same(whole, outcome(config, tokens))
+    assert asked == [3, 3]
 
 
 def test_a_run_copies_the_features_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def _combine(weights: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
     if tokens.dtype == dtype or _grows(weights, tokens) or tokens.ndim != 3:
         return weights @ tokens.to(dtype)
     out = tokens.new_empty((*weights.shape[:-1], tokens.shape[-1]), dtype=dtype)
-    for piece in pieces(tokens):
+    for piece in pieces(len(tokens), tokens[:1].numel()):
         torch.bmm(weights[piece], tokens[piece].to(dtype), out=out[piece])
     return out
 

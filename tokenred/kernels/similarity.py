@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-CHUNK_BYTES = 1 << 25
-"""Float32 copies of half-precision features are made in pieces of about this size."""
+CHUNK_BYTES = 1 << 24
+"""What is made on the way, as float32 copies of half-precision features, is made in pieces of about
+this size: small enough for an allocator to keep them, so that no page of them is new."""
 
 SUMS_WIDE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
 """Whether torch can multiply half-precision matrices on a GPU and give the sums in float32."""
@@ -49,17 +50,23 @@ def inner_products(
     if left.is_cuda and left.dtype == right.dtype and wide == torch.float32 and SUMS_WIDE:
         lengths = (_lengths(left, wide), _lengths(right, wide))
         return torch.bmm(right, left.mT, out_dtype=wide).mT, lengths
-    parts = [_wide_products(left[piece].to(wide), right[piece].to(wide)) for piece in pieces(left)]
+    parts = [
+        _wide_products(left[piece].to(wide), right[piece].to(wide))
+        for piece in pieces(len(left), left[:1].numel())
+    ]
     return (
         torch.cat([products.mT for products, _ in parts]).mT,
         (torch.cat([each[0] for _, each in parts]), torch.cat([each[1] for _, each in parts])),
     )
 
 
-def pieces(values: Float[Tensor, "batch *rest"]) -> list[slice]:
-    """Cut the first dimension so that a float32 copy of one piece has about ``CHUNK_BYTES``."""
-    each = max(1, CHUNK_BYTES // max(1, 4 * values[:1].numel()))
-    return [slice(start, start + each) for start in range(0, len(values), each)]
+def pieces(n_items: int, n_values: int, least: int = 1) -> list[slice]:
+    """Cut items of ``n_values`` numbers each so that a piece has about ``CHUNK_BYTES`` in float32.
+
+    ``least`` items are in a piece all the same.
+    """
+    each = max(least, CHUNK_BYTES // max(1, 4 * n_values))
+    return [slice(start, min(start + each, n_items)) for start in range(0, n_items, each)]
 
 
 def _wide_products(left: Tensor, right: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -174,17 +174,21 @@ class Flow:
         if self._written is None:
             return change(self.dated.features)
         (written, values), features = self._written, self.dated.features
-        n, parts, room = features.shape[1], [], None
+        n, room, changed = features.shape[1], None, None
         frame = written // n
-        for piece in pieces(features):
+        for piece in pieces(len(features), features[:1].numel()):
             part = features[piece]
             if room is None:
                 room = torch.empty_like(part, memory_format=torch.contiguous_format)
             now = room[: len(part)].copy_(part)
             here = ((frame >= piece.start) & (frame < piece.stop)).nonzero()[:, 0]
             now.flatten(0, 1).index_copy_(0, written[here] - n * piece.start, values[here])
-            parts.append(change(now))
-        return torch.cat(parts)
+            new = change(now)
+            if changed is None:
+                changed = new.new_empty((len(features), *new.shape[1:]))
+            changed[piece] = new
+        assert changed is not None
+        return changed
 
     def own(self, features: Tensor, **changes: object) -> None:
         """Replace the features by a tensor that nobody else holds, and other fields."""
@@ -202,6 +206,17 @@ class Flow:
         self.notes.n_iter = max(self.notes.n_iter, coupling.n_iter)
         self.notes.residual = max(self.notes.residual, float(coupling.residual.max()))
         self.notes.converged = self.notes.converged and bool(coupling.converged.all())
+
+    def together(self, n_items: int, n_values: int) -> list[slice]:
+        """Cut independent problems into parts that are solved at once.
+
+        All at once, but on a CPU no more than make tensors of about ``CHUNK_BYTES``, or one for
+        each thread, where ``n_values`` are in the largest tensor of a problem. What is needed
+        beside the result then does not grow with the video.
+        """
+        if self.mass.device.type != "cpu":
+            return [slice(0, n_items)]
+        return pieces(n_items, n_values, torch.get_num_threads())
 
     def remark(self, text: str) -> None:
         """Add a sentence to the report of this stage."""
@@ -240,6 +255,17 @@ def uniform_mass(real: Tensor) -> Tensor:
     """Return mass 1/n on the real entries of each row and 0 on padding."""
     mass = real.float()
     return mass / mass.sum(-1, keepdim=True).clamp_min(1.0)
+
+
+def items(group: TokenGroup, which: slice) -> TokenGroup:
+    """Return some items of a batch."""
+    return TokenGroup(
+        group.features[which],
+        group.positions[which],
+        group.times[which],
+        None if group.rank is None else group.rank[which],
+        {name: cue[which] for name, cue in group.cues.items()},
+    )
 
 
 class TokenTable:
@@ -315,13 +341,18 @@ class Transport:
         return all(getattr(term, "pairwise", False) for _, _, term in self.terms)
 
     @property
+    def independent(self) -> bool:
+        """Whether no problem of a batch depends on another."""
+        return getattr(self.coupler, "independent", True)
+
+    @property
     def batches(self) -> bool:
         """Whether problems of different sizes may be padded by repeats and solved in one batch."""
         repeats = all(
             getattr(term, "pairwise", False) or getattr(term, "allows_repeats", False)
             for _, _, term in self.terms
         )
-        return repeats and getattr(self.coupler, "independent", True)
+        return repeats and self.independent
 
     def __call__(
         self,

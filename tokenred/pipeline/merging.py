@@ -1,6 +1,6 @@
 """Couples groups of tokens of a flow, and applies all merges of a stage at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from tokenred.interfaces import Aggregator
 from tokenred.kernels.merge import apply_merge, merge_among
 from tokenred.kernels.sparse import sparse_map
-from tokenred.pipeline.flow import Flow, TokenTable, Transport, uniform_mass
+from tokenred.pipeline.flow import Flow, TokenTable, Transport, items, uniform_mass
 from tokenred.types import Coupling, MergeWeights
 
 
@@ -22,15 +22,15 @@ class Problem:
     ----------
     anchors, sources : flat places, frame * tokens + token; padding repeats a place
     anchor_real, source_real : False on padding
-    whole : the sources are all tokens, a problem for each frame; what is no source counts as
-        padding and is passed by, so that nothing need be gathered
+    frames : if given, the sources are all tokens of these frames, a problem for each frame; what is
+        no source counts as padding and is passed by, so that nothing need be gathered
     """
 
     anchors: Int[Tensor, "*batch anchors"]
     anchor_real: Bool[Tensor, "*batch anchors"]
     sources: Int[Tensor, "*batch sources"]
     source_real: Bool[Tensor, "*batch sources"]
-    whole: bool = False
+    frames: slice | None = None
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,15 @@ def masses(flow: Flow, problem: Problem, mass: str, transport: Transport) -> tup
 
 def couple(
     flow: Flow,
+    table: TokenTable,
     problem: Problem,
     transport: Transport,
     *,
     mass: str = "uniform",
-    rank: Tensor | None = None,
     apart: bool = False,
 ) -> Coupling:
     """Couple the groups of a problem and note how the solver did; ``apart``: never with itself."""
-    table = TokenTable(flow, transport.needs, rank)
-    left = table.all if problem.whole else table[problem.sources]
+    left = table[problem.sources] if problem.frames is None else items(table.all, problem.frames)
     right = table[problem.anchors]
     own = None
     if apart:
@@ -90,45 +89,72 @@ def solve(problem: Problem, coupling: Coupling, aggregator: Aggregator, mass: st
     return Merge(problem, aggregator.weights(coupling), mass == "size")
 
 
-def apply(flow: Flow, merges: Sequence[Merge]) -> None:
+def apply(flow: Flow, merges: Iterable[Merge], n_anchors: int) -> None:
     """Write all merges into the tokens; every one reads what was there before.
 
-    Features, masses, keys (what they are compared by moves with them) and the trace.
+    Features, masses, keys (what they are compared by moves with them) and the trace. Merges are
+    taken one by one, so that the plans of all of them need not exist at once; they have at most
+    ``n_anchors`` anchors.
     """
-    tokens = flow.tokens
-    places = _real(merges, [merge.problem.anchors for merge in merges])
-
-    def merged(values: Tensor) -> Tensor:
-        return _real(merges, [_merged(values, merge) for merge in merges])
-
-    keys = {
-        name: cue.flatten(0, 1).index_put((places,), merged(cue)).view_as(cue)
-        for name, cue in tokens.cues.items()
-        if name.startswith("keys@")
-    }
-    mass = _real(merges, [_mass(flow.mass, merge) for merge in merges])
-    if flow.tracing:
-        flow.extend_trace(_stage_map(tokens.keep.numel(), places, merges))
-    flow.mass = flow.mass.flatten().index_put((places,), mass.detach()).view_as(flow.mass)
-    flow.update(cues={**tokens.cues, **keys})
-    flow.write(places, merged(tokens.features))
-
-
-def _real(merges: Sequence[Merge], values: list[Tensor]) -> Tensor:
-    """Join what the merges have for their anchors, without padding; a view where there is none."""
-    parts = []
-    for merge, each in zip(merges, values, strict=True):
+    tokens, done = flow.tokens, []
+    keys = {name: cue for name, cue in tokens.cues.items() if name.startswith("keys@")}
+    places, mass, features = (_Rows(n_anchors) for _ in range(3))
+    moved = {name: _Rows(n_anchors) for name in keys}
+    for merge in merges:
         real = merge.problem.anchor_real
-        parts.append(each.flatten(0, real.ndim - 1) if bool(real.all()) else each[real])
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        places.add(merge.problem.anchors, real)
+        mass.add(_mass(flow.mass, merge).detach(), real)
+        features.add(_merged(tokens.features, merge), real)
+        for name, rows in moved.items():
+            rows.add(_merged(keys[name], merge), real)
+        if flow.tracing:
+            done.append(merge)
+    if not places.parts:
+        return
+    where = places.all
+    for name, rows in moved.items():
+        keys[name] = keys[name].flatten(0, 1).index_put((where,), rows.all).view_as(keys[name])
+    if flow.tracing:
+        flow.extend_trace(_stage_map(tokens.keep.numel(), where, done))
+    flow.mass = flow.mass.flatten().index_put((where,), mass.all).view_as(flow.mass)
+    flow.update(cues={**tokens.cues, **keys})
+    flow.write(where, features.all)
+
+
+class _Rows:
+    """Joins what merges have for their anchors, without padding, in a tensor that is made once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.parts: list[Tensor] = []
+        self._room: Tensor | None = None
+        self._filled = 0
+
+    def add(self, values: Tensor, real: Tensor) -> None:
+        """Take the rows of one merge; if no others can come, as they lie."""
+        rows = values.flatten(0, real.ndim - 1) if bool(real.all()) else values[real]
+        if len(rows) < self._most and not rows.requires_grad:
+            if self._room is None:
+                self._room = rows.new_empty((self._most, *rows.shape[1:]))
+            start, self._filled = self._filled, self._filled + len(rows)
+            rows = self._room[start : self._filled].copy_(rows)
+        self.parts.append(rows)
+
+    @property
+    def all(self) -> Tensor:
+        """The rows of all merges."""
+        if self._room is not None and self._filled == sum(map(len, self.parts)):
+            return self._room[: self._filled]
+        return torch.cat(self.parts)
 
 
 def _merged(
     values: Float[Tensor, "frames tokens dim"], merge: Merge
 ) -> Float[Tensor, "*batch anchors dim"]:
     problem, flat = merge.problem, values.flatten(0, 1)
-    if problem.whole:
-        return merge_among(values, problem.anchors % values.shape[1], merge.weights)
+    if problem.frames is not None:
+        inside = problem.anchors % values.shape[1]
+        return merge_among(values[problem.frames], inside, merge.weights)
 
     def gather(index: Tensor) -> Tensor:
         return flat.index_select(0, index.flatten()).view(*index.shape, flat.shape[-1])

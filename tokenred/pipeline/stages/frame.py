@@ -22,8 +22,8 @@ from tokenred.errors import ConfigError, InputError
 from tokenred.kernels.merge import padded_index
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.budget import AnchorCount, Rounding
-from tokenred.pipeline.flow import Flow, Transport
-from tokenred.pipeline.merging import Problem, apply, couple, mass_needs, solve
+from tokenred.pipeline.flow import Flow, TokenTable, Transport
+from tokenred.pipeline.merging import Merge, Problem, apply, couple, mass_needs, solve
 from tokenred.pipeline.quotas import anchor_counts
 from tokenred.types import VisualTokens
 
@@ -156,7 +156,7 @@ class FrameStage:
         rest = tokens & ~anchors
         sources = tokens if self.config.sources == "all" else rest
         if self.aggregator.merges and bool(sources.any()) and bool(anchors.any()):
-            self._merge(flow, tokens, anchors, sources)
+            apply(flow, self._merges(flow, tokens, anchors, sources), int(anchors.sum()))
         if self.config.places == "shuffled":
             _shuffle(flow, anchors, rank)
         if self.config.order != "raster":
@@ -218,34 +218,40 @@ class FrameStage:
                 raise InputError(f"selector '{name}' chose a token of a frame twice")
         return (mask, order) if some else (mask[frames], order[frames])
 
-    def _merge(self, flow: Flow, tokens: Tensor, anchors: Tensor, sources: Tensor) -> None:
-        rank = tokens.long().cumsum(-1) - 1
-        merges = []
+    def _merges(
+        self, flow: Flow, tokens: Tensor, anchors: Tensor, sources: Tensor
+    ) -> Iterator[Merge]:
+        table = TokenTable(flow, self.transport.needs, tokens.long().cumsum(-1) - 1)
         for problem in self._problems(flow, anchors, sources):
             coupling = couple(
                 flow,
+                table,
                 problem,
                 self.transport,
                 mass=self.config.mass,
-                rank=rank,
                 apart=self.config.sources == "all",
             )
-            merges.append(solve(problem, coupling, self.aggregator, self.config.mass))
-        if merges:
-            apply(flow, merges)
+            yield solve(problem, coupling, self.aggregator, self.config.mass)
 
     def _problems(self, flow: Flow, anchors: Tensor, sources: Tensor) -> Iterator[Problem]:
-        n = anchors.shape[1]
+        (count, n), dim = anchors.shape, flow.dated.features.shape[-1]
         if self.config.scope == "frame":
-            start = torch.arange(flow.frames, device=anchors.device)[:, None] * n
-            right = padded_index(anchors)
             # A gathered row costs about what a needless one does in the matrix products.
-            if self.transport.pairwise and 2 * int(sources.sum()) >= sources.numel():
-                places = start + torch.arange(n, device=anchors.device)
-                yield Problem(right[0] + start, right[1], places, sources, whole=True)
-                return
-            left = padded_index(sources)
-            yield Problem(right[0] + start, right[1], left[0] + start, left[1])
+            whole = self.transport.pairwise and 2 * int(sources.sum()) >= sources.numel()
+            most = int((anchors if whole else anchors | sources).sum(-1).max())
+            together = [slice(0, count)]
+            if self.transport.independent:
+                together = flow.together(count, most * max(n, dim))
+            for frames in together:
+                start = torch.arange(frames.start, frames.stop, device=anchors.device)[:, None] * n
+                right = padded_index(anchors[frames])
+                if whole:
+                    left = torch.arange(n, device=anchors.device), sources[frames]
+                else:
+                    left = padded_index(sources[frames])
+                if right[0].numel() and left[0].numel():
+                    sides = right[0] + start, right[1], left[0] + start, left[1]
+                    yield Problem(*sides, frames if whole else None)
             return
         for frames in flow.segments:
             where = slice(frames[0] * n, frames[-1] * n + n)

@@ -11,9 +11,8 @@ from torch import Tensor
 from tokenred.config import FrameReferenceSlot, build, nested
 from tokenred.errors import InputError
 from tokenred.kernels.merge import padded_index
-from tokenred.kernels.similarity import pieces
 from tokenred.pipeline.budget import rounded, shares
-from tokenred.pipeline.flow import Flow, Transport
+from tokenred.pipeline.flow import Flow, TokenTable, Transport
 from tokenred.pipeline.merging import Problem, apply, couple, solve
 from tokenred.pipeline.stages.frame import CouplingStageConfig
 from tokenred.pipeline.stages.segment import KeepRuleConfig
@@ -115,22 +114,28 @@ class ReferenceStage:
         open_ = flow.open()
         counts = open_.sum(-1).tolist()
         pairs = [(t, to) for t, to in pairs if t != to and counts[t] and counts[to]]
-        at_once = pieces(flow.tokens.features)[0].stop if self.transport.batches else 1
+        table, values = TokenTable(flow, self.transport.needs), flow.tokens.features[:1].numel()
+        parts = flow.together(len(pairs), values)
+        if not self.transport.batches:
+            parts = [slice(i, i + 1) for i in range(len(pairs))]
         return [
-            each
-            for start in range(0, len(pairs), at_once)
-            for each in self._couple(flow, open_, counts, pairs[start : start + at_once])
+            each for part in parts for each in self._couple(flow, table, open_, counts, pairs[part])
         ]
 
     def _couple(
-        self, flow: Flow, open_: Tensor, counts: list[int], pairs: list[tuple[int, int]]
+        self,
+        flow: Flow,
+        table: TokenTable,
+        open_: Tensor,
+        counts: list[int],
+        pairs: list[tuple[int, int]],
     ) -> Iterator[_Compared]:
         frames, earlier = torch.tensor(pairs, device=open_.device).T
         left, right = padded_index(open_[frames]), padded_index(open_[earlier])
         n = open_.shape[1]
         anchors, sources = right[0] + earlier[:, None] * n, left[0] + frames[:, None] * n
         both = Problem(anchors, right[1], sources, left[1])
-        coupling = couple(flow, both, self.transport)
+        coupling = couple(flow, table, both, self.transport)
         score = self.score.score(coupling).detach()
         for i, (t, reference) in enumerate(pairs):
             item, some, others = slice(i, i + 1), slice(counts[t]), slice(counts[reference])
@@ -185,7 +190,8 @@ class ReferenceStage:
             plan=each.coupling.plan * gone[..., None],
             source_mass=each.coupling.source_mass * gone,
         )
-        apply(flow, [solve(each.problem, coupling, self.aggregator, "uniform")])
+        merge = solve(each.problem, coupling, self.aggregator, "uniform")
+        apply(flow, [merge], each.problem.anchors.numel())
 
     def _sort(self, flow: Flow, keep: Tensor, compared: list[_Compared]) -> None:
         rank = torch.zeros(keep.shape, dtype=torch.long, device=keep.device)

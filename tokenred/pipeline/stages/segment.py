@@ -18,7 +18,7 @@ from tokenred.config import (
 from tokenred.kernels.merge import apply_merge, gather_tokens, padded_index
 from tokenred.kernels.sparse import sparse_identity, sparse_map
 from tokenred.pipeline.budget import shares, trim
-from tokenred.pipeline.flow import Flow, TokenTable, Transport, Twins, uniform_mass
+from tokenred.pipeline.flow import Flow, TokenTable, Transport, Twins, items, uniform_mass
 from tokenred.pipeline.stages.cut import DESCRIPTOR_TEXT, Descriptor, cut, descriptor_needs
 from tokenred.pipeline.stages.frame import CouplingStageConfig
 from tokenred.types import Coupling, MergeWeights, Segments, TokenGroup
@@ -118,7 +118,8 @@ class SegmentStage:
         sizes = list(zip(flow.tokens.keep.sum(-1).tolist(), quotas))
         keep = flow.tokens.keep.clone()
         batches = [
-            self._merge(flow, keep, part, sizes) for part in self._together(keep, segments, sizes)
+            self._merge(flow, keep, part, sizes)
+            for part in self._together(flow, keep, segments, sizes)
         ]
         if flow.tracing:
             flow.extend_trace(_segment_map(keep, batches))
@@ -128,7 +129,11 @@ class SegmentStage:
             flow.sequence = self._sequence(keep, segments, twins)
 
     def _together(
-        self, keep: Tensor, segments: Segments, sizes: list[tuple[int, int | None]]
+        self,
+        flow: Flow,
+        keep: Tensor,
+        segments: Segments,
+        sizes: list[tuple[int, int | None]],
     ) -> list[list[range]]:
         """Return the segments that have something to merge, in lists that are merged at once.
 
@@ -144,7 +149,10 @@ class SegmentStage:
                     keep[t] &= keep[t].long().cumsum(-1) <= sizes[t][1]
         if not self.transport.batches:
             return [[frames] for frames in some]
-        return [sorted(some, key=len, reverse=True)] if some else []
+        some.sort(key=len, reverse=True)
+        most = max(n for n, _ in sizes)
+        values = most * max(most, flow.dated.features.shape[-1])
+        return [some[part] for part in flow.together(len(some), values)]
 
     def _twin_frames(self, segments: Segments) -> list[int]:
         """Return the first frames that are emitted twice.
@@ -217,7 +225,7 @@ class SegmentStage:
     ) -> None:
         """Merge one frame of each of the first segments of a batch."""
         sources, real = _places(keep, frames)
-        left, right = table[sources], _first(batch.anchors, len(frames))
+        left, right = table[sources], items(batch.anchors, slice(len(frames)))
         mass = uniform_mass(real), uniform_mass(batch.real[: len(frames)])
         coupling = self.transport(left, right, *mass)
         flow.note(coupling)
@@ -320,18 +328,6 @@ def _rows(features: Tensor, real: Tensor) -> Tensor:
     if bool(real.all()):
         return features.flatten(0, 1)
     return features.flatten(0, 1).index_select(0, real.flatten().nonzero()[:, 0])
-
-
-def _first(group: TokenGroup, n: int) -> TokenGroup:
-    """Return the first items of a batch."""
-    assert group.rank is not None
-    return TokenGroup(
-        group.features[:n],
-        group.positions[:n],
-        group.times[:n],
-        group.rank[:n],
-        {name: cue[:n] for name, cue in group.cues.items()},
-    )
 
 
 def _segment_map(keep: Tensor, batches: list[_Batch]) -> Tensor:

@@ -63,8 +63,7 @@ class StaticStage:
             keep[frames[1] : frames[-1] + 1] &= ~still
             if self.aggregator.merges and bool(still.any()):
                 merges.append(self._merge(still.nonzero()[:, 0], frames, keep.shape[1]))
-        if merges:
-            apply(flow, merges)
+        apply(flow, merges, int(static.sum()))
         flow.notes.n_segments = len(flow.segments)
         flow.static, flow.split = static, int(keep.sum())
         flow.update(keep=keep)
