@@ -6,6 +6,7 @@
 
 import pytest
 import torch
+from host_reads import host_reads
 from torch import Tensor
 
 from tokenred.kernels.triton import available, interpreted, merge, similarity, sinkhorn
@@ -337,3 +338,26 @@ def test_segments_are_merged_frame_by_frame(device) -> None:
             merged.anchors[segment].double().cpu(), expected, rtol=1e-5, atol=1e-5
         )
     assert not merged.stays[1, 1].any()
+
+
+ADAPTIVE = Sweeps(max_iter=60, stop="residual", tolerance=1e-5)
+
+
+@pytest.mark.parametrize("sweeps", [SWEEPS, ADAPTIVE], ids=["fixed", "adaptive"])
+def test_frames_are_merged_without_a_look_at_them(device, sweeps) -> None:
+    inputs = tokens_of(torch.float32, device)
+    with host_reads() as found:
+        assert merge_frames(*inputs, sweeps=sweeps, mass="unit") is not None
+    assert found == []
+
+
+@pytest.mark.parametrize("sweeps", [SWEEPS, ADAPTIVE], ids=["fixed", "adaptive"])
+def test_segments_are_merged_without_a_look_at_them(device, sweeps) -> None:
+    anchors, sources = (
+        torch.randn(3, 9, 24, device=device),
+        torch.randn(3, 2, 13, 24, device=device),
+    )
+    n_keep = torch.full((3, 2), 4, device=device)
+    with host_reads() as found:
+        assert merge_segments(anchors, sources, sweeps=sweeps, n_keep=n_keep) is not None
+    assert found == []

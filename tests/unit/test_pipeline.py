@@ -155,6 +155,7 @@ class TestWrite:
         self, frames: int, layout: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(similarity, "CHUNK_BYTES", 4 * frames * 6 * 5)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
         features = self.draw(4, 6, 5) if layout == "plain" else self.draw(4, 5, 6).mT
         before, values, seen = features.clone(), self.draw(4, 5, seed=1), []
 

@@ -176,7 +176,7 @@ class Flow:
         (written, values), features = self._written, self.dated.features
         n, room, changed = features.shape[1], None, None
         frame = written // n
-        for piece in pieces(len(features), features[:1].numel()):
+        for piece in self.together(len(features), features[:1].numel()):
             part = features[piece]
             if room is None:
                 room = torch.empty_like(part, memory_format=torch.contiguous_format)
