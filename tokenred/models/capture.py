@@ -24,7 +24,7 @@ FRAME_CHUNK = 8
 CPU_BLOCK = 1 << 18
 """Attention weights at a time on a CPU: 1 MiB in float32, the second-level cache of one core."""
 DEVICE_BLOCK = 1 << 28
-"""Attention weights at a time on an accelerator: 1 GiB in float32."""
+"""Attention weights at a time on an accelerator: 1 GiB in float32, twice for the softmax."""
 _PREFIX = "tokenred_"
 
 Recorder = Callable[[Tensor, Tensor, float | None], None]

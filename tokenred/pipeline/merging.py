@@ -145,7 +145,7 @@ class _Rows:
         """The rows of all merges."""
         if self._room is not None and self._filled == sum(map(len, self.parts)):
             return self._room[: self._filled]
-        return torch.cat(self.parts)
+        return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts)
 
 
 def _merged(
