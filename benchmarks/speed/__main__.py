@@ -30,6 +30,12 @@ def main() -> None:
         action="store_true",
         help="the allocator as it comes: whoever allocates pays for page faults",
     )
+    parser.add_argument(
+        "--again",
+        action="append",
+        metavar="PART",
+        help="measure this part alone, and put it in the place of the old one; may be repeated",
+    )
     parser.add_argument("--out", type=Path, help="JSON file; results/cpu.json by default")
     args = parser.parse_args()
     wanted = SINGLE_THREAD | ({} if args.plain_memory else WARM_MEMORY)
@@ -39,17 +45,25 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-    from benchmarks.speed.record import measure, summary
+    from benchmarks.speed.record import PARTS, measure, summary
+
+    unknown = [part for part in args.again or () if part not in PARTS]
+    if unknown:
+        parser.error(f"no part is called {unknown[0]}; the parts are {', '.join(PARTS)}")
+    # A quick run must not take the place of figures that the docs quote.
+    out = args.out or RESULTS / ("quick.json" if args.quick else "cpu.json")
+    if args.again and not out.is_file():
+        parser.error(f"{out} is not there: run all parts first")
+    old = json.loads(out.read_text()) if args.again else None
 
     start = time.monotonic()
 
     def say(line: str) -> None:
         print(f"[{time.monotonic() - start:5.0f} s] {line}", file=sys.stderr, flush=True)
 
-    session = Session(QUICK if args.quick else Sizes(), args.full, say=say)
-    found = measure(session) | {"memory_kept": not args.plain_memory}
-    # A quick run must not take the place of figures that the docs quote.
-    out = args.out or RESULTS / ("quick.json" if args.quick else "cpu.json")
+    sizes = QUICK if args.quick else Sizes()
+    session = Session(sizes, args.full, not args.plain_memory, say=say)
+    found = measure(session, args.again or PARTS, old)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")
     print(summary(found))

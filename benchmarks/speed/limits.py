@@ -4,17 +4,17 @@ import statistics
 from typing import Any
 
 from benchmarks.speed import contenders
-from benchmarks.speed.data import Problems
 from benchmarks.speed.session import Session
-from benchmarks.speed.solvers import EPSILON, SWEEPS
+from benchmarks.speed.solvers import EPSILON, SWEEPS, problems
 
 
-def limits(session: Session, given: Problems) -> dict[str, Any]:
+def limits(session: Session) -> dict[str, Any]:
     """Return arithmetic and bandwidths of one core, and how near one sweep comes to them.
 
     A sweep reads the kernel matrices of all frames once, out of the second-level cache; its time is
     that of 101 sweeps less that of one, so neither kernel nor plan is in it.
     """
+    given = problems(session)
     found: dict[str, Any] = {"measured": None, "sweeps": []}
     try:
         from benchmarks.speed import roofline

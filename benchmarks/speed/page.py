@@ -74,17 +74,24 @@ def goals_table(record: Record) -> str:
 
 
 def _machine(record: Record) -> str:
-    machine, load = record["machine"], record["load_average"]
+    machine, sizes = record["machine"], record["sizes"]
     versions = ", ".join(f"{name} {found}" for name, found in record["versions"].items() if found)
-    before, after = (number(load[when], 2) for when in ("start", "end"))
-    sizes = record["sizes"]
-    memory = "kept" if record["memory_kept"] else "given back as usual"
-    return (
+    about = (
         f"{machine['cpu']}, one of {machine['n_cores']} cores, one thread, {machine['system']}, "
-        f"Python {machine['python']}; {versions}; commit {record['commit']}. Load average {before} "
-        f"at the start, {after} at the end. Freed memory was {memory}. "
-        f"{record['noise']['sentence']} Medians of "
-        f"{sizes['repeats']} rounds and more, ± the median absolute deviation."
+        f"Python {machine['python']}; {versions}. Medians of {sizes['repeats']} rounds and more, "
+        "± the median absolute deviation."
+    )
+    return "\n\n".join([about, *(_run(run) for run in record["runs"])])
+
+
+def _run(run: Record) -> str:
+    """Say which parts a run measured, and how quiet the machine was."""
+    before, after = (number(run["load_average"][when], 2) for when in ("start", "end"))
+    memory = "kept" if run["memory_kept"] else "given back as usual"
+    parts = ", ".join(part.replace("_", " ").replace(".", " with ") for part in run["parts"])
+    return (
+        f"**Commit {run['commit']}** ({parts}): load average {before} at the start, {after} at the "
+        f"end. Freed memory was {memory}. {run['noise']['sentence']}"
     )
 
 
@@ -166,6 +173,21 @@ def _real(record: Record) -> str:
     if "skipped" in part:
         return f"Skipped in this run: {part['skipped']}."
     return _sweeps(part["rows"])
+
+
+def _plain(record: Record) -> str:
+    rows = [
+        [
+            row["name"],
+            _ms(row),
+            number(row["min_ms"]),
+            _times(row["against"].get(stages.RELEASED)),
+            _times(row["against"].get(stages.GEMMS)),
+        ]
+        for row in record["plain_memory"]
+    ]
+    head = ["frame stage", "ms", "least", "released / this", "this / bare GEMMs"]
+    return table(head, rows)
 
 
 def _frame(record: Record) -> str:
@@ -325,6 +347,7 @@ BLOCKS: Mapping[str, Callable[[Record], str]] = {
     "sweeps": lambda record: _sweeps(record["sweeps"]),
     "real": _real,
     "frame-stage": _frame,
+    "plain-memory": _plain,
     "segment-stage": _segment,
     "reducer": _reducer,
     "whole-path": _whole_path,

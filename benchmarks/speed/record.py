@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,64 +22,86 @@ from benchmarks.speed import (
     statistics,
     whole_path,
 )
-from benchmarks.speed.session import ROOT, Session
+from benchmarks.speed.session import ROOT, Session, Sizes
 from tokenred.evaluation.bench.environment import describe_environment
 
 PACKAGES = ("torch", "numpy", "POT", "ott-jax", "jax", "geomloss", "tokenred")
 GPU_RESULTS = Path(__file__).parent / "results" / "gpu.json"
 
 
-def measure(session: Session) -> dict[str, Any]:
-    """Run every part in turn; return the record that the page is made of."""
+def _whole_path(session: Session) -> dict[str, Any]:
+    dtypes = (torch.float32, torch.bfloat16)
+    # A tower and a model cost more time to load than a quick run has.
+    if not session.sizes.thorough:
+        return {"capture": [], "runner": {"configurations": {}}}
+    capture = [whole_path.capture(dtype=dtype) for dtype in dtypes]
+    return {"capture": capture, "runner": whole_path.runner()}
+
+
+PARTS: dict[str, tuple[str, Callable[[Session], Any]]] = {
+    "equal_iterations": ("Sinkhorn: equal iterations", solvers.equal_iterations),
+    "time_to_accuracy": ("Sinkhorn: time to accuracy", solvers.time_to_accuracy),
+    "limits": ("limits of this machine", limits.limits),
+    "sweeps": ("sweeps on synthetic features", solvers.sweeps_needed),
+    "real": ("sweeps on real features", real.sweeps_on_clips),
+    "frame_stage": ("frame stage", stages.frame_stage),
+    "plain_memory": ("frame stage, the allocator as it comes", stages.plain_memory),
+    "segment_stage": ("segment stage", stages.segment_stage),
+    "reducer": ("whole reducer", stages.whole_reducer),
+    "whole_path": ("around the reducer: cues, and many configurations of one clip", _whole_path),
+    "memory": ("memory, in processes of their own", stages.frame_memory),
+    "gradients": ("gradients", gradients.gradients),
+    **{
+        f"scaling.{axis}": (f"growth with {axis}", partial(scaling.curve, axis=axis))
+        for axis in Sizes().curves
+    },
+}
+"""Where a part stands in the record: what is said while it runs, and what runs."""
+
+
+def measure(
+    session: Session, parts: Iterable[str] = PARTS, old: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run parts in turn; return the record that the page is made of.
+
+    Parameters
+    ----------
+    parts : names of ``PARTS``
+    old : a record that has the other parts; ``runs`` says which run a part is from
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    load = statistics.load_average()
-    found: dict[str, Any] = {"machine": _machine(), "commit": _commit(), "versions": _versions()}
+    load, commit = statistics.load_average(), _commit()
+    found: dict[str, Any] = {**(old or {}), "machine": _machine(), "versions": _versions()}
     found["sizes"] = {
         name: value for name, value in vars(session.sizes).items() if name != "curves"
     }
     found["native"] = contenders.native_is_built()
-
-    session.say("Sinkhorn: equal iterations")
-    given = solvers.problems(session)
-    found["equal_iterations"] = solvers.equal_iterations(session, given)
-    session.say("Sinkhorn: time to accuracy")
-    found["time_to_accuracy"] = solvers.time_to_accuracy(session, given)
-    session.say("limits of this machine")
-    found["limits"] = limits.limits(session, given)
-    session.say("sweeps on synthetic features")
-    found["sweeps"] = solvers.sweeps_needed(session)
-    session.say("sweeps on real features")
-    found["real"] = real.sweeps_on_clips(session)
-    session.say("frame stage")
-    found["frame_stage"] = stages.frame_stage(session)
-    session.say("segment stage")
-    found["segment_stage"] = stages.segment_stage(session)
-    session.say("whole reducer")
-    found["reducer"] = stages.whole_reducer(session)
-    session.say("around the reducer: cues, and many configurations of one clip")
-    found["whole_path"] = _whole_path(session.sizes.thorough)
-    session.say("memory, in processes of their own")
-    found["memory"] = stages.frame_memory(session)
-    session.say("gradients")
-    found["gradients"] = gradients.gradients(session)
-    session.say("scaling curves")
-    found["scaling"] = scaling.curves(session)
-
+    left_out = {f"scaling.{axis}" for axis in Sizes().curves if axis not in session.sizes.curves}
+    parts = [part for part in parts if part not in left_out]
+    for part in parts:
+        said, run = PARTS[part]
+        session.say(said)
+        session.measure({})  # the canary, where no round follows
+        table, _, axis = part.partition(".")
+        value = run(session)
+        found[table] = {**found.get(table, {}), axis: value} if axis else value
     noise = statistics.verdict(session.canary_ms)
-    found["noise"] = {**vars(noise), "noisy": noise.noisy, "sentence": str(noise)}
-    found["load_average"] = {"start": load, "end": statistics.load_average()}
+    earlier = [
+        {**run, "parts": [part for part in run["parts"] if part not in parts]}
+        for run in found.get("runs", [])
+    ]
+    now = {
+        "parts": parts,
+        "commit": commit,
+        "memory_kept": session.memory_kept,
+        "noise": {**vars(noise), "noisy": noise.noisy, "sentence": str(noise)},
+        "load_average": {"start": load, "end": statistics.load_average()},
+    }
+    found["runs"] = [run for run in earlier if run["parts"]] + [now]
     found["gpu"] = json.loads(GPU_RESULTS.read_text()) if GPU_RESULTS.is_file() else None
     found["goals"] = goals.judge(found)
     return json.loads(json.dumps(found))  # what is printed is what is stored
-
-
-def _whole_path(thorough: bool) -> dict[str, Any]:
-    dtypes = (torch.float32, torch.bfloat16)
-    if not thorough:  # a tower and a model cost more time to load than a quick run has
-        return {"capture": [], "runner": {"configurations": {}}}
-    capture = [whole_path.capture(dtype=dtype) for dtype in dtypes]
-    return {"capture": capture, "runner": whole_path.runner()}
 
 
 def _machine() -> dict[str, Any]:
@@ -109,7 +133,8 @@ def summary(found: dict[str, Any]) -> str:
     """Return what is printed at the end: noise, and the goals beside their figures."""
     from benchmarks.speed.page import goals_table
 
-    load = found["load_average"]["start"]
+    run = found["runs"][-1]
+    load = run["load_average"]["start"]
     shown = "unknown" if load is None else f"{load:.1f}"
-    lines = ["", found["noise"]["sentence"], f"Load average at the start: {shown}.", ""]
+    lines = ["", run["noise"]["sentence"], f"Load average at the start: {shown}.", ""]
     return "\n".join([*lines, goals_table(found)])

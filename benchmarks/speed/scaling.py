@@ -23,32 +23,29 @@ COPIES = 2.5
 """Bytes at the peak over bytes of the features, an estimate: inputs, one copy, what is pooled."""
 
 
-def curves(session: Session) -> dict[str, Any]:
-    """Return one curve an axis, and the exponent of growth in frames.
+def curve(session: Session, axis: str) -> dict[str, Any]:
+    """Return the curve of one axis, and the exponent of growth in time.
 
     Frames: the whole reducer ``aot-paper`` in bfloat16, as a model would run it. The others: its
     frame stage in float32. Nothing but the named axis changes along a curve.
     """
-    found: dict[str, Any] = {}
-    for axis, values in session.sizes.curves.items():
-        points, left_out = [], []
-        for value in values:
-            arguments = _arguments(session, axis, value)
-            size = torch.empty((), dtype=DTYPES[arguments["dtype"]]).element_size()
-            features = arguments["frames"] * arguments["side"] ** 2 * arguments["dim"] * size
-            if COPIES * features > session.sizes.memory_limit:
-                left_out.append({"at": value, "estimated_bytes": COPIES * features})
-                continue
-            session.say(f"  {axis} {value}")
-            points.append({"at": value, **fresh("benchmarks.speed.scaling:point", **arguments)})
-        fixed = _arguments(session, axis, values[0])
-        found[axis] = {
-            "points": points,
-            "left_out": left_out,
-            "fixed": {key: fixed[key] for key in ("frames", "side", "n_anchors", "dim", "dtype")},
-            "exponent": slope([p["at"] for p in points], [p["median_ms"] for p in points]),
-        }
-    return found
+    values, points, left_out = session.sizes.curves[axis], [], []
+    for value in values:
+        arguments = _arguments(session, axis, value)
+        size = torch.empty((), dtype=DTYPES[arguments["dtype"]]).element_size()
+        features = arguments["frames"] * arguments["side"] ** 2 * arguments["dim"] * size
+        if COPIES * features > session.sizes.memory_limit:
+            left_out.append({"at": value, "estimated_bytes": COPIES * features})
+            continue
+        session.say(f"  {axis} {value}")
+        points.append({"at": value, **fresh("benchmarks.speed.scaling:point", **arguments)})
+    fixed = _arguments(session, axis, values[0])
+    return {
+        "points": points,
+        "left_out": left_out,
+        "fixed": {key: fixed[key] for key in ("frames", "side", "n_anchors", "dim", "dtype")},
+        "exponent": slope([p["at"] for p in points], [p["median_ms"] for p in points]),
+    }
 
 
 def _arguments(session: Session, axis: str, value: int) -> dict[str, Any]:

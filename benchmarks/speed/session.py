@@ -92,12 +92,14 @@ class Session:
     Attributes
     ----------
     full : also run the released formulation on every frame, once
+    memory_kept : whether this process runs with ``WARM_MEMORY``
     canary_ms : the fixed matmul in all rounds of all tables, in order
     say : takes a line about what is being done
     """
 
     sizes: Sizes = field(default_factory=Sizes)
     full: bool = False
+    memory_kept: bool = True
     canary_ms: list[float] = field(default_factory=list)
     say: Callable[[str], None] = print
 

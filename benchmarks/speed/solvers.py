@@ -46,8 +46,9 @@ def problems(session: Session) -> Problems:
     return data.problems(tokens, session.sizes.anchors, spatial=True)
 
 
-def equal_iterations(session: Session, given: Problems) -> dict[str, Any]:
+def equal_iterations(session: Session) -> dict[str, Any]:
     """Time 100 sweeps of everybody, kernel and plan included, their plans checked first."""
+    given = problems(session)
     found, absent = contenders.usable(contenders.contenders())
     reference = gates.reference_plan(given, EPSILON, SWEEPS)
     calls = {each.name: each.prepare(given, EPSILON, SWEEPS) for each in found}
@@ -106,12 +107,13 @@ def _remark(each: Contender, right: gates.Accuracy) -> str:
     return "" if right.ranked else f"not at {gates.PLAN_TOLERANCE:g}"
 
 
-def time_to_accuracy(session: Session, given: Problems) -> dict[str, Any]:
+def time_to_accuracy(session: Session) -> dict[str, Any]:
     """Time as many sweeps as each needs until no problem's marginals are off by more.
 
     The number is searched for beforehand, so nobody pays for checks; our own stop rule, which does
     pay, has rows of its own.
     """
+    given = problems(session)
     found, absent = contenders.usable(
         each
         for each in (*contenders.accelerated(), *contenders.contenders())

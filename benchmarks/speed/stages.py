@@ -1,6 +1,6 @@
 """End to end: the frame stage, the segment stage and the whole reducer, as users run them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import process_time
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.speed import contenders, data, released
+from benchmarks.speed import contenders, data, released, statistics
 from benchmarks.speed.session import Session, figures, fresh
 from tokenred.evaluation.bench.peak_memory import peak_memory
 from tokenred.kernels import paths
@@ -31,6 +31,8 @@ SEGMENTS_RELEASED = "released formulation, its stop"
 SEGMENT_SIZES = ((8, 4, 34), (8, 4, 126))
 """Segments, frames of each, tokens of a frame."""
 
+PLAIN_REPEATS = 4
+"""Rounds without ``WARM_MEMORY``, in which the released formulation takes most of a minute."""
 ANCHORS_OVERRIDE = "intra_frame.n_anchors"
 
 
@@ -95,55 +97,89 @@ def bare_gemms(features: Tensor, n_anchors: int) -> Call:
 def frame_stage(session: Session) -> dict[str, Any]:
     """Time the whole frame stage, from features and attention to merged anchors."""
     sizes = session.sizes
-    tokens = {
-        "float32": data.video("smooth", frames=sizes.frames, dim=sizes.dim),
-    }
-    tokens["bfloat16"] = _as(tokens["float32"], torch.bfloat16)
-    given = {name: _inputs(each) for name, each in tokens.items()}
-    part = [each[: sizes.released_frames] for each in given["float32"]]
-    calls: dict[str, Call] = {RELEASED: lambda: released.frame_stage(*part, sizes.anchors)}
-    dtype_of = {RELEASED: "float32"}
-    for dtype in DTYPES:
-        named = {
-            TEXTBOOK: partial(textbook, *given[dtype], sizes.anchors),
-            **{
-                f"{label}, {path}": _run_on(
-                    path, frame_pipeline(preset, sizes.anchors), tokens[dtype]
-                )
-                for label, preset in ((PAPER, "aot-paper"), (SAME, "aot-released"))
-                for path in _paths()
-            },
-            GEMMS: bare_gemms(given[dtype][0], sizes.anchors),
-        }
-        for name, call in named.items():
-            calls[f"{name}, {dtype}"] = call
-            dtype_of[f"{name}, {dtype}"] = dtype
+    tokens = _tokens(sizes.frames, sizes.dim)
+    calls = _frame_calls(tokens, sizes.released_frames, sizes.anchors, _paths())
     rounds = session.measure(calls, slow=True)
-    scale = sizes.frames / sizes.released_frames
     right = _accuracy(tokens, sizes.anchors)
-    rows = []
-    for name in calls:
-        timing = figures(rounds.timing(name))
-        factor = scale if name == RELEASED else 1.0
-        timing |= {key: factor * timing[key] for key in ("median_ms", "mad_ms", "min_ms")}
-        dtype = dtype_of[name]
-        against = {} if name == RELEASED else {RELEASED: scale * rounds.ratio(RELEASED, name)}
-        if GEMMS not in name and name != RELEASED:
-            against[GEMMS] = 1 / rounds.ratio(f"{GEMMS}, {dtype}", name)
-        rows.append(
-            {"name": name, "dtype": dtype, **timing, "against": against, **right.get(name, {})}
-        )
+    rows = _frame_rows(rounds, sizes.frames / sizes.released_frames)
     answer: dict[str, Any] = {
         "shape": [sizes.frames, data.GRID[0] * data.GRID[1], sizes.dim],
         "anchors": sizes.anchors,
         "released_frames": sizes.released_frames,
-        "rows": rows,
+        "rows": [{**row, **right.get(row["name"], {})} for row in rows],
     }
     if session.full:
-        whole = session.sizes.frames
-        once = _once_ms(lambda: released.frame_stage(*given["float32"], sizes.anchors))
-        answer["released_whole"] = {"frames": whole, "ms": once}
+        given = _inputs(tokens["float32"])
+        once = _once_ms(lambda: released.frame_stage(*given, sizes.anchors))
+        answer["released_whole"] = {"frames": sizes.frames, "ms": once}
     return answer
+
+
+def plain_memory(session: Session) -> list[dict[str, Any]]:
+    """Time the frame stage with the allocator as it comes, in a process of its own."""
+    sizes = session.sizes
+    rows: list[dict[str, Any]] = fresh(
+        "benchmarks.speed.stages:frame_stage_plainly",
+        frames=sizes.frames,
+        released_frames=sizes.released_frames,
+        dim=sizes.dim,
+        n_anchors=sizes.anchors,
+        repeats=min(PLAIN_REPEATS, sizes.slow_repeats),
+        warmup=sizes.slow_warmup,
+    )
+    return rows
+
+
+def frame_stage_plainly(
+    frames: int, released_frames: int, dim: int, n_anchors: int, repeats: int, warmup: int
+) -> list[dict[str, Any]]:
+    """Return the rows of the frame stage; to be called in a fresh process."""
+    torch.set_num_threads(1)
+    calls = _frame_calls(_tokens(frames, dim), released_frames, n_anchors, _paths()[:1])
+    rounds = statistics.measure(calls, repeats=repeats, warmup=warmup)
+    return _frame_rows(rounds, frames / released_frames)
+
+
+def _tokens(frames: int, dim: int) -> dict[str, VisualTokens]:
+    wide = data.video("smooth", frames=frames, dim=dim)
+    return {"float32": wide, "bfloat16": _as(wide, torch.bfloat16)}
+
+
+def _frame_calls(
+    tokens: Mapping[str, VisualTokens],
+    released_frames: int,
+    n_anchors: int,
+    through: Sequence[paths.Path],
+) -> dict[str, Call]:
+    """Return everybody who does the work of the frame stage, and the GEMMs in it."""
+    part = [each[:released_frames] for each in _inputs(tokens["float32"])]
+    calls: dict[str, Call] = {RELEASED: lambda: released.frame_stage(*part, n_anchors)}
+    for dtype, video in tokens.items():
+        given = _inputs(video)
+        calls[f"{TEXTBOOK}, {dtype}"] = partial(textbook, *given, n_anchors)
+        for label, preset in ((PAPER, "aot-paper"), (SAME, "aot-released")):
+            for path in through:
+                run = _run_on(path, frame_pipeline(preset, n_anchors), video)
+                calls[f"{label}, {path}, {dtype}"] = run
+        calls[f"{GEMMS}, {dtype}"] = bare_gemms(given[0], n_anchors)
+    return calls
+
+
+def _frame_rows(rounds: statistics.Rounds, scale: float) -> list[dict[str, Any]]:
+    """Return a row each; the released formulation had fewer frames by ``scale``."""
+    rows = []
+    for name in rounds.times_ms:
+        timing = figures(rounds.timing(name))
+        dtype = "float32" if name == RELEASED else name.rpartition(", ")[2]
+        against = {}
+        if name == RELEASED:
+            timing |= {key: scale * timing[key] for key in ("median_ms", "mad_ms", "min_ms")}
+        else:
+            against[RELEASED] = scale * rounds.ratio(RELEASED, name)
+        if name != RELEASED and GEMMS not in name:
+            against[GEMMS] = 1 / rounds.ratio(f"{GEMMS}, {dtype}", name)
+        rows.append({"name": name, "dtype": dtype, **timing, "against": against})
+    return rows
 
 
 def _paths() -> list[paths.Path]:
