@@ -25,12 +25,14 @@ class Goal:
     ----------
     sense : whether the figure has to be at least or at most ``wanted``
     figure : None if it was not measured
+    part : of the record, as in ``record.PARTS``
     rests_on : table and row
     remark : why there is no figure or no verdict
     timed : whether other work on the machine enters the figure
-    noisy : whether there was such work
+    noisy : whether there was such work in the run that the part is from
     """
 
+    part: str
     name: str
     sense: Literal[">=", "<="]
     wanted: float
@@ -51,10 +53,10 @@ class Goal:
 
 def judge(record: Record) -> list[dict[str, Any]]:
     """Return every goal as it stands in the JSON."""
-    noisy = any(run["noise"]["noisy"] for run in record["runs"])
+    loud = {part for run in record["runs"] for part in run["parts"] if run["noise"]["noisy"]}
     rows = []
     for goal in _goals(record):
-        remark = goal.remark
+        noisy, remark = goal.part in loud, goal.remark
         if noisy and goal.timed and goal.figure is not None:
             remark = "the machine was too noisy to judge"
         row = asdict(Goal(**{**vars(goal), "noisy": noisy, "remark": remark}))
@@ -74,15 +76,16 @@ def _goals(record: Record) -> Iterator[Goal]:
 
 def _end_to_end(record: Record) -> Iterator[Goal]:
     path = "native" if record["native"] else "torch"
-    for memory_is, table in (
-        ("the allocator as it comes", record["plain_memory"]),
-        ("freed memory kept", record["frame_stage"]["rows"]),
+    for part, memory_is, table in (
+        ("plain_memory", "the allocator as it comes", record["plain_memory"]),
+        ("frame_stage", "freed memory kept", record["frame_stage"]["rows"]),
     ):
         rows = {row["name"]: row for row in table}
         for dtype, wanted in (("float32", 85.0), ("bfloat16", 150.0)):
             for label in (stages.PAPER, stages.SAME):
                 row = rows[f"{label}, {path}, {dtype}"]
                 yield Goal(
+                    part,
                     f"frame stage, {dtype}, against the released formulation in float32, "
                     f"{memory_is}",
                     ">=",
@@ -93,6 +96,7 @@ def _end_to_end(record: Record) -> Iterator[Goal]:
                 )
     row = rows[f"{stages.PAPER}, {path}, float32"]
     yield Goal(
+        "frame_stage",
         "frame stage, float32, against its two bare GEMMs",
         "<=",
         1.15,
@@ -103,6 +107,7 @@ def _end_to_end(record: Record) -> Iterator[Goal]:
     memory = {(row["name"], row["dtype"]): row["extra_bytes"] for row in record["memory"]}
     ours, theirs = memory[stages.PAPER, "float32"], memory[stages.RELEASED, "float32"]
     yield Goal(
+        "memory",
         "peak extra memory, share of the released formulation's",
         "<=",
         1 / 25,
@@ -116,6 +121,7 @@ def _end_to_end(record: Record) -> Iterator[Goal]:
         if row["name"] == f"tokenred, {path}, 100 sweeps":
             size = f"{row['segments']}x{row['segment_frames']} frames, {row['tokens']} tokens"
             yield Goal(
+                "segment_stage",
                 f"segment stage, {size}, 100 sweeps against the release's 2",
                 ">=",
                 wanted[row["tokens"]],
@@ -137,7 +143,8 @@ def _sinkhorn(record: Record) -> Iterator[Goal]:
             if not row["ranked"]:
                 figure, remark = None, f"{peer} is not ranked: {row['remark']}"
         name = f"100 sweeps, {mine.removeprefix('tokenred, ')}, against {called}"
-        return Goal(name, ">=", wanted, "x", figure, f"equal iterations: {peer}", remark)
+        rests_on = f"equal iterations: {peer}"
+        return Goal("equal_iterations", name, ">=", wanted, "x", figure, rests_on, remark)
 
     loops = [name for name in contenders.POT_LOOPS if name in rows and rows[name]["ranked"]]
     loop = min(loops, key=lambda name: rows[name]["median_ms"], default=contenders.POT_LOOPS[0])
@@ -155,6 +162,7 @@ def _sinkhorn(record: Record) -> Iterator[Goal]:
     for row in record["limits"]["sweeps"]:
         if row["name"] == contenders.OURS_NATIVE:
             yield Goal(
+                "limits",
                 "native sweep, share of the bandwidth of the second-level cache",
                 ">=",
                 0.75,
@@ -170,6 +178,7 @@ def _accuracy(record: Record) -> Iterator[Goal]:
     for name, wanted in ((contenders.FAST_NATIVE, 0.3), (contenders.FAST_TORCH, 0.85)):
         row = timed.get((name, 1e-4))
         yield Goal(
+            "time_to_accuracy",
             f"time to 1e-4, {name.removeprefix('tokenred, ')}, of the release's two sweeps",
             "<=",
             wanted,
@@ -196,15 +205,17 @@ def _fewest(
     name = f"sweeps to {float(target):g} at epsilon 0.1, {where}"
     if not rows or len(known) < len(rows):
         remark = "not reached within what was tried" if rows else f"skipped: {skipped}"
-        return Goal(name, "<=", wanted, "sweeps", None, "sweeps", remark, timed=False)
+        return Goal("sweeps", name, "<=", wanted, "sweeps", None, "sweeps", remark, timed=False)
     worst = max(known, key=lambda row: row["sweeps"][target])
     rests_on = f"sweeps: {worst['source']}, {worst['cost']}"
-    return Goal(name, "<=", wanted, "sweeps", worst["sweeps"][target], rests_on, timed=False)
+    figure = worst["sweeps"][target]
+    return Goal("sweeps", name, "<=", wanted, "sweeps", figure, rests_on, timed=False)
 
 
 def _growth(record: Record) -> Iterator[Goal]:
     exponent = record["scaling"]["frames"]["exponent"]
     yield Goal(
+        "scaling.frames",
         "growth of time in frames, distance of the exponent from 1",
         "<=",
         LINEAR,
@@ -217,6 +228,7 @@ def _growth(record: Record) -> Iterator[Goal]:
 def _around(record: Record) -> Iterator[Goal]:
     for found in record["whole_path"]["capture"]:
         yield Goal(
+            "whole_path",
             f"cues of aot-paper, {found['dtype']}, share of the vision tower",
             "<=",
             0.03,
@@ -251,7 +263,7 @@ def _gpu(found: Mapping[str, Any] | None) -> Iterator[Goal]:
         device = "H200" if found is None else found["device"]
         remark = "not run: no GPU" if figure is None else ""
         rests_on = "gpu" if figure is None else f"gpu: {row}"
-        yield Goal(f"{device}: {name}", "<=", wanted, unit, figure, rests_on, remark)
+        yield Goal("gpu", f"{device}: {name}", "<=", wanted, unit, figure, rests_on, remark)
 
 
 def _transport(size: Mapping[str, Any] | None) -> tuple[str, float] | None:

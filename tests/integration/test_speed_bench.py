@@ -10,10 +10,12 @@ import torch
 import tokenred
 from benchmarks.speed import contenders, data, gates, goals, page, plots, released, solvers, stages
 from benchmarks.speed.data import Problems
+from benchmarks.speed.record import PARTS
 from benchmarks.speed.session import QUICK, Session, fresh
 from benchmarks.speed.statistics import Rounds, Timing, measure, slope, verdict
 
 EPSILON = 0.1
+NOISE = {"noisy": True, "sentence": "Noisy."}
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +210,7 @@ def test_memory_of_every_row_is_measured():
 
 def run(**changes):
     return {
-        "parts": ["frame_stage", "scaling.frames"],
+        "parts": list(PARTS),
         "commit": "abc",
         "memory_kept": True,
         "noise": {"noisy": False, "sentence": "Quiet."},
@@ -396,11 +398,22 @@ def test_goals_that_are_missed_are_said_to_be():
 
 
 def test_no_time_is_judged_on_a_noisy_machine():
-    noisy = record(runs=[run(), run(noise={"noisy": True, "sentence": "Noisy."})])
+    noisy = record(runs=[run(noise=NOISE)])
     judged = {name for name, reached in verdicts(noisy).items() if reached is not None}
     assert len(judged) == 5
     assert all("sweeps to" in name or "memory" in name for name in judged)
     assert "too noisy" in page.goals_table(noisy)
+
+
+def test_noise_speaks_for_its_own_run_alone():
+    loud = ["frame_stage", "scaling.frames"]
+    quiet = [part for part in PARTS if part not in loud]
+    found = record(runs=[run(parts=quiet), run(parts=loud, noise=NOISE)])
+    unjudged = {goal["part"] for goal in found["goals"] if "too noisy" in goal["remark"]}
+    assert unjudged == set(loud)
+    text = page.expand(page.PAGE.read_text(), found)
+    assert "(frame stage, scaling with frames)" in text
+    assert "Noisy." in text
 
 
 def test_a_peer_that_is_not_ranked_or_not_there_is_no_goal_reached():
