@@ -45,7 +45,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-    from benchmarks.speed.record import PARTS, measure, summary
+    from benchmarks.speed.record import PARTS, measure, misfits, summary
 
     unknown = [part for part in args.again or () if part not in PARTS]
     if unknown:
@@ -63,6 +63,8 @@ def main() -> None:
 
     sizes = QUICK if args.quick else Sizes()
     session = Session(sizes, args.full, not args.plain_memory, say=say)
+    if old is not None and (other := misfits(session, old)):
+        parser.error(f"{', '.join(other)} not as in {out}: run all parts")
     found = measure(session, args.again or PARTS, old)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")

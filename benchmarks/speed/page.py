@@ -17,6 +17,7 @@ RESULTS = Path(__file__).parent / "results" / "cpu.json"
 PAGE = ROOT / "docs" / "reference" / "speed.md"
 ASSETS = ROOT / "docs" / "assets"
 _BLOCK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FRAME_HEAD = ["frame stage", "ms", "least", "released / this", "this / bare GEMMs"]
 
 Record = Mapping[str, Any]
 
@@ -176,18 +177,16 @@ def _real(record: Record) -> str:
 
 
 def _plain(record: Record) -> str:
-    rows = [
-        [
-            row["name"],
-            _ms(row),
-            number(row["min_ms"]),
-            _times(row["against"].get(stages.RELEASED)),
-            _times(row["against"].get(stages.GEMMS)),
-        ]
-        for row in record["plain_memory"]
+    return table(FRAME_HEAD, [[row["name"], *_frame_times(row)] for row in record["plain_memory"]])
+
+
+def _frame_times(row: Mapping[str, Any]) -> list[str]:
+    return [
+        _ms(row),
+        number(row["min_ms"]),
+        _times(row["against"].get(stages.RELEASED)),
+        _times(row["against"].get(stages.GEMMS)),
     ]
-    head = ["frame stage", "ms", "least", "released / this", "this / bare GEMMs"]
-    return table(head, rows)
 
 
 def _frame(record: Record) -> str:
@@ -202,16 +201,12 @@ def _frame(record: Record) -> str:
         rows.append(
             [
                 f"{base}, {row['dtype']}",
-                _ms(row),
-                number(row["min_ms"]),
-                _times(row["against"].get(stages.RELEASED)),
-                _times(row["against"].get(stages.GEMMS)),
+                *_frame_times(row),
                 _mb(used["extra_bytes"] if used else None),
                 number(row.get("relative_error"), 2),
             ]
         )
-    head = ["frame stage", "ms", "least", "released / this", "this / bare GEMMs"]
-    return table([*head, "extra MB", "relative error"], rows)
+    return table([*FRAME_HEAD, "extra MB", "relative error"], rows)
 
 
 def _segment(record: Record) -> str:

@@ -67,16 +67,12 @@ def measure(
     Parameters
     ----------
     parts : names of ``PARTS``
-    old : a record that has the other parts; ``runs`` says which run a part is from
+    old : a record that has the other parts and fits; ``runs`` says which run a part is from
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     load, commit = statistics.load_average(), _commit()
-    found: dict[str, Any] = {**(old or {}), "machine": _machine(), "versions": _versions()}
-    found["sizes"] = {
-        name: value for name, value in vars(session.sizes).items() if name != "curves"
-    }
-    found["native"] = contenders.native_is_built()
+    found: dict[str, Any] = {**(old or {}), **_facts(session)}
     left_out = {f"scaling.{axis}" for axis in Sizes().curves if axis not in session.sizes.curves}
     parts = [part for part in parts if part not in left_out]
     for part in parts:
@@ -102,6 +98,23 @@ def measure(
     found["gpu"] = json.loads(GPU_RESULTS.read_text()) if GPU_RESULTS.is_file() else None
     found["goals"] = goals.judge(found)
     return json.loads(json.dumps(found))  # what is printed is what is stored
+
+
+def misfits(session: Session, old: Mapping[str, Any]) -> list[str]:
+    """Return what is not as it was for an old record, so that parts must not be put into it."""
+    facts: dict[str, Any] = json.loads(json.dumps(_facts(session)))
+    return [name for name, fact in facts.items() if old[name] != fact]
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    """Return what all parts of a record have in common."""
+    sizes = {name: value for name, value in vars(session.sizes).items() if name != "curves"}
+    return {
+        "machine": _machine(),
+        "versions": _versions(),
+        "sizes": sizes,
+        "native": contenders.native_is_built(),
+    }
 
 
 def _machine() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 
 import tokenred
 from benchmarks.speed import contenders, data, gates, goals, page, plots, released, solvers, stages
+from benchmarks.speed import record as speed_record
 from benchmarks.speed.data import Problems
 from benchmarks.speed.record import PARTS
 from benchmarks.speed.session import QUICK, Session, fresh
@@ -414,6 +415,21 @@ def test_noise_speaks_for_its_own_run_alone():
     text = page.expand(page.PAGE.read_text(), found)
     assert "(frame stage, scaling with frames)" in text
     assert "Noisy." in text
+
+
+def test_a_part_is_measured_again_beside_the_others(monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    monkeypatch.setattr(contenders, "native_is_built", lambda: True)  # as in the made-up record
+    session, part = Session(sizes=QUICK, say=lambda line: None), "scaling.anchors"
+    found = speed_record.measure(session, [part], record(runs=[run(commit="old")]))
+    assert [p["at"] for p in found["scaling"]["anchors"]["points"]] == [16, 126]
+    assert found["scaling"]["frames"] == record()["scaling"]["frames"]
+    earlier, now = found["runs"]
+    assert [each for each in PARTS if each not in earlier["parts"]] == now["parts"] == [part]
+    assert earlier["commit"] == "old" != now["commit"]
+    assert speed_record.misfits(session, found) == []
+    assert speed_record.misfits(session, {**found, "versions": {"torch": "1"}}) == ["versions"]
+    assert speed_record.misfits(Session(), found) == ["sizes"]
 
 
 def test_a_peer_that_is_not_ranked_or_not_there_is_no_goal_reached():

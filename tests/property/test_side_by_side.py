@@ -22,6 +22,13 @@ COUPLERS: tuple[Any, ...] = (
     {"name": "cosine", "temperature": 0.1},
 )
 
+MEAN = {
+    "kind": "frame",
+    "selector": "uniform-grid",
+    "coupler": "nearest",
+    "aggregator": "mean",
+}
+
 
 @contextmanager
 def the_long_way(name: str) -> Iterator[None]:
@@ -206,15 +213,9 @@ def test_gradients_pass_through_parts() -> None:
 
 @pytest.mark.parametrize("share", [0.4, 1.0], ids=["few sources", "many sources"])
 def test_frames_that_have_no_anchor_are_passed_by(share: float) -> None:
-    stage = {
-        "kind": "frame",
-        "selector": "uniform-grid",
-        "coupler": "nearest",
-        "aggregator": "mean",
-    }
     stages = {
-        "first": {**stage, "n_anchors": 3, "rest": "leave"},
-        "second": {**stage, "n_anchors": 2},
+        "first": {**MEAN, "n_anchors": 3, "rest": "leave"},
+        "second": {**MEAN, "n_anchors": 2},
     }
     config = {"budget": {"mode": "as-released"}, "stages": stages}
     tokens = video(3, 0, share)
@@ -238,15 +239,9 @@ def test_a_run_copies_the_features_once(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append(flow.tokens.features.data_ptr())
 
     monkeypatch.setattr(Flow, "write", spy)
-    stage = {
-        "kind": "frame",
-        "selector": "uniform-grid",
-        "coupler": "nearest",
-        "aggregator": "mean",
-    }
     stages = {
-        "first": {**stage, "n_anchors": 8},
-        "second": {**stage, "n_anchors": 4},
+        "first": {**MEAN, "n_anchors": 8},
+        "second": {**MEAN, "n_anchors": 4},
         "third": {"kind": "reference", "coupler": "nearest", "aggregator": "mean"},
     }
     tokens = video(3, 0, 1.0)
