@@ -338,7 +338,7 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_a_missing_file_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"cannot read pipeline file nowhere.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere.yaml cannot be read: No such file"):
         load_config("nowhere.yaml")
 
 
