@@ -7,9 +7,9 @@ for each thing it brings::
     def register_couplers(register):
         register("nearest", NearestCoupler, NearestConfig)
 
-Classes may be given by name: ``register("nearest", ".couplers:NearestCoupler", "NearestConfig")``.
-They are imported when they are first used, so that listing a plugin stays quick. Dots in front
-stand for the package of the plugin, as in imports; a name alone is one of the module before.
+Classes may be given by name, ``register("nearest", ".couplers:NearestCoupler", "NearestConfig")``,
+and are then imported when they are first used. Dots in front stand for the package of the plugin,
+as in imports; a name alone is one of the same module.
 """
 
 from collections.abc import Callable

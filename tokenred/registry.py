@@ -74,7 +74,7 @@ class Entry:
         try:
             return getattr(import_module(module), name)
         except Exception as error:  # a stranger's import may raise anything
-            why = f"{type(error).__name__}: {error}"
+            why = " ".join(f"{type(error).__name__}: {error}".split())
             raise PluginError(f"{self}: {target} cannot be imported ({why})") from error
 
 

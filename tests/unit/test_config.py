@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tokenred import ConfigError, PipelineConfig, StrategyConfig, load_pipeline, registry
-from tokenred.config import canonical_json, set_path, short_hash, strategy_config
+from tokenred.config import canonical_json, short_hash, strategy_config
+from tokenred.files import set_path
 from tokenred.pipeline import load_config, pipeline_schema
 
 FRAME = {"kind": "frame", "selector": "random"}

@@ -68,7 +68,7 @@ def _findings() -> Iterator[Finding]:
     for extra, modules in EXTRAS.items():
         yield _extra(extra, modules)
     yield _native()
-    yield from _plugins()
+    yield from plugin_findings()
     yield from lmms_findings()
     yield _tried("presets", _load_presets)
     yield _tried("embedded model", _load_model)
@@ -96,7 +96,8 @@ def _native() -> Finding:
     )
 
 
-def _plugins() -> Iterator[Finding]:
+def plugin_findings() -> Iterator[Finding]:
+    """Say of every plugin whether it loads and every class that it brings can be imported."""
     from tokenred.plugins import plugin_statuses
 
     for status in plugin_statuses():
@@ -104,7 +105,6 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _import_plugin(status: "PluginStatus") -> str:
-    """Import every class that a plugin brings, which loading it need not do."""
     from tokenred.registry import HARNESS_ROLES, registry
 
     if status.error:

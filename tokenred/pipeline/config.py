@@ -11,12 +11,11 @@ from tokenred.config import (
     FrozenModel,
     json_schemas,
     nested,
-    set_path,
     short_hash,
     validate,
 )
 from tokenred.errors import ConfigError, nearest
-from tokenred.files import read_pipeline
+from tokenred.files import read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.stages.cut import CutStageConfig
 from tokenred.pipeline.stages.frame import FrameStageConfig
