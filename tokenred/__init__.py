@@ -4,9 +4,8 @@ select anchors -> couple the other tokens to them -> aggregate -> (segment time,
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokenred.config import CostTermConfig, StrategyConfig
 from tokenred.errors import (
     BudgetError,
     CapabilityError,
@@ -16,26 +15,33 @@ from tokenred.errors import (
     TokenredError,
 )
 from tokenred.hookspecs import hookimpl
-from tokenred.interfaces import (
-    Aggregator,
-    AnchorSelector,
-    CostTerm,
-    Coupler,
-    KeepDecision,
-    KeepScore,
-    TemporalSegmenter,
-)
-from tokenred.pipeline import Pipeline, PipelineConfig, calibrate, load_pipeline
 from tokenred.registry import registry
-from tokenred.types import (
-    Coupling,
-    MergeWeights,
-    Realised,
-    ReducedTokens,
-    Segments,
-    TokenGroup,
-    VisualTokens,
-)
+
+if TYPE_CHECKING:  # what these modules import takes seconds, so it waits for the first use
+    from tokenred.config import CostTermConfig, StrategyConfig
+    from tokenred.interfaces import (
+        Aggregator,
+        AnchorSelector,
+        CostTerm,
+        Coupler,
+        KeepDecision,
+        KeepScore,
+        TemporalSegmenter,
+    )
+    from tokenred.models.attach import attach
+    from tokenred.models.loading import load_model
+    from tokenred.pipeline import Pipeline, PipelineConfig, load_pipeline
+    from tokenred.pipeline.calibrate import calibrate
+    from tokenred.types import (
+        Coupling,
+        MergeWeights,
+        Realised,
+        ReducedTokens,
+        Segments,
+        TokenGroup,
+        VisualTokens,
+    )
+    from tokenred.video import read_video
 
 __version__ = "0.1.0"
 
@@ -74,14 +80,25 @@ __all__ = [
 ]
 
 _LAZY = {
-    "attach": "tokenred.models.attach",
-    "load_model": "tokenred.models.loading",
-    "read_video": "tokenred.video",
+    "config": "CostTermConfig StrategyConfig",
+    "interfaces": "Aggregator AnchorSelector CostTerm Coupler KeepDecision KeepScore "
+    "TemporalSegmenter",
+    "models.attach": "attach",
+    "models.loading": "load_model",
+    "pipeline": "Pipeline PipelineConfig load_pipeline",
+    "pipeline.calibrate": "calibrate",
+    "types": "Coupling MergeWeights Realised ReducedTokens Segments TokenGroup VisualTokens",
+    "video": "read_video",
 }
+"""Module -> what is imported from it when it is first asked for."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs transformers or PyAV only when it is asked for."""
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    for module, names in _LAZY.items():
+        if name in names.split():
+            return getattr(import_module(f"tokenred.{module}"), name)
     raise AttributeError(f"module 'tokenred' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

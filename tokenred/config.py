@@ -190,34 +190,3 @@ def canonical_json(data: object) -> str:
 def short_hash(data: object) -> str:
     """Return the first 12 hex digits of the SHA-256 of the canonical JSON of ``data``."""
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:12]
-
-
-def set_path(data: Mapping[str, Any], path: str, value: object) -> dict[str, Any]:
-    """Return a copy of ``data`` with the dotted ``path`` set; a scalar on the way is an error."""
-    head, _, rest = path.partition(".")
-    if not head or path.endswith("."):
-        raise ConfigError(f"an empty part in the dotted path '{path}'")
-    try:
-        return {**data, head: _set_inside(data.get(head, {}), rest, value)}
-    except ConfigError as error:
-        raise error.below([head]) from None
-
-
-def _set_inside(node: object, path: str, value: object) -> object:
-    if not path:
-        return value
-    if isinstance(node, str):  # a strategy written in its short form
-        node = {"name": node}
-    if isinstance(node, Mapping):
-        return set_path(node, path, value)
-    if not isinstance(node, list):
-        raise ConfigError(f"cannot set '{path}' inside {node!r}")
-    index, _, rest = path.partition(".")
-    if not index.isdigit() or int(index) >= len(node):
-        raise ConfigError(f"a list of {len(node)} has no item '{index}'")
-    copy = list(node)
-    try:
-        copy[int(index)] = _set_inside(copy[int(index)], rest, value)
-    except ConfigError as error:
-        raise error.below([index]) from None
-    return copy

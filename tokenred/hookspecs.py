@@ -6,6 +6,10 @@ for each thing it brings::
     @hookimpl
     def register_couplers(register):
         register("nearest", NearestCoupler, NearestConfig)
+
+Classes may be given by name, ``register("nearest", ".couplers:NearestCoupler", "NearestConfig")``,
+and are then imported when they are first used. Dots in front stand for the package of the plugin,
+as in imports; a name alone is one of the same module.
 """
 
 from collections.abc import Callable

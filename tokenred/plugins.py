@@ -1,11 +1,13 @@
 """Finds plugins and lets them register. Built-ins come through the same door as strangers."""
 
-import importlib
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import resolve_name
 from typing import Any
 
 import pluggy
@@ -14,7 +16,7 @@ from tokenred import hookspecs
 from tokenred.errors import PluginError, TokenredError
 from tokenred.registry import HARNESS_ROLES, ROLES, Entry, Registry
 
-BUILTIN = ("tokenred.strategies", "tokenred.models.families", "tokenred.evaluation.builtin")
+BUILTIN = ("tokenred.strategies", "tokenred.families", "tokenred.evaluation.builtin")
 ENTRY_POINT_GROUP = "tokenred"
 SWITCH = "TOKENRED_LOAD_PLUGINS"
 """Set this environment variable to ``0`` and no third-party plugin is loaded."""
@@ -40,7 +42,7 @@ def load_registry(third_party: bool | None = None) -> tuple[Registry, list[Plugi
         third_party = os.environ.get(SWITCH, "1") != "0"
     registry = Registry()
     for module in BUILTIN:
-        register_plugin(registry, importlib.import_module(module), "tokenred")
+        register_plugin(registry, import_module(module), "tokenred")
     statuses = []
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP)) if third_party else []:
         dist = point.dist
@@ -57,9 +59,14 @@ def load_registry(third_party: bool | None = None) -> tuple[Registry, list[Plugi
 
 
 @cache
+def loaded() -> tuple[Registry, list[PluginStatus]]:
+    """Return what :func:`load_registry` gives in this process."""
+    return load_registry()
+
+
 def plugin_statuses() -> list[PluginStatus]:
     """Return what happened to every third-party plugin."""
-    return load_registry()[1]
+    return loaded()[1]
 
 
 def register_plugin(registry: Registry, plugin: object, owner: str) -> None:
@@ -78,11 +85,12 @@ def register_plugin(registry: Registry, plugin: object, owner: str) -> None:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(f"plugin {owner}: {_one_line(error)}") from None
+    package = _package_of(plugin)
     before = dict(registry._entries), dict(registry._presets), dict(registry._adapters)
     try:
         for role, hook in {**ROLES, **HARNESS_ROLES}.items():
-            _call(manager, hook, _adder(registry, role, owner))
-        _call(manager, "register_model_adapters", partial(registry.add_adapter, owner=owner))
+            _call(manager, hook, _adder(registry, role, owner, package))
+        _call(manager, "register_model_adapters", _adapter_adder(registry, owner, package))
         _call(manager, "register_presets", partial(registry.add_preset, owner=owner))
     except Exception:
         registry._entries, registry._presets, registry._adapters = before
@@ -94,15 +102,33 @@ def _call(manager: pluggy.PluginManager, hook: str, register: Callable[..., None
         implementation.function(register=register)
 
 
-def _adder(registry: Registry, role: str, owner: str) -> Callable[[str, Any, Any], None]:
+def _adder(
+    registry: Registry, role: str, owner: str, package: str
+) -> Callable[[str, Any, Any], None]:
     def register(name: str, factory: Any, config_class: Any) -> None:
-        from tokenred.config import StrategyConfig  # configs look names up in the registry
-
-        if not (isinstance(config_class, type) and issubclass(config_class, StrategyConfig)):
-            raise PluginError(f"the config of {role} '{name}' of {owner} is no StrategyConfig")
-        registry.add(Entry(role, name, factory, config_class, owner))
+        strategy, config = _absolute(factory, package), _absolute(config_class, package)
+        if isinstance(strategy, str) and isinstance(config, str) and ":" not in config:
+            config = f"{strategy.partition(':')[0]}:{config}"
+        registry.add(Entry(role, name, strategy, config, owner))
 
     return register
+
+
+def _adapter_adder(registry: Registry, owner: str, package: str) -> Callable[[str, str], None]:
+    def register(model_class: str, target: str) -> None:
+        registry.add_adapter(model_class, _absolute(target, package), owner)
+
+    return register
+
+
+def _package_of(plugin: object) -> str:
+    module = inspect.getmodule(plugin)
+    return (module.__spec__.parent or "") if module and module.__spec__ else ""
+
+
+def _absolute(target: Any, package: str) -> Any:
+    """Return a class as it is, and the name of one with the dots before it filled in."""
+    return resolve_name(target, package) if isinstance(target, str) else target
 
 
 def _one_line(error: Exception) -> str:

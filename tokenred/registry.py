@@ -5,7 +5,8 @@ It remembers who owns each name, refuses collisions and suggests near names.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,45 @@ HARNESS_ROLES = {"task": "register_tasks", "scorer": "register_scorers"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered strategy: its role and name, how to build it, and whose it is."""
+    """One registered strategy: its role and name, how to build it, and whose it is.
+
+    ``strategy`` and ``config`` are classes, or ``"module:Class"`` for what is imported when
+    ``factory`` or ``config_class`` is first asked for.
+    """
 
     role: str
     name: str
-    factory: Any
-    config_class: Any
+    strategy: Any
+    config: Any
     owner: str
+
+    def __str__(self) -> str:
+        return f"{self.role} '{self.name}' of {self.owner}"
+
+    @cached_property
+    def factory(self) -> Any:
+        """The strategy's class."""
+        return self._imported(self.strategy)
+
+    @cached_property
+    def config_class(self) -> Any:
+        """The class of its settings."""
+        from tokenred.config import StrategyConfig  # configs look names up in the registry
+
+        found = self._imported(self.config)
+        if not (isinstance(found, type) and issubclass(found, StrategyConfig)):
+            raise PluginError(f"the config of {self} is no StrategyConfig: {self.config}")
+        return found
+
+    def _imported(self, target: Any) -> Any:
+        if not isinstance(target, str):
+            return target
+        module, name = target.split(":")
+        try:
+            return getattr(import_module(module), name)
+        except Exception as error:  # a stranger's import may raise anything
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise PluginError(f"{self}: {target} cannot be imported ({why})") from error
 
 
 @dataclass
@@ -57,13 +90,15 @@ class Registry:
         """Add a strategy; a name that is taken in its role is a PluginError."""
         taken = self._entries.get((entry.role, entry.name))
         if taken is not None:
-            raise PluginError(
-                f"{entry.role} '{entry.name}' of {entry.owner} is already taken by {taken.owner}"
-            )
+            raise PluginError(f"{entry} is already taken by {taken.owner}")
         if not entry.name or entry.name != entry.name.strip().lower() or " " in entry.name:
             raise PluginError(
                 f"{entry.role} name '{entry.name}' of {entry.owner} is not lower kebab case"
             )
+        for target in (entry.strategy, entry.config):
+            _check_target(target, entry.owner)
+        if not isinstance(entry.config, str):
+            _ = entry.config_class  # a fault that shows without an import shows now
         self._entries[entry.role, entry.name] = entry
 
     def add_preset(self, name: str, path: Path, owner: str) -> None:
@@ -78,8 +113,7 @@ class Registry:
         if model_class in self._adapters:
             taken = self._adapters[model_class][1]
             raise PluginError(f"the adapter of {model_class} is already that of {taken}")
-        if target.count(":") != 1:
-            raise PluginError(f"an adapter is given as 'module:Class', {owner} gives '{target}'")
+        _check_target(target, owner)
         self._adapters[model_class] = (target, owner)
 
     def adapters(self) -> dict[str, tuple[str, str]]:
@@ -116,9 +150,13 @@ class Registry:
         return self._presets[name][0]
 
 
-@cache
 def registry() -> Registry:
     """Return the registry of this process, filled from the built-ins and installed plugins."""
-    from tokenred.plugins import load_registry  # the manager needs the class above
+    from tokenred.plugins import loaded  # the manager needs the class above
 
-    return load_registry()[0]
+    return loaded()[0]
+
+
+def _check_target(target: Any, owner: str) -> None:
+    if isinstance(target, str) and target.count(":") != 1:
+        raise PluginError(f"a class is given as 'module:Class', {owner} gives '{target}'")

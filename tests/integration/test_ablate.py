@@ -536,7 +536,7 @@ class TestCommand:
                 2,
                 "unknown key 'modee'; did you mean 'mode'",
             ),
-            (["absent.yaml"], 2, "absent.yaml: the file cannot be read"),
+            (["absent.yaml"], 2, "absent.yaml cannot be read"),
             (["vanilla", "--task", "embeded"], 2, "--task: no task or file 'embeded'; tasks: "),
             (["vanilla", "--executor", "slurm"], 2, "--executor: unknown executor 'slurm'; local"),
             (["vanilla", "--model", "no/where", "--offline"], 1, "no/where"),

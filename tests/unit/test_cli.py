@@ -1,3 +1,4 @@
+import inspect
 import json
 import subprocess
 import sys
@@ -8,8 +9,8 @@ import yaml
 from tokenred.cli import app, main
 from tokenred.cli._common import columns, parse_overrides
 from tokenred.errors import ConfigError
-from tokenred.pipeline import load_pipeline
-from tokenred.registry import registry
+from tokenred.pipeline import load_config, load_pipeline
+from tokenred.registry import HARNESS_ROLES, ROLES, registry
 
 
 @pytest.fixture
@@ -43,6 +44,17 @@ def test_list_json_is_the_registry(tokenred):
     }
     assert set(registry().presets()) == {row["name"] for row in rows if row["kind"] == "preset"}
     assert all(row["owner"].startswith("tokenred") and row["summary"] for row in rows)
+
+
+def test_list_says_what_the_docstrings_and_the_presets_say(tokenred):
+    _, out, _ = tokenred("list", "--json")
+    shown = {(row["kind"], row["name"]): row["summary"] for row in json.loads(out)}
+    for role in (*ROLES, *HARNESS_ROLES):
+        for entry in registry().entries(role):
+            paragraph = inspect.getdoc(entry.factory).split("\n\n")[0]
+            assert shown[role, entry.name] == " ".join(paragraph.split())
+    for name in registry().presets():
+        assert shown["preset", name] == load_config(name).about.summary
 
 
 def test_list_one_kind_names_owners(tokenred):

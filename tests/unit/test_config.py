@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tokenred import ConfigError, PipelineConfig, StrategyConfig, load_pipeline, registry
-from tokenred.config import canonical_json, set_path, short_hash, strategy_config
+from tokenred.config import canonical_json, short_hash, strategy_config
+from tokenred.files import set_path
 from tokenred.pipeline import load_config, pipeline_schema
 
 FRAME = {"kind": "frame", "selector": "random"}
@@ -338,7 +339,7 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_a_missing_file_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"cannot read pipeline file nowhere.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere.yaml cannot be read: No such file"):
         load_config("nowhere.yaml")
 
 

@@ -1,13 +1,21 @@
-"""``import tokenred`` stays light: what only some people need is imported when it is needed."""
+"""What is quick stays quick: nothing is imported before it is needed."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer
 
-HEAVY = [
+from tokenred.cli import app
+
+HEAVY = {
+    "torch",
     "transformers",
+    "numpy",
+    "jaxtyping",
     "ot",
     "sklearn",
     "scipy",
@@ -16,24 +24,70 @@ HEAVY = [
     "PIL",
     "pandas",
     "hypothesis",
-]
-REPORT = "import {module}, json, sys; print(json.dumps(sorted(sys.modules)))"
+    "ray",
+    "rich",
+}
+CALL = """
+import contextlib, io, json, sys
+from tokenred.cli import main
+for words in json.loads(sys.argv[1]):
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            main(words)
+    except SystemExit as stop:
+        assert not stop.code and out.getvalue(), words
+print(json.dumps(sorted(sys.modules)))
+"""
+REGISTER = """
+import json, sys
+from tokenred import registry
+assert {"tokenred", *sys.argv[1:]} <= {entry.owner for entry in registry().entries()}
+print(json.dumps(sorted(sys.modules)))
+"""
 
 
-@pytest.mark.parametrize("module", ["tokenred", "tokenred.cli", "tokenred.pipeline"])
-def test_importing_pulls_in_nothing_heavy(module):
-    code = REPORT.format(module=module)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
-    assert "torch" in loaded
-    assert not loaded & set(HEAVY)
-
-
-def test_import_of_the_package_itself_is_quick():
-    # torch takes seconds and is not ours; what comes after it is.
-    code = (
-        "import torch, jaxtyping, pydantic, pluggy, yaml, time; start = time.process_time(); "
-        "import tokenred; print(time.process_time() - start)"
+def loaded(code: str, *arguments: str) -> set[str]:
+    """Return the packages that a new process has imported in the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 2.0
+    return {name.partition(".")[0] for name in json.loads(done.stdout)}
+
+
+def verbs(command: Any, *path: str) -> Iterator[list[str]]:
+    yield [*path, "--help"]
+    for name, child in getattr(command, "commands", {}).items():
+        yield from verbs(child, *path, name)
+
+
+def test_the_package_alone_is_light() -> None:
+    found = loaded("import tokenred, json, sys; print(json.dumps(sorted(sys.modules)))")
+    assert not found & {*HEAVY, "pydantic", "yaml", "typer"}
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    calls = [["--version"], *verbs(typer.main.get_command(app))]
+    assert len(calls) > 15
+    assert not loaded(CALL, json.dumps(calls)) & {*HEAVY, "yaml"}
+
+
+@pytest.mark.parametrize("verb", ["list", "plugins"])
+def test_what_is_registered_is_shown_without_importing_it(verb: str) -> None:
+    assert not loaded(CALL, json.dumps([[verb]])) & HEAVY
+
+
+def test_plugins_of_this_repository_register_by_name() -> None:
+    owners = ["tokenred-dycoke", "tokenred-visionzip", "tokenred-tome"]
+    assert not loaded(REGISTER, *owners) & {*HEAVY, "pydantic"}
+
+
+def test_a_pipeline_imports_its_own_strategies_and_no_model_library() -> None:
+    code = (
+        "import json, sys, tokenred; tokenred.load_pipeline('random'); "
+        "print(json.dumps([name.replace('.', '/') for name in sys.modules]))"
+    )
+    found = loaded(code)
+    assert {"torch", "tokenred/strategies/selectors/random"} <= found
+    assert not found & (HEAVY - {"torch", "numpy", "jaxtyping"})
+    assert "tokenred/strategies/couplers/sinkhorn" not in found

@@ -276,8 +276,8 @@ class TestMistakes:
             ("empty.jsonl", b"\n \n", 1, "{path} holds no question"),
             ("binary.jsonl", b"\xff\xfe\x00", 1, "{path} cannot be read: it is not UTF-8 text"),
             ("absent.yaml", None, 2, "--task: {path} cannot be read: No such file or directory"),
-            ("task.yaml", b"name: [", 2, "{path} is not valid YAML: "),
-            ("task.yaml", b"- 1", 2, "a task is a name or a mapping with a 'name'"),
+            ("task.yaml", b"name: [", 2, "--task: {path} is not valid YAML: "),
+            ("task.yaml", b"- 1", 2, "{path} does not hold a mapping"),
             ("task.yaml", b"name: locl", 2, "name: unknown task 'locl'; did you mean 'local'?"),
             ("task.yaml", b"name: local", 2, "path: this key is required"),
             (

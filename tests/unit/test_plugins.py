@@ -1,6 +1,9 @@
 """Plugins: same door for everybody, and nobody takes the others down."""
 
-from collections.abc import Callable
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tokenred import PluginError, StrategyConfig, hookimpl, plugins
-from tokenred.plugins import SWITCH, load_registry, register_plugin
+from tokenred import PluginError, StrategyConfig, files, hookimpl, plugins
+from tokenred.cli import doctor, main
+from tokenred.plugins import SWITCH, PluginStatus, load_registry, register_plugin
 from tokenred.registry import Registry
 
 Register = Callable[..., None]
@@ -74,6 +78,12 @@ class NoConfig:
         register("mine", MyCoupler, dict)
 
 
+class Shapeless:
+    @hookimpl
+    def register_couplers(self, register: Register) -> None:
+        register("mine", "their_package.parts.Coupler", "their_package.parts.Config")
+
+
 class Raising:
     @hookimpl
     def register_couplers(self, register: Register) -> None:
@@ -104,7 +114,8 @@ def test_a_plugin_brings_strategies_and_presets_under_its_own_name() -> None:
         (CollidingPreset(), "preset 'aot-paper' of them is already taken by tokenred"),
         (Mistyped(), "unknown hook 'register_coupler'"),
         (WrongArguments(), r"plugin them: .*Argument\(s\) {'registry'} are declared"),
-        (NoConfig(), "the config of coupler 'mine' of them is no StrategyConfig"),
+        (NoConfig(), "the config of coupler 'mine' of them is no StrategyConfig: .*dict"),
+        (Shapeless(), "given as 'module:Class', them gives 'their_package.parts.Coupler'"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -268,3 +279,127 @@ def test_a_faulty_adapter_leaves_nothing_behind(plugin: object, sentence: str) -
     with pytest.raises(PluginError, match=sentence):
         register_plugin(found, plugin, "their-package")
     assert found.adapters() == before
+
+
+BY_NAME = """
+from tokenred import hookimpl
+
+@hookimpl
+def register_couplers(register):
+    register("near", ".parts.couplers:Near", "NearConfig")
+    register("far", ".parts.couplers:Far", "by_name.parts.couplers:NearConfig")
+    register("absent", ".nowhere:Near", ".parts.couplers:NearConfig")
+    register("misspelt", ".parts.couplers:Nar", "NearConfig")
+    register("raising", ".raising:Near", ".parts.couplers:NearConfig")
+    register("unfit", ".parts.couplers:Near", "Far")
+
+@hookimpl
+def register_model_adapters(register):
+    register("TheirModel", ".adapter:TheirAdapter")
+"""
+COUPLERS = """
+from tokenred import StrategyConfig
+
+class NearConfig(StrategyConfig):
+    size: int = 1
+
+class Near:
+    "Near."
+
+class Far:
+    "Far."
+"""
+
+
+@pytest.fixture
+def by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """A plugin that is a package and names its classes, some of them in vain."""
+    parts = tmp_path / "by_name" / "parts"
+    parts.mkdir(parents=True)
+    (parts.parent / "__init__.py").write_text(BY_NAME)
+    (parts.parent / "raising.py").write_text("raise RuntimeError('boom\\nbang')")
+    (parts / "__init__.py").touch()
+    (parts / "couplers.py").write_text(COUPLERS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = builtins()
+    register_plugin(found, import_module("by_name"), "them")
+    yield found
+    for name in [name for name in sys.modules if name.partition(".")[0] == "by_name"]:
+        del sys.modules[name]
+
+
+def test_a_class_given_by_name_is_imported_when_it_is_asked_for(by_name: Registry) -> None:
+    near, far = (by_name.get("coupler", name) for name in ("near", "far"))
+    assert near.strategy == "by_name.parts.couplers:Near"
+    assert near.config == far.config == "by_name.parts.couplers:NearConfig"
+    assert "by_name.parts.couplers" not in sys.modules
+    assert (near.factory.__name__, far.factory.__name__) == ("Near", "Far")
+    assert near.config_class is far.config_class
+    assert near.config_class().size == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "sentence"),
+    [
+        ("absent", "factory", "by_name.nowhere:Near cannot be imported .*No module named"),
+        ("misspelt", "factory", "by_name.parts.couplers:Nar cannot be imported .*'Nar'"),
+        ("raising", "factory", "by_name.raising:Near cannot be imported .RuntimeError: boom bang"),
+        ("unfit", "config_class", "is no StrategyConfig: by_name.parts.couplers:Far"),
+    ],
+)
+def test_a_name_without_its_class_is_one_sentence_when_asked_for(
+    by_name: Registry, name: str, asked: str, sentence: str
+) -> None:
+    entry = by_name.get("coupler", name)
+    for _ in range(2):
+        with pytest.raises(PluginError, match=f"coupler '{name}' of them.* {sentence}") as caught:
+            getattr(entry, asked)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_name_of_an_adapter_may_be_relative_too(by_name: Registry) -> None:
+    assert by_name.adapters()["TheirModel"] == ("by_name.adapter:TheirAdapter", "them")
+
+
+def test_broken_names_hide_nothing_from_the_list(
+    by_name: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("about: [")
+    by_name.add_preset("broken", broken, "them")
+    monkeypatch.setattr(plugins, "loaded", lambda: (by_name, []))
+    monkeypatch.setattr(files, "shipped_files", lambda _: {"broken": broken, "absent": tmp_path})
+    with pytest.raises(SystemExit) as stop:
+        main(["list", "--json"])
+    assert not stop.value.code
+    rows = json.loads(capsys.readouterr().out)
+    theirs = {
+        (row["kind"], row["name"]): row["summary"]
+        for row in rows
+        if row["owner"] == "them" or row["kind"] == "ablation"
+    }
+    assert theirs["coupler", "near"] == "Near."
+    assert theirs["coupler", "far"] == "Far."
+    for key in [
+        ("coupler", "absent"),
+        ("coupler", "misspelt"),
+        ("coupler", "raising"),
+        ("preset", "broken"),
+        ("ablation", "broken"),
+        ("ablation", "absent"),
+    ]:
+        assert theirs[key].startswith("cannot be loaded: ")
+    assert {"sinkhorn", "vanilla", "token-f1"} <= {row["name"] for row in rows}
+
+
+def test_the_doctor_imports_what_a_plugin_names(
+    by_name: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statuses = [PluginStatus(name, name, "1") for name in ("them", "tokenred")]
+    monkeypatch.setattr(plugins, "loaded", lambda: (by_name, statuses))
+    theirs, ours = doctor.plugin_findings()
+    assert (theirs.state, ours.state) == ("failed", "ok")
+    assert "coupler 'absent' of them" in theirs.detail

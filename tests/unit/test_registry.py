@@ -16,6 +16,13 @@ def entry(role: str = "coupler", name: str = "mine", owner: str = "me") -> Entry
     return Entry(role, name, object, Settings, owner)
 
 
+def test_every_class_that_is_registered_can_be_imported() -> None:
+    for role in (*ROLES, *HARNESS_ROLES):
+        for found in registry().entries(role):
+            assert isinstance(found.factory, type)
+            assert issubclass(found.config_class, StrategyConfig)
+
+
 def test_builtins_of_every_role_are_there_and_owned() -> None:
     for role in ROLES:
         entries = registry().entries(role)

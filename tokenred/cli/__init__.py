@@ -29,7 +29,6 @@ from tokenred.cli import (
 )
 from tokenred.cli._common import say
 from tokenred.errors import TokenredError
-from tokenred.plugins import SWITCH
 
 app = typer.Typer(
     name="tokenred",
@@ -81,6 +80,8 @@ def _options(
     global _debug
     _debug = debug
     if no_plugins:
+        from tokenred.plugins import SWITCH
+
         os.environ[SWITCH] = "0"  # noqa: TID251 - the switch that plugins.py reads
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from tokenred.errors import ConfigError
 
@@ -59,6 +58,8 @@ def parse_overrides(pairs: Iterable[str] | None) -> dict[str, Any]:
     ConfigError
         If a pair has no ``=``, no path, or a value that is not YAML.
     """
+    import yaml
+
     overrides = {}
     for pair in pairs or ():
         path, equals, value = pair.partition("=")

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-import yaml
 
 from tokenred.cli._common import Json, Overrides, emit, parse_overrides
 
@@ -18,6 +17,8 @@ Name = Annotated[
 @app.command()
 def show(pipeline: Name, set_: Overrides = None, json: Json = False) -> None:
     """Print a pipeline with every default filled in; the output is a pipeline file again."""
+    import yaml
+
     from tokenred.pipeline.config import load_config
 
     data = load_config(pipeline, parse_overrides(set_)).to_dict()

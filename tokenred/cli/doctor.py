@@ -4,11 +4,16 @@ import importlib
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from tokenred.cli._common import Json, columns, emit, say
+from tokenred.errors import PluginError
+
+if TYPE_CHECKING:
+    from tokenred.plugins import PluginStatus
 
 EXTRAS = {
     "hf": ("transformers", "safetensors", "tokenizers"),
@@ -63,7 +68,7 @@ def _findings() -> Iterator[Finding]:
     for extra, modules in EXTRAS.items():
         yield _extra(extra, modules)
     yield _native()
-    yield from _plugins()
+    yield from plugin_findings()
     yield from lmms_findings()
     yield _tried("presets", _load_presets)
     yield _tried("embedded model", _load_model)
@@ -91,12 +96,24 @@ def _native() -> Finding:
     )
 
 
-def _plugins() -> Iterator[Finding]:
+def plugin_findings() -> Iterator[Finding]:
+    """Say of every plugin whether it loads and every class that it brings can be imported."""
     from tokenred.plugins import plugin_statuses
 
     for status in plugin_statuses():
-        detail = status.error or f"{status.distribution} {status.version}"
-        yield Finding(f"plugin {status.name}", "failed" if status.error else "ok", detail)
+        yield _tried(f"plugin {status.name}", partial(_import_plugin, status))
+
+
+def _import_plugin(status: "PluginStatus") -> str:
+    from tokenred.registry import HARNESS_ROLES, registry
+
+    if status.error:
+        raise PluginError(status.error)
+    for role in (None, *HARNESS_ROLES):
+        for entry in registry().entries(role):
+            if entry.owner == status.distribution:
+                _ = entry.factory, entry.config_class
+    return f"{status.distribution} {status.version}"
 
 
 def lmms_findings() -> Iterator[Finding]:

@@ -17,7 +17,6 @@ from tokenred.accounting import (
 )
 from tokenred.cli._common import Json, columns, emit
 from tokenred.errors import ConfigError
-from tokenred.pipeline.budget import frame_quota
 
 UNITS = {"T": 1e12, "G": 1e9, "M": 1e6}
 """Unit of the printed figures -> FLOPs. The unit is the largest that vanilla prefill reaches."""
@@ -96,6 +95,8 @@ def flops(
 
 
 def _quota(tokens_per_frame: int, retention_ratio: float) -> int:
+    from tokenred.pipeline.budget import frame_quota
+
     if not 0 < retention_ratio <= 1:
         raise ConfigError(f"a share lies in (0, 1], got {retention_ratio}", ["retention_ratio"])
     return frame_quota(tokens_per_frame, retention_ratio)

@@ -1,6 +1,11 @@
 """``tokenred list``: what is registered, whose it is, and what it does in one line."""
 
+import ast
 import inspect
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,24 +40,18 @@ def list_(
         print(columns([[row["kind"], row["name"], row["owner"], row["summary"]] for row in rows]))
 
 
-def summary_of(entry: Entry) -> str:
-    """Return the first paragraph of a strategy's docstring, on one line."""
-    text = inspect.getdoc(entry.factory) or ""
-    return " ".join(text.split("\n\n")[0].split())
-
-
 def _rows(kind: str) -> list[dict[str, str]]:
     if kind == "preset":
         return [
-            _row(kind, name, owner, _about(name))
+            _row(kind, name, owner, _told(_about, name))
             for name, (_, owner) in registry().presets().items()
         ]
     if kind == "ablation":
-        from tokenred.evaluation.ablation import ablation_files, load_ablation
+        from tokenred.files import shipped_files
 
         return [
-            _row(kind, name, "tokenred", load_ablation(name).config.question)
-            for name in ablation_files()
+            _row(kind, name, "tokenred", _told(_question, path))
+            for name, path in shipped_files("ablations").items()
         ]
     if kind == "model":
         return [
@@ -60,7 +59,8 @@ def _rows(kind: str) -> list[dict[str, str]]:
             for name, (target, owner) in registry().adapters().items()
         ]
     return [
-        _row(kind, entry.name, entry.owner, summary_of(entry)) for entry in registry().entries(kind)
+        _row(kind, entry.name, entry.owner, _told(summary_of, entry))
+        for entry in registry().entries(kind)
     ]
 
 
@@ -68,14 +68,48 @@ def _row(kind: str, name: str, owner: str, summary: str) -> dict[str, str]:
     return {"kind": kind, "name": name, "owner": owner, "summary": summary}
 
 
-def _about(preset: str) -> str:
-    from tokenred.pipeline.config import load_config
-
+def _told(read: Callable[[Any], str], source: Any) -> str:
     try:
-        about: Any = load_config(preset).about
+        return read(source)
     except TokenredError as error:  # one broken file must not hide the others
         return f"cannot be loaded: {error}"
-    return about.summary
+
+
+def _about(preset: str) -> str:
+    from tokenred.files import read_pipeline
+
+    about = read_pipeline(preset).get("about")
+    return str(about.get("summary", "")) if isinstance(about, dict) else ""
+
+
+def _question(ablation: Path) -> str:
+    from tokenred.files import read_yaml
+
+    return str(read_yaml(ablation).get("question", ""))
+
+
+def summary_of(entry: Entry) -> str:
+    """Return the first paragraph of a strategy's docstring, on one line."""
+    text = _written(entry.strategy) or inspect.getdoc(entry.factory) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def _written(strategy: Any) -> str | None:
+    """Return the docstring of a class given by name, from the source of its module."""
+    if not isinstance(strategy, str):
+        return None
+    module, name = strategy.split(":")
+    return _docstrings(module).get(name)
+
+
+@cache
+def _docstrings(module: str) -> dict[str, str | None]:
+    try:
+        spec = find_spec(module)
+        body = ast.parse(Path(spec.origin).read_bytes()).body if spec and spec.origin else []
+    except Exception:  # whatever it is, the import that follows will say
+        return {}
+    return {node.name: ast.get_docstring(node) for node in body if isinstance(node, ast.ClassDef)}
 
 
 def _warn_of_broken_plugins() -> None:

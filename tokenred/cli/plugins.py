@@ -3,12 +3,13 @@
 from dataclasses import asdict
 
 from tokenred.cli._common import Json, columns, emit, say
-from tokenred.plugins import plugin_statuses
 from tokenred.registry import registry
 
 
 def plugins(json: Json = False) -> None:
     """Show the status of every third-party plugin; a broken one never stops the others."""
+    from tokenred.plugins import plugin_statuses
+
     rows = [
         {**asdict(status), "brings": _brings(status.distribution)} for status in plugin_statuses()
     ]

@@ -136,7 +136,7 @@ def viz(
             "animation.gif": animation(views, title=title),
         },
     )
-    report = {
+    report: dict[str, Any] = {
         "video": video,
         "model": "embedded" if model is None else loaded.name,
         "frame_indices": list(picture.frame_indices),

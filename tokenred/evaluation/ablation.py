@@ -7,18 +7,16 @@ every table.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, field_validator
 
 from tokenred.config import FrozenModel, build, nested, short_hash, strategy_config, validate
 from tokenred.errors import ConfigError, nearest
+from tokenred.files import SUFFIXES, read_pipeline, read_yaml, shipped_files
 from tokenred.pipeline import PipelineConfig, load_config
-from tokenred.pipeline.config import read_pipeline
 from tokenred.registry import registry
 
 ALWAYS = ("vanilla", "random", "downsample")
@@ -253,8 +251,7 @@ class Ablation:
 
 def ablation_files() -> dict[str, Path]:
     """Return name -> file of the ablations that ship with the package."""
-    folder = Path(str(files("tokenred"))) / "ablations"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return shipped_files("ablations")
 
 
 def load_ablation(
@@ -272,7 +269,7 @@ def load_ablation(
     if isinstance(source, Mapping):
         return Ablation(validate(AblationConfig, source), overrides)
     path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in SUFFIXES:
         shipped = ablation_files()
         if str(source) in registry().presets():
             return Ablation(_of_preset(str(source)), overrides)
@@ -280,8 +277,9 @@ def load_ablation(
             known = [*shipped, *registry().presets()]
             raise ConfigError(f"no ablation or pipeline '{source}'{nearest(str(source), known)}")
         path = shipped[str(source)]
+    data = {"name": path.stem, **read_yaml(path)}
     try:
-        return Ablation(validate(AblationConfig, {"name": path.stem, **_read(path)}), overrides)
+        return Ablation(validate(AblationConfig, data), overrides)
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
 
@@ -296,19 +294,6 @@ def _of_preset(name: str) -> AblationConfig:
         retention=(config.budget.retention_ratio if config.budget.retention_ratio < 1 else 0.10,),
         rows={name: RowSpec()},
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"the file cannot be read: {reason}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(data, dict):
-        raise ConfigError("the file does not hold a mapping")
-    return data
 
 
 def _grid(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -200,7 +200,7 @@ class VideoLlm:
         if self._remember is None:
             clip = compute(needs)
         else:
-            depends_on = [self.revision, device.type, sample.frame_times]
+            depends_on: list[str | Tensor] = [self.revision, device.type, sample.frame_times]
             for name in sorted(seen):
                 depends_on += [name, seen[name]]
             clip = self._remember(depends_on, needs, compute, device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from tokenred.config import StrategyConfig, build, short_hash, strategy_config
 from tokenred.errors import ConfigError, InputError
+from tokenred.files import SUFFIXES, read_yaml
+from tokenred.registry import registry
 
 Answering = Literal["likelihood", "generation"]
 """How an option is chosen: the likeliest one, or the one that the model writes."""
@@ -140,14 +143,10 @@ def load_task(source: str | Mapping[str, Any] | StrategyConfig) -> Task:
     InputError
         If its data cannot be read.
     """
-    from pathlib import Path
-
-    from tokenred.registry import registry
-
     if not isinstance(source, str) or source in registry().names("task"):
         config = strategy_config("task", source)
-    elif Path(source).suffix in (".yaml", ".yml"):
-        config = strategy_config("task", _read_yaml(Path(source)))
+    elif Path(source).suffix in SUFFIXES:
+        config = strategy_config("task", _read_task(Path(source)))
     elif Path(source).exists():
         config = strategy_config("task", {"name": "local", "path": str(Path(source).absolute())})
     else:
@@ -173,17 +172,12 @@ def fingerprint_of(*parts: object) -> str:
     return short_hash(list(parts))
 
 
-def _read_yaml(path: Any) -> Any:
-    import yaml
-
+def _read_task(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{path} cannot be read: {reason}", ["--task"]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        data = read_yaml(path)
+    except ConfigError as error:
+        raise error.below(["--task"]) from None
     for key in ("path", "videos"):  # relative to the file that names them
-        if isinstance(data, dict) and isinstance(data.get(key), str) and data[key]:
+        if isinstance(data.get(key), str) and data[key]:
             data[key] = str(path.parent / data[key])
     return data

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from tokenred.config import (
@@ -12,11 +11,11 @@ from tokenred.config import (
     FrozenModel,
     json_schemas,
     nested,
-    set_path,
     short_hash,
     validate,
 )
 from tokenred.errors import ConfigError, nearest
+from tokenred.files import read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.stages.cut import CutStageConfig
 from tokenred.pipeline.stages.frame import FrameStageConfig
@@ -26,7 +25,6 @@ from tokenred.pipeline.stages.pool import PoolStageConfig
 from tokenred.pipeline.stages.reference import ReferenceStageConfig
 from tokenred.pipeline.stages.segment import SegmentStageConfig
 from tokenred.pipeline.stages.static import StaticStageConfig
-from tokenred.registry import registry
 
 STAGE_CONFIGS: dict[str, type[FrozenModel]] = {
     "frame": FrameStageConfig,
@@ -40,8 +38,6 @@ STAGE_CONFIGS: dict[str, type[FrozenModel]] = {
     "cache": CacheStageConfig,
 }
 INSIDE_LLM = (LlmStageConfig, CacheStageConfig)
-
-_SUFFIXES = (".yaml", ".yml")
 
 
 class About(FrozenModel):
@@ -207,46 +203,6 @@ def _cannot_decide(stage: FrozenModel) -> str:
         "an exact budget needs a last stage that counts: n_anchors: budget after pooling, or "
         "keep: count on the pool stage, or a segment stage with keep.decide: count"
     )
-
-
-def read_pipeline(
-    source: str | Path | Mapping[str, Any], _seen: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Return the data of a preset, a YAML file or a mapping, unvalidated.
-
-    A file with ``extends: OTHER`` starts from the other one, a preset or a file whose path is
-    relative to its own, and changes the dotted paths in ``set``.
-    """
-    data = dict(source) if isinstance(source, Mapping) else _read_file(source)
-    if "extends" not in data:
-        return data
-    base = str(data.pop("extends"))
-    if base.endswith(_SUFFIXES) and not isinstance(source, Mapping):
-        base = str((Path(source).parent / base).resolve())
-    if base in _seen:
-        raise ConfigError(f"'{base}' extends itself", ["extends"])
-    changes = data.pop("set", None) or {}
-    if not isinstance(changes, Mapping):
-        raise ConfigError(f"expected dotted paths and values, got {changes!r}", ["set"])
-    result = {**read_pipeline(base, (*_seen, base)), **data}
-    for path, value in changes.items():
-        result = set_path(result, path, value)
-    return result
-
-
-def _read_file(source: str | Path) -> dict[str, Any]:
-    path = Path(source)
-    if path.suffix not in _SUFFIXES:
-        path = registry().preset(str(source))
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read pipeline file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} does not hold a mapping")
-    return {"name": path.stem, **data}
 
 
 def load_config(

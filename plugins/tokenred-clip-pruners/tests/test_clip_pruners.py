@@ -3,17 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenred_clip_pruners import (
-    DppConfig,
-    DppSelector,
-    DuplicateRemovalConfig,
-    DuplicateRemovalSelector,
-    TileAttentionAllocator,
-    TileAttentionConfig,
-    WindowCapConfig,
-    WindowCapSelector,
-    clip_relevance,
-)
+from tokenred_clip_pruners.dpp import DppConfig, DppSelector
+from tokenred_clip_pruners.duplicate_removal import DuplicateRemovalConfig, DuplicateRemovalSelector
+from tokenred_clip_pruners.relevance import clip_relevance
+from tokenred_clip_pruners.tile_attention import TileAttentionAllocator, TileAttentionConfig
+from tokenred_clip_pruners.window_cap import WindowCapConfig, WindowCapSelector
 
 from tokenred import CapabilityError, InputError, VisualTokens, load_pipeline
 from tokenred.testing import (

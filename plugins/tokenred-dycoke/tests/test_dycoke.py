@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tokenred_dycoke import DyadicConfig, DyadicReference
+from tokenred_dycoke.dyadic import DyadicConfig, DyadicReference
 
 from tokenred import VisualTokens, load_pipeline
 from tokenred.errors import BudgetError, ConfigError, InputError

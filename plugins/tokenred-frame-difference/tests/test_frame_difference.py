@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tokenred_frame_difference import PixelDifferenceConfig, PixelDifferenceCost
+from tokenred_frame_difference.pixel_difference import PixelDifferenceConfig, PixelDifferenceCost
 
 from tokenred import VisualTokens, load_pipeline
 from tokenred.errors import BudgetError, CapabilityError, ConfigError

@@ -2,15 +2,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenred_prumerge import (
-    NeighboursConfig,
-    NeighboursCoupler,
-    OutliersConfig,
-    OutliersSelector,
-    WithSamplesConfig,
-    WithSamplesSelector,
-    outlier_limit,
-)
+from tokenred_prumerge.neighbours import NeighboursConfig, NeighboursCoupler
+from tokenred_prumerge.outliers import OutliersConfig, OutliersSelector, outlier_limit
+from tokenred_prumerge.with_samples import WithSamplesConfig, WithSamplesSelector
 
 from tokenred import InputError, VisualTokens, calibrate, load_pipeline
 from tokenred.testing import (

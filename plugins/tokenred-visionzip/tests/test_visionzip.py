@@ -1,11 +1,7 @@
 import pytest
 import torch
-from tokenred_visionzip import (
-    AddMeanAggregator,
-    AddMeanConfig,
-    EvenlySpacedConfig,
-    EvenlySpacedSelector,
-)
+from tokenred_visionzip.add_mean import AddMeanAggregator, AddMeanConfig
+from tokenred_visionzip.evenly_spaced import EvenlySpacedConfig, EvenlySpacedSelector
 
 from tokenred import Coupling, VisualTokens, load_pipeline
 from tokenred.testing import (

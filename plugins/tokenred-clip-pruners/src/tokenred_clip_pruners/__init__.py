@@ -8,37 +8,22 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_clip_pruners.dpp import DppConfig, DppSelector
-from tokenred_clip_pruners.duplicate_removal import DuplicateRemovalConfig, DuplicateRemovalSelector
-from tokenred_clip_pruners.relevance import clip_relevance
-from tokenred_clip_pruners.tile_attention import TileAttentionAllocator, TileAttentionConfig
-from tokenred_clip_pruners.window_cap import WindowCapConfig, WindowCapSelector
-
-__all__ = [
-    "DppConfig",
-    "DppSelector",
-    "DuplicateRemovalConfig",
-    "DuplicateRemovalSelector",
-    "TileAttentionAllocator",
-    "TileAttentionConfig",
-    "WindowCapConfig",
-    "WindowCapSelector",
-    "clip_relevance",
-]
 
 
 @hookimpl
 def register_anchor_selectors(register):
     """Bring the selectors of VisPruner, CDPruner and VScan for Qwen2.5-VL."""
-    register("duplicate-removal", DuplicateRemovalSelector, DuplicateRemovalConfig)
-    register("dpp", DppSelector, DppConfig)
-    register("window-cap", WindowCapSelector, WindowCapConfig)
+    register(
+        "duplicate-removal", ".duplicate_removal:DuplicateRemovalSelector", "DuplicateRemovalConfig"
+    )
+    register("dpp", ".dpp:DppSelector", "DppConfig")
+    register("window-cap", ".window_cap:WindowCapSelector", "WindowCapConfig")
 
 
 @hookimpl
 def register_budget_allocators(register):
     """Bring HiRED's division of the budget."""
-    register("tile-attention", TileAttentionAllocator, TileAttentionConfig)
+    register("tile-attention", ".tile_attention:TileAttentionAllocator", "TileAttentionConfig")
 
 
 @hookimpl

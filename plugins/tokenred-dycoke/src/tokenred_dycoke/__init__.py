@@ -4,15 +4,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_dycoke.dyadic import DyadicConfig, DyadicReference
-
-__all__ = ["DyadicConfig", "DyadicReference"]
 
 
 @hookimpl
 def register_frame_references(register):
     """Bring the order in which frames are compared."""
-    register("dyadic", DyadicReference, DyadicConfig)
+    register("dyadic", ".dyadic:DyadicReference", "DyadicConfig")
 
 
 @hookimpl

@@ -4,15 +4,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_fastvid.context import FastvidContextAllocator, FastvidContextConfig
-from tokenred_fastvid.salient import FastvidSalientAllocator, FastvidSalientConfig
 
 
 @hookimpl
 def register_budget_allocators(register):
     """Register the two halves of FastVID's budget."""
-    register("fastvid-salient", FastvidSalientAllocator, FastvidSalientConfig)
-    register("fastvid-context", FastvidContextAllocator, FastvidContextConfig)
+    register("fastvid-salient", ".salient:FastvidSalientAllocator", "FastvidSalientConfig")
+    register("fastvid-context", ".context:FastvidContextAllocator", "FastvidContextConfig")
 
 
 @hookimpl

@@ -4,15 +4,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_frame_difference.pixel_difference import PixelDifferenceConfig, PixelDifferenceCost
-
-__all__ = ["PixelDifferenceConfig", "PixelDifferenceCost"]
 
 
 @hookimpl
 def register_cost_terms(register):
     """Bring the comparison of pixels."""
-    register("pixel-difference", PixelDifferenceCost, PixelDifferenceConfig)
+    register("pixel-difference", ".pixel_difference:PixelDifferenceCost", "PixelDifferenceConfig")
 
 
 @hookimpl

@@ -4,20 +4,18 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_holitom.consecutive import ConsecutiveConfig, ConsecutiveRule
-from tokenred_holitom.static_windows import StaticWindowsConfig, StaticWindowsSegmenter
 
 
 @hookimpl
 def register_temporal_segmenters(register):
     """Register the dynamic programme over windows."""
-    register("static-windows", StaticWindowsSegmenter, StaticWindowsConfig)
+    register("static-windows", ".static_windows:StaticWindowsSegmenter", "StaticWindowsConfig")
 
 
 @hookimpl
 def register_static_rules(register):
     """Register the rule that goes with it."""
-    register("consecutive", ConsecutiveRule, ConsecutiveConfig)
+    register("consecutive", ".consecutive:ConsecutiveRule", "ConsecutiveConfig")
 
 
 @hookimpl

@@ -4,32 +4,19 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_prumerge.neighbours import NeighboursConfig, NeighboursCoupler
-from tokenred_prumerge.outliers import OutliersConfig, OutliersSelector, outlier_limit
-from tokenred_prumerge.with_samples import WithSamplesConfig, WithSamplesSelector
-
-__all__ = [
-    "NeighboursConfig",
-    "NeighboursCoupler",
-    "OutliersConfig",
-    "OutliersSelector",
-    "WithSamplesConfig",
-    "WithSamplesSelector",
-    "outlier_limit",
-]
 
 
 @hookimpl
 def register_anchor_selectors(register):
     """Bring the adaptive choice of PruMerge and the added samples of PruMerge+."""
-    register("outliers", OutliersSelector, OutliersConfig)
-    register("with-samples", WithSamplesSelector, WithSamplesConfig)
+    register("outliers", ".outliers:OutliersSelector", "OutliersConfig")
+    register("with-samples", ".with_samples:WithSamplesSelector", "WithSamplesConfig")
 
 
 @hookimpl
 def register_couplers(register):
     """Bring the coupling from the anchor's side."""
-    register("neighbours", NeighboursCoupler, NeighboursConfig)
+    register("neighbours", ".neighbours:NeighboursCoupler", "NeighboursConfig")
 
 
 @hookimpl

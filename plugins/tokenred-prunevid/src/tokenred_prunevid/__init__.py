@@ -4,20 +4,18 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_prunevid.frame_clusters import FrameClustersConfig, FrameClustersSegmenter
-from tokenred_prunevid.pairwise import PairwiseConfig, PairwiseRule
 
 
 @hookimpl
 def register_temporal_segmenters(register):
     """Register the clustering of frames."""
-    register("frame-clusters", FrameClustersSegmenter, FrameClustersConfig)
+    register("frame-clusters", ".frame_clusters:FrameClustersSegmenter", "FrameClustersConfig")
 
 
 @hookimpl
 def register_static_rules(register):
     """Register the rule that splits the tokens of a segment."""
-    register("pairwise", PairwiseRule, PairwiseConfig)
+    register("pairwise", ".pairwise:PairwiseRule", "PairwiseConfig")
 
 
 @hookimpl

@@ -4,13 +4,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_scissor.components import ComponentsConfig, ComponentsGrouper
 
 
 @hookimpl
 def register_token_groupers(register):
     """Register the components."""
-    register("components", ComponentsGrouper, ComponentsConfig)
+    register("components", ".components:ComponentsGrouper", "ComponentsConfig")
 
 
 @hookimpl

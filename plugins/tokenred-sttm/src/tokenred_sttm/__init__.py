@@ -4,13 +4,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_sttm.quadtree import QuadtreeConfig, QuadtreeGrouper
 
 
 @hookimpl
 def register_token_groupers(register):
     """Register the quadtree."""
-    register("quadtree", QuadtreeGrouper, QuadtreeConfig)
+    register("quadtree", ".quadtree:QuadtreeGrouper", "QuadtreeConfig")
 
 
 @hookimpl

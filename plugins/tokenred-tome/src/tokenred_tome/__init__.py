@@ -4,20 +4,18 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_tome.cost import BipartiteCost, BipartiteCostConfig
-from tokenred_tome.selector import BipartiteConfig, BipartiteSelector
 
 
 @hookimpl
 def register_anchor_selectors(register):
     """Register the choice of what merges."""
-    register("bipartite", BipartiteSelector, BipartiteConfig)
+    register("bipartite", ".selector:BipartiteSelector", "BipartiteConfig")
 
 
 @hookimpl
 def register_cost_terms(register):
     """Register the two kinds of tokens."""
-    register("bipartite", BipartiteCost, BipartiteCostConfig)
+    register("bipartite", ".cost:BipartiteCost", "BipartiteCostConfig")
 
 
 @hookimpl

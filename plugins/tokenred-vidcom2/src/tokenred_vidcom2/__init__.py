@@ -4,20 +4,18 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_vidcom2.rarity import RarityConfig, RaritySelector
-from tokenred_vidcom2.uniqueness import UniquenessAllocator, UniquenessConfig
 
 
 @hookimpl
 def register_anchor_selectors(register):
     """Register the selector."""
-    register("rarity", RaritySelector, RarityConfig)
+    register("rarity", ".rarity:RaritySelector", "RarityConfig")
 
 
 @hookimpl
 def register_budget_allocators(register):
     """Register the budget allocator."""
-    register("uniqueness", UniquenessAllocator, UniquenessConfig)
+    register("uniqueness", ".uniqueness:UniquenessAllocator", "UniquenessConfig")
 
 
 @hookimpl

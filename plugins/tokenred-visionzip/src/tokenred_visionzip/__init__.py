@@ -4,27 +4,18 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokenred import hookimpl
-from tokenred_visionzip.add_mean import AddMeanAggregator, AddMeanConfig
-from tokenred_visionzip.evenly_spaced import EvenlySpacedConfig, EvenlySpacedSelector
-
-__all__ = [
-    "AddMeanAggregator",
-    "AddMeanConfig",
-    "EvenlySpacedConfig",
-    "EvenlySpacedSelector",
-]
 
 
 @hookimpl
 def register_anchor_selectors(register):
     """Bring the choice of contextual targets."""
-    register("evenly-spaced", EvenlySpacedSelector, EvenlySpacedConfig)
+    register("evenly-spaced", ".evenly_spaced:EvenlySpacedSelector", "EvenlySpacedConfig")
 
 
 @hookimpl
 def register_aggregators(register):
     """Bring the merge of the release."""
-    register("add-mean", AddMeanAggregator, AddMeanConfig)
+    register("add-mean", ".add_mean:AddMeanAggregator", "AddMeanConfig")
 
 
 @hookimpl
