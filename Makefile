@@ -21,7 +21,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 ARGS ?=
 
-.PHONY: help setup lint format types layers test test-floor test-lmms browser conformance docs docs-serve ablate bench ci constraints clean
+.PHONY: help setup lint format types layers test test-floor test-lmms faults browser conformance docs docs-serve ablate bench ci constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ $(LMMS)/.installed: lmms.txt $(STAMP)
 test-lmms: $(LMMS)/.installed  ## tests of the model and the suite for lmms-eval, with the real one
 	@echo "test-lmms: pytest on $$(grep '^lmms-eval' lmms.txt)"
 	@PYTHONPATH=$(LMMS):tests/lmms/shim OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -c tests/lmms/pytest.ini tests/lmms
+
+faults: setup  ## seeded faults, each of which a test must catch; ARGS="--only store" runs some
+	@PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 browser:  ## a Chromium for the test of the report page; Debian's is installed where there is none
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \
