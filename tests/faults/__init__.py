@@ -9,7 +9,7 @@ command for all: neither takes a list, nor mistakes of more than one token, nor 
 """
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,17 +61,22 @@ class Fault:
             )
         return before.replace(self.old, self.new)
 
-    def is_meant(self, word: str) -> bool:
-        """Return whether a word on the command line means this fault: id, area, or part of a path.
-
-        A path is that of its file or of one of its tests.
-        """
-        return word in (self.id, self.area) or word in self.file or word in self.tests
-
 
 def load() -> list[Fault]:
     """Return all faults, area by area."""
     return list(_read())
+
+
+def chosen(faults: Sequence[Fault], words: Collection[str]) -> list[Fault]:
+    """Return the faults that words mean: ids, areas, or else parts of paths of code or tests."""
+    names = {name for fault in faults for name in (fault.id, fault.area)}
+
+    def means(word: str, fault: Fault) -> bool:
+        if word in names:
+            return word in (fault.id, fault.area)
+        return word in fault.file or word in fault.tests
+
+    return [fault for fault in faults if any(means(word, fault) for word in words)]
 
 
 def _read() -> Iterator[Fault]:

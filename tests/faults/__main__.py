@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from faults import ROOT, Fault, load
+from faults import ROOT, Fault, chosen, load
 
 CHECK_FAILED = 4
 LEFT_OUT = (".*", "__pycache__", "*.egg-info", "site", "build", "dist", "runs")
@@ -34,7 +34,7 @@ FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of some tests: what caught the fault, if anything did, and the end of the output."""
+    """What came of some tests: what caught the fault, if anything, and the end of the output."""
 
     caught_by: str | None
     seconds: float
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="copies that are tested at a time")
     parser.add_argument("--limit", type=float, default=300, help="seconds for the tests of a fault")
     args = parser.parse_args()
-    faults = [f for f in load() if not args.only or any(map(f.is_meant, args.only))]
+    faults = chosen(load(), args.only) if args.only else load()
     if not faults:
         parser.error(f"no fault is meant by {' '.join(args.only)}")
     if args.list:
