@@ -125,6 +125,7 @@ def main() -> int:
     if stale:
         print(*stale, sep="\n")
         return CHECK_FAILED
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and clear up
     with tempfile.TemporaryDirectory(prefix="tokenred-faults-") as folder:
         # A long way to the fault must not count as its absence, so the first run has more time.
         copies = [Copy(Path(folder, str(n)), 10 * args.limit) for n in range(args.workers)]
