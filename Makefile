@@ -32,7 +32,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(if $(CI),
 ARGS ?=
 CI_PARTS := lint types layers test test-floor test-lmms docs
 
-.PHONY: help setup setup-dev lint format types layers test test-floor test-lmms browser conformance docs docs-serve ablate bench ci constraints clean
+.PHONY: help setup setup-dev lint format types layers test test-thorough test-floor test-lmms faults browser conformance docs docs-serve ablate bench ci constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -84,6 +84,10 @@ test: setup-dev  ## all tests; ARGS="tests/unit -k pool" runs some, WORKERS=0 in
 	@echo "test: pytest $(ARGS)"
 	@$(PYTEST) $(ARGS)
 
+test-thorough: setup-dev  ## the same with many more examples and all combinations; before a release
+	@echo "test-thorough: pytest --hypothesis-profile=thorough $(ARGS)"
+	@$(PYTEST) --hypothesis-profile=thorough $(ARGS)
+
 $(FLOOR)/.installed: floor.txt $(DEV)
 	@echo "floor: installing the oldest supported transformers into $(FLOOR)"
 	@rm -rf $(FLOOR)
@@ -103,6 +107,9 @@ $(LMMS)/.installed: lmms.txt $(DEV)
 test-lmms: $(LMMS)/.installed  ## tests of the model and the suite for lmms-eval, with the real one
 	@echo "test-lmms: pytest on $$(grep '^lmms-eval' lmms.txt)"
 	@PYTHONPATH=$(LMMS):tests/lmms/shim OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -c tests/lmms/pytest.ini tests/lmms
+
+faults: setup-dev  ## seeded faults, each of which a test must catch; ARGS="--only store" runs some
+	@PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 browser:  ## a Chromium for the test of the report page; Debian's is installed where there is none
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \

@@ -1,11 +1,14 @@
 """Budgets: counting, sharing, anchors, and what cannot be had."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenred import BudgetError, ConfigError, InputError, Pipeline, VisualTokens, load_pipeline
+from tokenred.config import build, strategy_config
 from tokenred.pipeline.budget import (
     apportion,
     frame_quota,
@@ -15,6 +18,7 @@ from tokenred.pipeline.budget import (
     unreachable,
 )
 from tokenred.strategies.selectors.uniform_grid import spread
+from tokenred.types import Segments
 
 PAPER = {0.10: 126 / 729, 0.15: 144 / 729, 0.20: 196 / 729, 0.25: 205 / 729}
 
@@ -262,6 +266,12 @@ def test_apportioning_follows_the_weights_and_spills_over() -> None:
     assert apportion(10, [1.0, 1.0, 2.0], [9, 9, 9]) == [3, 2, 5]
     assert apportion(10, [1.0, 9.0], [20, 4]) == [6, 4]  # what is capped goes to the others
     assert apportion(5, [1.0, 0.0], [3, 9]) == [3, 2]  # in the end to those of no weight
+
+
+def test_anchor_frames_are_counted_from_the_end_of_their_segment() -> None:
+    allocator = build("budget allocator", strategy_config("budget allocator", "anchor-frames"))
+    cut = replace(VisualTokens.of(torch.rand(9, 4, 2), (2, 2)), segments=Segments((0, 6, 9)))
+    assert allocator.allocate(cut, 2.0).tolist() == [0, 6, 0, 0, 0, 6, 0, 0, 6]
 
 
 @pytest.mark.parametrize(

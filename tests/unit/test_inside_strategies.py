@@ -251,6 +251,7 @@ def test_equally_dense_points_do_not_both_become_centres() -> None:
     pair = torch.tensor([[0.0, 0.0], [0.0, 0.1]])  # each other's nearest, so equally dense
     far = torch.tensor([[5.0, 0.0], [5.0, 0.2], [5.0, 0.4]])
     found = density_peaks(torch.cat([pair, far]), 2, 2)
+    assert 0 in found.centres.tolist()  # the earlier of the two counts as denser
     assert found.label.tolist()[:2] == [0, 0]
     assert found.label.tolist()[2:] == [1, 1, 1]
 

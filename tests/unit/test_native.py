@@ -96,16 +96,18 @@ def test_any_strides_are_read(column_major):
 
 
 @pytest.mark.usefixtures("native_library")
-@pytest.mark.parametrize("rho", [None, 0.5])
+@pytest.mark.parametrize(("rho", "stop"), [(None, "none"), (0.5, "none"), (None, "scaling")])
 @pytest.mark.parametrize("last", ["anchor", "source"])
-def test_padding_changes_no_bit_and_may_cost_anything(last, rho):
+def test_padding_changes_no_bit_and_may_cost_anything(last, rho, stop):
     scaled, source, anchor = problem(1, 21, 13)
-    small = solve(scaled, source, anchor, last=last, rho=rho)
+    options = {"last": last, "rho": rho, "stop": stop, "tolerance": 1e-3}
+    small = solve(scaled, source, anchor, **options)
     large = torch.full((1, 30, 40), math.nan)
     large[0, 20:, :] = -math.inf
     large[:, :21, :13] = scaled
     masses = [torch.nn.functional.pad(m, (0, n)) for m, n in ((source, 9), (anchor, 27))]
-    padded = solve(large, *masses, last=last, rho=rho)
+    padded = solve(large, *masses, **options)
+    assert padded.n_iter.tolist() == small.n_iter.tolist()
     assert torch.equal(padded.plan[:, :21, :13], small.plan)
     assert torch.equal(padded.source_scaling[:, :21], small.source_scaling)
     for rest in (padded.plan[:, 21:], padded.plan[..., 13:]):
@@ -307,6 +309,16 @@ def test_torch_is_left_what_the_library_cannot_do():
     assert native.solve(learnt, *masses, **OPTIONS) is None
     with torch.no_grad():
         assert native.solve(learnt, *masses, **OPTIONS) is not None
+
+
+def test_a_path_is_taken_inside_its_block_only():
+    def fail():
+        with paths.use("torch"):
+            raise KeyError(paths.wanted())
+
+    with pytest.raises(KeyError, match="torch"):
+        fail()
+    assert paths.wanted() == "auto"
 
 
 def test_without_a_library_torch_does_it(monkeypatch, tmp_path):

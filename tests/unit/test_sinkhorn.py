@@ -38,6 +38,12 @@ def test_report_of_a_solution_that_runs_out_of_sweeps() -> None:
     assert float(found.residual) > 1e-3
 
 
+def test_whoever_makes_all_sweeps_has_converged_if_the_plan_has() -> None:
+    for max_iter, converged in ((2, False), (200, True)):
+        options = {"epsilon": 0.05, "max_iter": max_iter, "stop": "none"}
+        assert bool(sinkhorn(cost(), SOURCE, ANCHOR, **options).converged) == converged  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("stop", ["none", "residual", "scaling", "scaling-batch"])
 def test_max_iter_is_a_ceiling(stop: str) -> None:
     found = sinkhorn(cost(), SOURCE, ANCHOR, epsilon=0.02, max_iter=7, stop=stop, tolerance=1e-9)  # type: ignore[arg-type]
@@ -45,10 +51,11 @@ def test_max_iter_is_a_ceiling(stop: str) -> None:
 
 
 def test_auto_takes_the_kernel_only_where_float32_holds_it() -> None:
-    for scale, same in ((1.0, "kernel"), (200.0, "absorbed"), (1e5, "log")):
+    for scale, same in ((60.0, "kernel"), (70.0, "absorbed"), (1e5, "log")):
         options = {"epsilon": 1.0, "max_iter": 5, "stop": "none"}
-        auto = sinkhorn(scale * cost(), SOURCE, ANCHOR, **options)  # type: ignore[arg-type]
-        wanted = sinkhorn(scale * cost(), SOURCE, ANCHOR, domain=same, **options)  # type: ignore[arg-type]
+        wide = scale * cost() / cost().max()
+        auto = sinkhorn(wide, SOURCE, ANCHOR, **options)  # type: ignore[arg-type]
+        wanted = sinkhorn(wide, SOURCE, ANCHOR, domain=same, **options)  # type: ignore[arg-type]
         assert torch.equal(auto.plan, wanted.plan)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,13 +176,21 @@ def shown(summary: Summary, width: int) -> str:
 
 def test_the_terminal_shows_what_brackets_would_hide(summary: Summary) -> None:
     text = shown(summary, 160)
-    assert "no [merging] | none" in text
-    assert "93.8 [" in text
+    assert text.count("no [merging] | none") == 2  # among the rows, and by kind
+    (merging,) = (row for row in summary.rows if row.label == "no [merging] | none")
+    assert f"56.2 [{100 * merging.score.low:.1f}, {100 * merging.score.high:.1f}]" in text
     assert "(chance)" in text
     assert "33.3" in text
     assert "A table" in text
     assert "What is it worth?" in text
     assert f"toy model (toy-weights-1) on toy (toy-1): {N_VIDEOS} videos, 16 questions" in text
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0004, "<0.001"), (0.0016, "0.002"), (1.0, "1.000")])
+def test_no_p_value_is_shown_as_zero(summary: Summary, p: float, text: str) -> None:
+    rows = tuple(replace(row, p_adjusted=p) for row in summary.rows)
+    assert text in shown(replace(summary, rows=rows), 160)
+    assert text in to_markdown(replace(summary, rows=rows))
 
 
 def test_a_narrow_terminal_gets_every_figure_in_two_tables(summary: Summary) -> None:
