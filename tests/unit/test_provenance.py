@@ -13,13 +13,27 @@ from tokenred.evaluation.tasks.embedded import EmbeddedTask
 from tokenred.pipeline import load_config
 from tokenred.registry import Entry, registry
 
+SOURCE = '''"""A module."""
+
+class Thing:
+    """A class."""
+
+    limit = 3
+    """What an attribute is for."""
+
+    def grow(self, by: int = 1) -> int:
+        """A method."""
+        return self.limit + by  # a comment
+'''
+PLACES = ("types.py", "kernels/merge.py", "cli/run.py", "report/table.py", "testing/checks.py")
+
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    for name in ("types.py", "kernels/merge.py", "cli/run.py", "report/table.py"):
+    for name in PLACES:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text("x = 1\n")
+        path.write_text(SOURCE)
     return tmp_path
 
 
@@ -32,11 +46,32 @@ def test_code_that_can_change_a_result_changes_the_version(package: Path, name: 
     assert hash_sources(package) != before
 
 
-@pytest.mark.parametrize("name", ["cli/run.py", "report/table.py", "notes.txt"])
-def test_code_that_prints_does_not(package: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["cli/run.py", "report/table.py", "testing/new.py", "notes.txt"])
+def test_what_can_change_no_result_does_not(package: Path, name: str) -> None:
     before = hash_sources(package)
     (package / name).write_text("x = 2\n")
     assert hash_sources(package) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("A module.", "Another sentence.", True),
+        ("A class.", "Another sentence.", True),
+        ("A method.", "Another\n\n        sentence.", True),
+        ("What an attribute is for.", "Another sentence.", True),
+        ("# a comment", "# another", True),
+        ("\n    limit", "\n\n    limit", True),
+        ("limit = 3", "limit = 4", False),
+        ("by: int = 1", "by: int = 2", False),
+        ("self.limit + by", "self.limit - by", False),
+    ],
+)
+def test_words_about_the_code_do_not_count(package: Path, old: str, new: str, same: bool) -> None:
+    before = hash_sources(package)
+    assert SOURCE.count(old) == 1
+    (package / "types.py").write_text(SOURCE.replace(old, new))
+    assert (hash_sources(package) == before) == same
 
 
 def test_a_file_that_moves_changes_the_version(package: Path) -> None:

@@ -17,7 +17,7 @@ from tokenred.evaluation.task import Question, Sample
 from tokenred.report import gather
 from tokenred.report.explorer import MAX_QUESTIONS, Explorer, explore, most_disputed, thumbnail
 
-COST = Cost((0,), 4, 0, 0.5, 1.0, 1.0, 1.0, 0, 0.0, 0)
+COST = Cost((0,), 4, 0, 0.5, 0, 0)
 
 
 def record(sample: str, number: int, answer: str, score: float | None) -> Record:

@@ -12,10 +12,21 @@ from pathlib import Path
 import pytest
 
 from tokenred.errors import TokenredError
-from tokenred.evaluation.store import Answer, Cost, Failure, Origin, Record, Store
+from tokenred.evaluation.store import STORE_VERSION, Answer, Cost, Failure, Origin, Record, Store
 
 ORIGIN = Origin("0123456789ab", "weights-1", "task-1", "0.1.0+aaaa")
-COST = Cost((0, 4, 9), 40, 1, 0.1, 12.5, 7.5, 80.0, 37, 1e-3, seed=3)
+COST = Cost(
+    (0, 4, 9),
+    40,
+    1,
+    0.1,
+    37,
+    seed=3,
+    reducer_ms=12.5,
+    answer_ms=7.5,
+    encoder_ms=80.0,
+    residual=1e-3,
+)
 ANSWERS = [
     Answer(
         "colour",
@@ -215,12 +226,67 @@ def test_another_kind_of_file_is_one_sentence(tmp_path: Path) -> None:
         Store(path)
 
 
-def test_another_layout_is_refused(path: Path) -> None:
+OLD_LAYOUTS = {
+    1: ["correct INTEGER NOT NULL"],
+    2: ["correct INTEGER NOT NULL", "layer_tokens TEXT NOT NULL"],
+    3: [
+        "score REAL", "layer_tokens TEXT NOT NULL", "cluster TEXT NOT NULL", "agrees INTEGER",
+        "kl_nats REAL", "hidden_distance REAL", "answer_ms REAL NOT NULL",
+    ],
+    STORE_VERSION: ["score REAL", "agrees INTEGER", "lens_cap_mm REAL"],
+}  # fmt: skip
+"""Layout -> columns of the results beside those that all have. The last is an edited newest one."""
+
+
+@pytest.mark.parametrize("layout", OLD_LAYOUTS)
+def test_an_older_layout_is_brought_up_to_date(path: Path, layout: int) -> None:
+    key = [*vars(ORIGIN), "sample_id", "question_no"]
+    same = ["frame_indices TEXT", "option_scores TEXT", "kind TEXT", "answer TEXT", "created TEXT"]
+    same += ["n_tokens INTEGER", "newline_tokens INTEGER", "retention_ratio REAL", "seed INTEGER"]
+    same += ["reducer_ms REAL", "encoder_ms REAL", "n_iter INTEGER", "residual REAL"]
+    columns = [*(f"{name} TEXT" for name in key), *(f"{line} NOT NULL" for line in same)]
+    columns += OLD_LAYOUTS[layout]
+    values = {
+        **vars(ORIGIN), "sample_id": "v/1", "question_no": 0, "frame_indices": "[0,4]",
+        "option_scores": '{"red":-0.5}', "kind": "colour", "answer": "red", "created": "2026",
+        "n_tokens": 40, "newline_tokens": 1, "retention_ratio": 0.1, "seed": 3, "n_iter": 7,
+        "reducer_ms": 12.5, "encoder_ms": 0.0, "residual": 0.25, "correct": 1, "score": 1.0,
+        "layer_tokens": "[40]", "cluster": "film", "agrees": 1, "kl_nats": 0.5,
+        "hidden_distance": 0.5, "answer_ms": 0.0, "lens_cap_mm": 52.0,
+    }  # fmt: skip
+    names = [line.split()[0] for line in columns]
+    path.parent.mkdir()
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        database.execute("INSERT INTO meta VALUES ('version', ?)", (str(layout),))
+        database.execute(
+            f"CREATE TABLE results ({', '.join(columns)}, PRIMARY KEY ({', '.join(key)}))"
+        )
+        marks = ", ".join("?" for _ in names)
+        database.execute(f"INSERT INTO results VALUES ({marks})", [values[name] for name in names])
+    database.close()
+    for _ in range(2):  # as found, and as left
+        with Store(path) as store:
+            (record,) = store.records(ORIGIN, ["v/1"])
+            row = next(store.rows())
+            store.write(ORIGIN, "v/2", ANSWERS, COST)
+            assert len(store.records(ORIGIN, ["v/2"])) == len(ANSWERS)
+    answer, cost = record.answer, record.cost
+    assert (answer.score, answer.answer, answer.option_scores) == (1.0, "red", {"red": -0.5})
+    assert (cost.frame_indices, cost.n_tokens, cost.reducer_ms) == ((0, 4), 40, 12.5)
+    assert (cost.encoder_ms, cost.answer_ms) == (None, None)  # nobody measured them
+    assert answer.layer_tokens == ((40,) if "layer_tokens TEXT NOT NULL" in columns else ())
+    assert answer.cluster == ("film" if layout == 3 else "")
+    assert row.get("lens_cap_mm") == (52.0 if layout == STORE_VERSION else None)
+
+
+def test_a_newer_layout_is_refused(path: Path) -> None:
     Store(path).__exit__(None, None, None)
     with sqlite3.connect(path) as database:
         database.execute("UPDATE meta SET value = '99'")
     database.close()
-    with pytest.raises(TokenredError, match=r"has layout 99 .* reads layout 3.*--out"):
+    with pytest.raises(TokenredError, match=r"has layout 99 .* reads layouts up to \d.*--out"):
         Store(path)
 
 

@@ -15,8 +15,9 @@ from tokenred.errors import TokenredError
 from tokenred.evaluation.ablation import Ablation, load_ablation
 from tokenred.evaluation.manifest import make_run
 from tokenred.evaluation.runner import PlannedRow, plan
-from tokenred.evaluation.store import Answer, Cost, Store
+from tokenred.evaluation.store import MEASURED, Answer, Cost, Store
 from tokenred.evaluation.summary import RowSummary, Summary, summarise
+from tokenred.report.columns import columns
 from tokenred.report.table import to_csv, to_json, to_markdown, to_rich, write_tables
 
 N_VIDEOS = 8
@@ -53,7 +54,10 @@ def fill(store: Store, planned: list[PlannedRow], n_videos: int = N_VIDEOS) -> N
                 )
                 for number, kind in enumerate(("colour", "red"))
             ]
-            cost = Cost((0, 1), n_tokens, 1, n_tokens / 72, 10.0 * video, 7.0, 5.0, 50, 1e-3, 0)
+            cost = Cost(
+                (0, 1), n_tokens, 1, n_tokens / 72, 50, 0,
+                reducer_ms=10.0 * video, answer_ms=7.0, encoder_ms=5.0, residual=1e-3,
+            )  # fmt: skip
             store.write(cell.origin, ToyTask().sample_id(video), answers, cost)
 
 
@@ -105,8 +109,8 @@ def test_the_reference_is_compared_with_nothing(rows: dict[str, RowSummary]) -> 
 def test_costs_are_means_and_medians_over_videos(rows: dict[str, RowSummary]) -> None:
     row, shape = rows["AOT"], ToyModel.shape
     assert (row.n_tokens, row.newline_tokens, row.retention_ratio) == (24, 1, pytest.approx(1 / 3))
-    assert row.reducer_ms == 35  # 0, 10, ..., 70
-    assert (row.answer_ms, row.encoder_ms) == (7, 5)
+    assert row.measured["reducer_ms"] == 35  # 0, 10, ..., 70
+    assert (row.measured["answer_ms"], row.measured["encoder_ms"]) == (7, 5)
     reduced, full = (prefill_flops(n_tokens, shape).total for n_tokens in (24, 72))
     assert row.prefill_flops == reduced
     assert row.flops_share == pytest.approx(reduced / full)
@@ -116,11 +120,11 @@ def test_costs_are_means_and_medians_over_videos(rows: dict[str, RowSummary]) ->
 def test_loyalty_is_a_mean_over_questions(rows: dict[str, RowSummary], summary: Summary) -> None:
     assert rows["AOT"].agreement is not None
     assert rows["AOT"].agreement.value == 15 / 16
-    assert rows["AOT"].kl_nats == pytest.approx(0.35)  # 0, 0.1, ..., 0.7
-    assert rows["AOT"].hidden_distance == pytest.approx(0.01)
+    assert rows["AOT"].measured["kl_nats"] == pytest.approx(0.35)  # 0, 0.1, ..., 0.7
+    assert rows["AOT"].measured["hidden_distance"] == pytest.approx(0.01)
     page = to_markdown(summary)
     assert "| agreement % | KL |" in page
-    assert "| 93.8 | 0.35 |" in page
+    assert "| 93.8 | 0.350 |" in page
     assert "Agreement is the share of answers that are those of the unreduced model" in page
 
 
@@ -241,12 +245,27 @@ def test_csv_and_json_hold_the_plain_figures(summary: Summary) -> None:
         assert float(table[row.label]["score"]) == row.score.value
         assert float(table[row.label]["score_red"]) == row.kinds["red"].value
         assert float(table[row.label]["agreement"]) == row.agreement.value
-        assert float(table[row.label]["kl_nats"]) == row.kl_nats
+        assert float(table[row.label]["kl_nats"]) == row.measured["kl_nats"]
         assert float(table[row.label]["n_tokens"]) == row.n_tokens
         assert data[row.label]["score"]["low"] == row.score.low
         assert data[row.label]["config_id"] == row.config_id
     assert table["AOT"]["difference"] == ""
     assert float(table["random"]["p_adjusted"]) == data["random"]["p_adjusted"]
+
+
+def test_a_measured_column_is_one_field(summary: Summary) -> None:
+    """Whatever the store measures stands in the files, and under its heading in the long tables."""
+    lines = list(csv.DictReader(io.StringIO(to_csv(summary))))
+    long = {column.name: column for column in columns(summary, "page")}
+    for name, measured in MEASURED.items():
+        for line, row in zip(lines, summary.rows):
+            assert float(line[name]) == row.measured[name]
+            cell = long[measured.heading].cell(row)
+            assert (cell.value, cell.text) == (
+                row.measured[name],
+                format(row.measured[name], measured.digits),
+            )
+        assert (measured.heading in to_markdown(summary)) == measured.brief
 
 
 def test_tables_are_written_whole_and_replace_old_ones(summary: Summary, tmp_path: Path) -> None:
@@ -282,7 +301,7 @@ def test_the_best_of_a_sweep_is_chosen_and_measured_on_different_videos() -> Non
                     Answer(kind, "x", float((video, number) not in bad), {"x": 0.0})
                     for number, kind in enumerate(("colour", "red"))
                 ]
-                cost = Cost((0, 1), 24, 1, 24 / 72, 1.0, 7.0, 5.0, 50, 1e-3, 0)
+                cost = Cost((0, 1), 24, 1, 24 / 72, 50, 0, reducer_ms=1.0)
                 store.write(cell.origin, task.sample_id(video), answers, cost)
         summary = summarise(make_run(swept, planned, task, model, 12), store)
     (best,) = summary.best
@@ -305,7 +324,7 @@ def scored(ablation: Ablation, scores: list[list[float | None]]) -> Summary:
                     Answer(kind, "x", score, {}, agrees=agrees)
                     for kind, score in zip(("colour", "red"), row, strict=True)
                 ]
-                cost = Cost((0, 1), 24, 1, 24 / 72, 1.0, 7.0, 5.0, 50, 1e-3, 0)
+                cost = Cost((0, 1), 24, 1, 24 / 72, 50, 0, reducer_ms=1.0)
                 store.write(cell.origin, task.sample_id(video), answers, cost)
         return summarise(make_run(ablation, planned, task, model, len(scores)), store)
 
@@ -328,7 +347,7 @@ def test_without_labels_agreement_takes_the_place_of_the_score(ablation: Ablatio
     assert rows["random"].difference.estimate.value == -1
     page = to_markdown(summary)
     assert page.count("agreement %") == 1
-    assert "No question has a label: agreement is the share" in page
+    assert "No question has a label" in page
 
 
 def test_where_some_questions_have_labels_those_count(ablation: Ablation) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenred.errors import ConfigError, TokenredError
 from tokenred.evaluation.manifest import STORE, Run, read_run
-from tokenred.evaluation.store import Store
+from tokenred.evaluation.store import STORED, Store
 
 SUFFIXES = (".csv", ".parquet")
 _BATCH = 20_000
@@ -94,13 +94,5 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     return n_rows
 
 
-COLUMNS: dict[str, type] = {
-    "row": str, "retention": float, "config_id": str, "sample_id": str, "question_no": int,
-    "model_revision": str, "task_fingerprint": str, "code_version": str, "kind": str,
-    "answer": str, "score": float, "option_scores": str, "layer_tokens": str, "cluster": str,
-    "agrees": int, "kl_nats": float, "hidden_distance": float, "frame_indices": str,
-    "n_tokens": int, "newline_tokens": int, "retention_ratio": float, "reducer_ms": float,
-    "answer_ms": float, "encoder_ms": float, "n_iter": int, "residual": float, "seed": int,
-    "created": str,
-}  # fmt: skip
+COLUMNS: dict[str, type] = {"row": str, "retention": float, **STORED}
 """Column -> type."""

@@ -1,5 +1,6 @@
 """Which code and which environment made a number."""
 
+import ast
 import hashlib
 from collections.abc import Iterator
 from functools import cache
@@ -12,8 +13,8 @@ import tokenred
 from tokenred.config import StrategyConfig
 from tokenred.registry import HARNESS_ROLES, registry
 
-PRINTS_ONLY = ("cli", "report")
-"""Folders that show results and cannot change one; editing them keeps stored results valid."""
+NO_RESULTS = ("cli", "report", "testing")
+"""Folders that cannot change a result; editing them keeps stored results valid."""
 
 
 @cache
@@ -23,13 +24,32 @@ def package_version() -> str:
 
 
 def hash_sources(root: Path) -> str:
-    """Return 8 hex digits over the Python and C files of a package that can change a result."""
+    """Return 8 hex digits over the Python and C code of a package that can change a result.
+
+    Docstrings, comments and layout of Python code do not count.
+    """
     digest = hashlib.sha256()
     for source in sorted((*root.rglob("*.py"), *root.rglob("*.c"))):
         place = source.relative_to(root)
-        if place.parts[0] not in PRINTS_ONLY:
-            digest.update(f"{place.as_posix()}\n".encode() + source.read_bytes())
+        if place.parts[0] not in NO_RESULTS:
+            content = source.read_bytes()
+            code = _python_code(content) if source.suffix == ".py" else content
+            digest.update(f"{place.as_posix()}\n".encode() + code)
     return digest.hexdigest()[:8]
+
+
+def _python_code(source: bytes) -> bytes:
+    """Return what Python makes of a source, without statements that are nothing but a text."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [each for each in node.body if not _is_text(each)]
+    return ast.dump(tree).encode()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def code_version(*configs: BaseModel) -> str:

@@ -7,65 +7,59 @@ that is there already is left alone.
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import MISSING, astuple, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import NoneType, TracebackType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 from tokenred.config import canonical_json
 from tokenred.errors import TokenredError
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 BUSY_SECONDS = 60
 
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE configs (config_id TEXT PRIMARY KEY, config TEXT NOT NULL);
-CREATE TABLE calibrations (
+_OTHER_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS configs (config_id TEXT PRIMARY KEY, config TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS calibrations (
     config_id TEXT, model_revision TEXT, task_fingerprint TEXT, code_version TEXT,
     config TEXT NOT NULL,
     PRIMARY KEY (config_id, model_revision, task_fingerprint, code_version)
 ) WITHOUT ROWID;
-CREATE TABLE results (
-    config_id TEXT NOT NULL REFERENCES configs (config_id),
-    sample_id TEXT NOT NULL,
-    question_no INTEGER NOT NULL,
-    model_revision TEXT NOT NULL,
-    task_fingerprint TEXT NOT NULL,
-    code_version TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    answer TEXT NOT NULL,
-    score REAL,
-    option_scores TEXT NOT NULL,
-    layer_tokens TEXT NOT NULL,
-    cluster TEXT NOT NULL,
-    agrees INTEGER,
-    kl_nats REAL,
-    hidden_distance REAL,
-    frame_indices TEXT NOT NULL,
-    n_tokens INTEGER NOT NULL,
-    newline_tokens INTEGER NOT NULL,
-    retention_ratio REAL NOT NULL,
-    reducer_ms REAL NOT NULL,
-    answer_ms REAL NOT NULL,
-    encoder_ms REAL NOT NULL,
-    n_iter INTEGER NOT NULL,
-    residual REAL NOT NULL,
-    seed INTEGER NOT NULL,
-    created TEXT NOT NULL,
-    PRIMARY KEY (
-        config_id, sample_id, question_no, model_revision, task_fingerprint, code_version
-    )
-) WITHOUT ROWID;
-CREATE TABLE failures (
+CREATE TABLE IF NOT EXISTS failures (
     config_id TEXT, model_revision TEXT, task_fingerprint TEXT, code_version TEXT,
     sample_id TEXT NOT NULL, message TEXT NOT NULL, created TEXT NOT NULL,
     PRIMARY KEY (config_id, sample_id, model_revision, task_fingerprint, code_version)
 ) WITHOUT ROWID;
 """
+"""All tables but that of the results, whose columns are the fields of the classes below."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a measured figure becomes a column of every table.
+
+    Attributes
+    ----------
+    heading, meaning : of the column
+    pool : how the figures of the samples become that of a row
+    digits : format of the printed figure
+    brief : whether the short tables have it too
+    """
+
+    heading: str
+    meaning: str
+    pool: Literal["mean", "median", "max"]
+    digits: str = ".1f"
+    brief: bool = False
+
+
+def _measured(*column: Any, **more: Any) -> Any:
+    """Return a field that is stored, pooled and shown without another line anywhere."""
+    return field(default=None, metadata={"measured": Measured(*column, **more)}, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -102,8 +96,19 @@ class Answer:
     layer_tokens: tuple[int, ...] = ()
     cluster: str = ""
     agrees: bool | None = None
-    kl_nats: float | None = None
-    hidden_distance: float | None = None
+    kl_nats: float | None = _measured(
+        "KL",
+        "how far the distribution of the next token is from vanilla's, nats, mean over questions",
+        "mean",
+        ".3f",
+        brief=True,
+    )
+    hidden_distance: float | None = _measured(
+        "hidden",
+        "distance of the last hidden state to vanilla's, 1 - cosine, mean over questions",
+        "mean",
+        ".3f",
+    )
 
 
 @dataclass(frozen=True)
@@ -118,12 +123,28 @@ class Cost:
     n_tokens: int
     newline_tokens: int
     retention_ratio: float
-    reducer_ms: float
-    answer_ms: float
-    encoder_ms: float
     n_iter: int
-    residual: float
     seed: int
+    reducer_ms: float | None = _measured(
+        "reducer ms",
+        "wall clock of the reduction alone during the run, without warm-up, median over videos; "
+        "`tokenred bench` measures",
+        "median",
+        brief=True,
+    )
+    answer_ms: float | None = _measured(
+        "answer ms",
+        "wall clock of one answer after the reduction, median over videos",
+        "median",
+    )
+    encoder_ms: float | None = _measured(
+        "encoder ms",
+        "wall clock of the vision tower, which all rows of a run share, median over videos",
+        "median",
+    )
+    residual: float | None = _measured(
+        "residual", "the worst error of a marginal that a solver left", "max", ".1g"
+    )
 
 
 @dataclass(frozen=True)
@@ -184,16 +205,12 @@ class Store:
 
     def write(self, origin: Origin, sample_id: str, answers: Sequence[Answer], cost: Cost) -> bool:
         """Write all answers of one sample at once; return False if they were there already."""
-        created = _now()
-        shared = {**vars(cost), "frame_indices": canonical_json(cost.frame_indices)}
+        shared = {**vars(origin), "sample_id": sample_id, **vars(cost), "created": _now()}
         rows = [
-            {
-                **vars(origin), "sample_id": sample_id, "question_no": number, **vars(answer),
-                "option_scores": canonical_json(answer.option_scores),
-                "layer_tokens": canonical_json(answer.layer_tokens), **shared, "created": created,
-            }
+            {name: _written(value) for name, value in {**shared, **vars(answer)}.items()}
+            | {"question_no": number}
             for number, answer in enumerate(answers)
-        ]  # fmt: skip
+        ]
         names = list(rows[0])
         places = ", ".join(f":{name}" for name in names)
         insert = f"INSERT OR IGNORE INTO results ({', '.join(names)}) VALUES ({places})"
@@ -305,18 +322,43 @@ class Store:
                 time.sleep(0.01)
 
     def _prepare(self) -> None:
+        """Make the tables, or bring those of an older layout up to date."""
         with self._transaction():
-            found = self._db.execute("SELECT name FROM sqlite_master WHERE name = 'meta'")
-            if found.fetchone() is None:
-                for statement in _SCHEMA.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute("INSERT INTO meta VALUES ('version', ?)", (str(STORE_VERSION),))
-        row = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
-        if row is None or row[0] != str(STORE_VERSION):
-            raise TokenredError(
-                f"{self.path} has layout {row[0] if row else 'unknown'} of the result store, this "
-                f"tokenred reads layout {STORE_VERSION}; choose another folder with --out"
+            for statement in _OTHER_TABLES.split(";\n"):
+                self._db.execute(statement)
+            found = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
+            layout = int(found[0]) if found and str(found[0]).isdigit() else None
+            old = {row[1]: row[2] for row in self._db.execute("PRAGMA table_info(results)")}
+            if (layout is None and old) or (layout or 0) > STORE_VERSION:
+                raise TokenredError(
+                    f"{self.path} has layout {layout or 'unknown'} of the result store, this "
+                    f"tokenred reads layouts up to {STORE_VERSION}; choose another folder with "
+                    "--out"
+                )
+            if layout != STORE_VERSION or not _RESULTS.keys() <= old.keys():
+                self._rebuild(old)
+                self._db.execute(
+                    "INSERT OR REPLACE INTO meta VALUES ('version', ?)", (str(STORE_VERSION),)
+                )
+
+    def _rebuild(self, old: Mapping[str, str]) -> None:
+        """Make the table of results, with what an older one holds; nothing of it is lost."""
+        extra = {name: sql for name, sql in old.items() if name not in {*_RESULTS, *_RENAMED}}
+        wanted = {**_RESULTS, **extra}
+        key = ", ".join([*(each.name for each in fields(Origin)), "sample_id", "question_no"])
+        lines = ", ".join(f"{name} {sql}" for name, sql in wanted.items())
+        self._db.execute(f"CREATE TABLE new ({lines}, PRIMARY KEY ({key})) WITHOUT ROWID")
+        if old:
+            source = {_RENAMED.get(name, name): name for name in old}
+            # Layouts before 4 had 0 where no time was measured.
+            source |= {name: f"NULLIF({name}, 0)" for name in source if name.endswith("_ms")}
+            known = [name for name in wanted if name in source or "NOT NULL" in wanted[name]]
+            values = (source.get(name) or _unknown(name) for name in known)
+            self._db.execute(
+                f"INSERT INTO new ({', '.join(known)}) SELECT {', '.join(values)} FROM results"
             )
+            self._db.execute("DROP TABLE results")
+        self._db.execute("ALTER TABLE new RENAME TO results")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -342,12 +384,54 @@ class Store:
             ) from error
 
 
-_ORIGIN = " AND ".join(f"{field.name} = ?" for field in fields(Origin))
-_ANSWER = [field.name for field in fields(Answer)]
-_COST = [field.name for field in fields(Cost)]
-
-
+_ORIGIN = " AND ".join(f"{each.name} = ?" for each in fields(Origin))
 _NOT_CODE = _ORIGIN.removesuffix(" AND code_version = ?")
+_ANSWER = {each.name: each for each in fields(Answer)}
+_COST = {each.name: each for each in fields(Cost)}
+_RENAMED = {"correct": "score"}
+"""Name in an older layout -> name now."""
+
+_SQL = {str: "TEXT", dict: "TEXT", tuple: "TEXT", float: "REAL", int: "INTEGER", bool: "INTEGER"}
+
+
+def _kind(of: Any) -> tuple[type, bool]:
+    """Return the plain type of a field, and whether it may be None."""
+    kinds = get_args(of) if isinstance(of, UnionType) else (of,)
+    plain = next(kind for kind in kinds if kind is not NoneType)
+    return get_origin(plain) or plain, NoneType in kinds
+
+
+def _column(of: Any) -> str:
+    kind, optional = _kind(of)
+    return _SQL[kind] if optional else f"{_SQL[kind]} NOT NULL"
+
+
+_RESULTS: dict[str, str] = {
+    **{each.name: _column(each.type) for each in fields(Origin)},
+    "sample_id": "TEXT NOT NULL",
+    "question_no": "INTEGER NOT NULL",
+    **{name: _column(each.type) for name, each in {**_ANSWER, **_COST}.items()},
+    "created": "TEXT NOT NULL",
+}
+"""Column -> its SQL."""
+
+_PYTHON = {"TEXT": str, "REAL": float, "INTEGER": int}
+STORED: dict[str, type] = {name: _PYTHON[sql.split()[0]] for name, sql in _RESULTS.items()}
+"""Column of the results as exported -> its type."""
+
+MEASURED: dict[str, Measured] = {
+    name: each.metadata["measured"]
+    for name, each in {**_ANSWER, **_COST}.items()
+    if "measured" in each.metadata
+}
+"""What is measured for every answer or sample, by name."""
+
+
+def _unknown(name: str) -> str:
+    """Return the SQL of a figure that an older layout did not know."""
+    of = {**_ANSWER, **_COST}[name]
+    value = _kind(of.type)[0]() if of.default is MISSING else of.default
+    return "'[]'" if isinstance(value, tuple) else repr(value)
 
 
 def _where(any_code: bool) -> str:
@@ -362,17 +446,21 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _written(value: Any) -> Any:
+    """Return a value of a field as the file has it."""
+    return canonical_json(value) if isinstance(value, dict | tuple) else value
+
+
+def _read(of: Any, value: Any) -> Any:
+    """Return a value of the file as a field has it."""
+    kind, _ = _kind(of)
+    if value is None or kind not in (dict, tuple, bool):
+        return value
+    return bool(value) if kind is bool else kind(json.loads(value))
+
+
 def _record(row: dict[str, Any]) -> Record:
-    answer = {name: row[name] for name in _ANSWER}
-    cost = {name: row[name] for name in _COST}
-    answer["option_scores"] = json.loads(row["option_scores"])
-    answer["agrees"] = None if row["agrees"] is None else bool(row["agrees"])
-    answer["layer_tokens"] = tuple(json.loads(row["layer_tokens"]))
-    cost["frame_indices"] = tuple(json.loads(row["frame_indices"]))
-    return Record(
-        row["sample_id"],
-        row["question_no"],
-        Answer(**answer),
-        Cost(**cost),
-        row["code_version"],
-    )
+    answer = {name: _read(each.type, row[name]) for name, each in _ANSWER.items()}
+    cost = {name: _read(each.type, row[name]) for name, each in _COST.items()}
+    place = row["sample_id"], row["question_no"]
+    return Record(*place, Answer(**answer), Cost(**cost), row["code_version"])

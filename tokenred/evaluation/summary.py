@@ -1,6 +1,6 @@
 """From stored answers to the figures of a table: one summary a row, compared fairly."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Literal
@@ -15,7 +15,7 @@ from tokenred.evaluation.statistics import (
     mean_with_interval,
     paired_difference,
 )
-from tokenred.evaluation.store import Failure, Record, Store
+from tokenred.evaluation.store import MEASURED, Cost, Failure, Record, Store
 
 BUDGET_TOLERANCE = 0.01
 """Rows whose mean number of tokens differs by a larger share are no fair comparison."""
@@ -34,9 +34,8 @@ class RowSummary:
     p_adjusted : p value of the difference after Holm over all comparisons of the table
     n_tokens, newline_tokens, retention_ratio : realised, mean over videos
     prefill_flops, flops_share : mean over videos, absolute and relative to vanilla
-    reducer_ms, answer_ms, encoder_ms : median over videos, as they went by during the run
+    measured : what was measured of its answers and samples, pooled, by the names in ``MEASURED``
     agreement : share of answers that are those of the unreduced model
-    kl_nats, hidden_distance : mean over questions, see ``Answer``; None where a model gives none
     unequal_budget : the row keeps another number of tokens than the row it is compared with
     kinds : score by kind of question
     code_versions : of the code that gave the results; several only if they were allowed to mix
@@ -57,13 +56,8 @@ class RowSummary:
     retention_ratio: float
     prefill_flops: float
     flops_share: float
-    reducer_ms: float
-    answer_ms: float
-    encoder_ms: float
-    worst_residual: float
+    measured: dict[str, float | None]
     agreement: Estimate | None = None
-    kl_nats: float | None = None
-    hidden_distance: float | None = None
     is_reference: bool = False
     difference: PairedDifference | None = None
     p_adjusted: float | None = None
@@ -284,25 +278,25 @@ def _describe(
         retention_ratio=fmean(cost.retention_ratio for cost in costs),
         prefill_flops=flops,
         flops_share=flops / _flops(round(full_tokens), shape),
-        reducer_ms=median(cost.reducer_ms for cost in costs),
-        answer_ms=median(cost.answer_ms for cost in costs),
-        encoder_ms=median(cost.encoder_ms for cost in costs),
-        worst_residual=max(cost.residual for cost in costs),
+        measured={name: _pooled(name, records, costs) for name in MEASURED},
         agreement=None
         if not agreeing
         else mean_with_interval(
             [float(bool(r.answer.agrees)) for r in agreeing],
             [r.answer.cluster or r.sample_id for r in agreeing],
         ),
-        kl_nats=_mean_of(r.answer.kl_nats for r in records),
-        hidden_distance=_mean_of(r.answer.hidden_distance for r in records),
         published=row.published,
     )
 
 
-def _mean_of(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+_POOLS: dict[str, Callable[[list[float]], float]] = {"mean": fmean, "median": median, "max": max}
+
+
+def _pooled(name: str, records: Sequence[Record], costs: Sequence[Cost]) -> float | None:
+    """Return the figure of a row from those of its answers or samples; None if nobody knows any."""
+    holders = costs if hasattr(Cost, name) else [record.answer for record in records]
+    known = [value for each in holders if (value := getattr(each, name)) is not None]
+    return _POOLS[MEASURED[name].pool](known) if known else None
 
 
 def record_flops(record: Record, shape: LlmShape) -> int:

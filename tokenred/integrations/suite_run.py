@@ -171,7 +171,6 @@ def _cost(result: SuiteResult) -> Cost:
         retention_ratio=facts.visual_tokens / max(1, facts.vanilla_visual_tokens),
         reducer_ms=facts.reducer_ms,
         answer_ms=facts.request_ms,
-        encoder_ms=0.0,
         n_iter=facts.n_iter,
         residual=facts.residual,
         seed=result.row.config.seed,

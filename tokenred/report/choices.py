@@ -16,7 +16,8 @@ from rich.text import Text
 
 from tokenred.errors import TokenredError
 from tokenred.evaluation.choices.compared import ClipMean, ComparedPair, ComparedRow, Comparison
-from tokenred.report.table import NOT_APPLICABLE, UNEQUAL
+from tokenred.report.columns import NOT_APPLICABLE
+from tokenred.report.table import UNEQUAL
 
 COVERAGE = {
     "n_tokens": "tokens",

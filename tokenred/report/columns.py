@@ -1,18 +1,26 @@
-"""The columns of the report's table, and which rows may stand beside each other."""
+"""The columns of every table of a run, and which rows may stand beside each other.
+
+A column is one entry of :func:`columns`; a measured one is a field of ``Answer`` or ``Cost`` in
+``tokenred.evaluation.store`` and needs no entry at all.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
-from tokenred.evaluation.statistics import Estimate
-from tokenred.evaluation.summary import RowSummary, Summary
+from tokenred.evaluation.statistics import Estimate, PairedDifference
+from tokenred.evaluation.store import MEASURED
+from tokenred.evaluation.summary import Measure, RowSummary, Summary
 
 NOT_APPLICABLE = "-"
 OTHER_BUDGETS = "Other budgets: not ranked"
-_MEASURES = {
-    "accuracy": "share of right answers",
-    "score": "mean score of all answers",
-    "agreement": "share of answers that vanilla gives too",
+MEANINGS: dict[Measure, str] = {
+    "accuracy": "the share of right answers",
+    "score": "the mean over questions, from 0 to 100",
+    "agreement": "the share of answers that are those of the unreduced model",
 }
+UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "": 1.0}
 
 
 @dataclass(frozen=True)
@@ -29,15 +37,38 @@ class Cell:
 
 
 EMPTY = Cell(NOT_APPLICABLE)
+Shown = Literal["brief", "page", "file"]
+"""Tables from the shortest: terminal and Markdown; HTML and LaTeX; CSV. Each has all before it."""
+_SHOWN: tuple[Shown, ...] = ("brief", "page", "file")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, the sentence that explains it, and the cell of each row."""
+    """One column, in whatever form the table takes.
 
+    Attributes
+    ----------
+    key : its name in files, where the figures of ``figure`` stand as they are
+    name, meaning : its heading, and the sentence that explains it
+    figure : what it shows of a row: a plain value, an estimate, a difference, or None
+    cell : what is printed of a row
+    since : the shortest table that has it
+    part : of two tables, where one is too wide, the one that has it
+    aside : whether short tables show what stands in small print
+    """
+
+    key: str
     name: str
     meaning: str
+    figure: Callable[[RowSummary], Any]
     cell: Callable[[RowSummary], Cell]
+    since: Shown = "page"
+    part: Literal["both", "score", "cost"] = "cost"
+    aside: bool = True
+
+    def plain(self, row: RowSummary) -> dict[str, Any]:
+        """Return the figures of a row by names such as ``score_low``."""
+        return _plain(self.key, self.figure(row))
 
 
 @dataclass(frozen=True)
@@ -74,87 +105,144 @@ def full_label(row: RowSummary, summary: Summary) -> str:
     return f"{row.label}, {100 * row.retention:g} %"
 
 
-def columns(summary: Summary) -> list[Column]:
-    """Return the columns that this summary can fill."""
-    unit, name = _flops_unit(summary.rows)
+def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
+    """Return the columns of a table that this summary can fill."""
+    measure, reference = summary.measure, summary.reference
+    unit = next(name for name, size in UNITS.items() if _most_flops(summary) >= size)
+    budgets = len(retentions(summary)) > 1
     every = [
-        Column("row", "what was changed", _label),
+        Column("label", "row", "what was changed", _get("label"), _label, "brief", "both"),
         Column(
-            measure_name(summary),
-            f"{_MEASURES[summary.measure]}, per cent, with its 95 % interval",
-            lambda row: _percent(row.score),
+            "retention",
+            "budget",
+            "the share of the tokens that was asked for",
+            _get("retention"),
+            lambda row: _number(row.retention, lambda share: f"{100 * share:g} %"),
+            "brief" if budgets else "file",
+            "both",
         ),
         Column(
-            f"vs {summary.reference}",
+            "score",
+            f"{measure} %",
+            f"{MEANINGS[measure]}, with its 95 % interval",
+            _get("score"),
+            lambda row: _percent(row.score),
+            "brief",
+            "score",
+        ),
+        Column(
+            "difference",
+            f"vs {reference}",
             "difference to the reference on the same questions, percentage points, with its 95 % "
             "interval; bold where the interval excludes 0",
+            _get("difference"),
             _difference,
+            "brief",
+            "score",
         ),
-        Column("p", "chance of such a difference between equal rows, adjusted by Holm", _p_value),
         Column(
+            "p_adjusted",
+            "p",
+            "chance of such a difference between equal rows, adjusted by Holm",
+            _get("p_adjusted"),
+            lambda row: Cell(p_text(row.p_adjusted), value=row.p_adjusted),
+            "brief",
+            "score",
+        ),
+        Column(
+            "minimum_detectable",
             "detectable",
             "the smallest difference, in percentage points, that this many questions find four "
             "times out of five",
             _detectable,
+            lambda row: _number(_detectable(row), lambda share: f"{100 * share:.1f}"),
+            part="score",
+        ),
+        Column(
+            "n_tokens",
+            "tokens",
+            "visual tokens that enter the LLM, mean over videos, and their share of vanilla's",
+            _get("n_tokens"),
+            lambda row: _with_share(row.n_tokens, f"{row.n_tokens:.1f}", row.retention_ratio),
+            "brief",
+        ),
+        Column(
+            "prefill_flops",
+            f"{unit}FLOPs",
+            "cost of reading the prompt, computed, and its share of vanilla's",
+            _get("prefill_flops"),
+            lambda row: _with_share(
+                row.prefill_flops,
+                f"{row.prefill_flops / UNITS[unit]:#.3g}".rstrip("."),
+                row.flops_share,
+            ),
+            "brief",
         ),
         Column(
             "agreement",
-            "answers equal to vanilla's, per cent, with the 95 % interval; needs no labels",
-            lambda row: EMPTY if summary.measure == "agreement" else _percent(row.agreement),
+            "agreement %",
+            "answers equal to vanilla's, with the 95 % interval; needs no labels",
+            _get("agreement"),
+            lambda row: EMPTY if measure == "agreement" else _percent(row.agreement),
+            "brief",
+            aside=False,
+        ),
+        *(
+            Column(
+                name,
+                each.heading,
+                each.meaning,
+                partial(_measured, name),
+                partial(_measured_cell, name),
+                "brief" if each.brief else "page",
+            )
+            for name, each in MEASURED.items()
         ),
         Column(
-            "KL",
-            "how far the distribution of the next token is from vanilla's, nats",
-            lambda row: _number(row.kl_nats, ".3f"),
-        ),
-        Column(
-            "hidden",
-            "distance of the last hidden state to vanilla's, 1 - cosine",
-            lambda row: _number(row.hidden_distance, ".3f"),
-        ),
-        Column(
-            "tokens",
-            "visual tokens that enter the LLM, mean over samples, and their share of vanilla's",
-            lambda row: _with_share(f"{row.n_tokens:.1f}", row.retention_ratio, row.n_tokens),
-        ),
-        Column(
-            f"{name}FLOPs",
-            "cost of reading the prompt, computed, and its share of vanilla's",
-            lambda row: _with_share(
-                f"{row.prefill_flops / unit:#.3g}".rstrip("."), row.flops_share, row.prefill_flops
-            ),
-        ),
-        Column(
-            "reducer ms",
-            "measured time of the reduction alone, median",
-            lambda row: _number(row.reducer_ms, ".1f"),
-        ),
-        Column(
-            "answer ms",
-            "measured time of one answer after the reduction, median",
-            lambda row: _number(row.answer_ms or None, ".1f"),
-        ),
-        Column(
+            "published",
             "printed",
             "what somebody else printed, of another model",
-            lambda row: _number(row.published, ".1f"),
+            _get("published"),
+            lambda row: _number(row.published, "{:.1f}".format),
+            "brief",
+            "score",
         ),
+        *(Column(name, name, "", _get(name), lambda row: EMPTY, "file") for name in _FACTS),
     ]
-    several = len(retentions(summary)) > 1
-    if several and any(row.unequal_budget and row.retention is not None for row in summary.rows):
-        budget = Column("budget", "the share of the tokens that was asked for", _budget)
-        every.insert(1, budget)
-    always = {"row", measure_name(summary), f"vs {summary.reference}", "p"}
+    always = ("label", "score", "difference", "p_adjusted")
     return [
         column
         for column in every
-        if column.name in always or any(column.cell(row).value is not None for row in summary.rows)
+        if _SHOWN.index(column.since) <= _SHOWN.index(shown)
+        and (
+            shown == "file"
+            or column.key in always
+            or any(column.cell(row).value is not None for row in summary.rows)
+        )
     ]
+
+
+_FACTS = (
+    "config_id", "code_versions", "frames", "control", "is_reference", "unequal_budget",
+    "n_samples", "n_questions", "newline_tokens", "retention_ratio", "flops_share", "kinds",
+)  # fmt: skip
+"""What files have beside what tables show."""
 
 
 def points(estimate: Estimate) -> str:
     """Return a difference in percentage points, signed."""
     return f"{100 * estimate.value:+.1f}"
+
+
+def points_interval(estimate: Estimate) -> str:
+    """Return the interval of a difference in percentage points."""
+    return f"[{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+
+
+def percent(estimate: Estimate) -> str:
+    """Return a share in per cent with its interval."""
+    cell = _percent(estimate)
+    return f"{cell.text} {cell.aside}"
 
 
 def p_text(p_value: float | None) -> str:
@@ -165,8 +253,9 @@ def p_text(p_value: float | None) -> str:
 
 
 def latency_ms(row: RowSummary) -> float:
-    """Return the median time of the reduction and of one answer, together."""
-    return row.reducer_ms + row.answer_ms if row.answer_ms > 0 else 0.0
+    """Return the median time of the reduction and of one answer, together; 0 if unknown."""
+    reducer, answer = row.measured["reducer_ms"], row.measured["answer_ms"]
+    return (reducer or 0.0) + answer if answer else 0.0
 
 
 def measure_name(summary: Summary) -> str:
@@ -185,14 +274,26 @@ def _group_name(budget: float | None) -> str:
     return "All tokens" if budget is None else f"{100 * budget:g} % of the tokens"
 
 
+def _get(name: str) -> Callable[[RowSummary], Any]:
+    return lambda row: getattr(row, name)
+
+
+def _plain(key: str, figure: Any) -> dict[str, Any]:
+    """Return a figure as plain values, its parts under names of their own."""
+    if isinstance(figure, Estimate):
+        return {
+            key if name == "value" else f"{key}_{name}": each for name, each in vars(figure).items()
+        }
+    if isinstance(figure, PairedDifference):
+        others = {name: each for name, each in vars(figure).items() if name != "estimate"}
+        return _plain(key, figure.estimate) | others
+    if isinstance(figure, dict):
+        return {f"score_{kind}": estimate.value for kind, estimate in figure.items()}
+    return {key: "; ".join(figure) if isinstance(figure, tuple) else figure}
+
+
 def _label(row: RowSummary) -> Cell:
     return Cell(row.label, value=row.label.casefold(), bold=row.is_reference)
-
-
-def _budget(row: RowSummary) -> Cell:
-    if row.retention is None:
-        return EMPTY
-    return Cell(f"{100 * row.retention:g} %", value=row.retention)
 
 
 def _percent(estimate: Estimate | None) -> Cell:
@@ -208,28 +309,28 @@ def _difference(row: RowSummary) -> Cell:
     if row.difference is None:
         return EMPTY
     found = row.difference.estimate
-    aside = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    return Cell(points(found), aside, found.value, found.excludes_zero)
+    return Cell(points(found), points_interval(found), found.value, found.excludes_zero)
 
 
-def _p_value(row: RowSummary) -> Cell:
-    return Cell(p_text(row.p_adjusted), value=row.p_adjusted)
+def _detectable(row: RowSummary) -> float | None:
+    return None if row.difference is None else row.difference.minimum_detectable
 
 
-def _detectable(row: RowSummary) -> Cell:
-    found = None if row.difference is None else row.difference.minimum_detectable
-    return EMPTY if found is None else Cell(f"{100 * found:.1f}", value=found)
+def _measured(name: str, row: RowSummary) -> float | None:
+    return row.measured[name]
 
 
-def _number(value: float | None, form: str) -> Cell:
-    return EMPTY if value is None else Cell(format(value, form), value=value)
+def _measured_cell(name: str, row: RowSummary) -> Cell:
+    return _number(row.measured[name], lambda value: format(value, MEASURED[name].digits))
 
 
-def _with_share(text: str, share: float, value: float) -> Cell:
+def _number(value: float | None, form: Callable[[float], str]) -> Cell:
+    return EMPTY if value is None else Cell(form(value), value=value)
+
+
+def _with_share(value: float, text: str, share: float) -> Cell:
     return Cell(text, f"({100 * share:.1f} %)", value)
 
 
-def _flops_unit(rows: Sequence[RowSummary]) -> tuple[float, str]:
-    most = max(row.prefill_flops for row in rows)
-    units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")]
-    return next(((size, name) for size, name in units if most >= size), (1.0, ""))
+def _most_flops(summary: Summary) -> float:
+    return max(row.prefill_flops for row in summary.rows)
