@@ -253,6 +253,14 @@ def test_csv_and_json_hold_the_plain_figures(summary: Summary) -> None:
     assert float(table["random"]["p_adjusted"]) == data["random"]["p_adjusted"]
 
 
+def test_the_first_row_may_lack_what_others_have(summary: Summary) -> None:
+    behind = replace(summary, rows=summary.rows[1:])  # the reference first
+    lines = list(csv.DictReader(io.StringIO(to_csv(behind))))
+    assert behind.rows[0].is_reference
+    assert lines[0]["difference_low"] == ""
+    assert float(lines[1]["difference_low"]) == behind.rows[1].difference.estimate.low
+
+
 def test_a_measured_column_is_one_field(summary: Summary) -> None:
     """Whatever the store measures stands in the files, and under its heading in the long tables."""
     lines = list(csv.DictReader(io.StringIO(to_csv(summary))))
