@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+from profiles import THOROUGH, examples
 
 # Before tokenred is imported: the plugins of this repository are tested with it.
 os.environ["TOKENRED_LOAD_PLUGINS"] = "1"
@@ -27,16 +28,15 @@ CHECKED = (
 )
 install_import_hook(list(CHECKED), "beartype.beartype")
 
-settings.register_profile(
-    "tokenred",
+COMMON = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=50,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("tokenred")
-
+settings.register_profile("tokenred", COMMON, max_examples=examples(50))
+settings.register_profile(THOROUGH, COMMON, max_examples=50)
+settings.load_profile("tokenred")  # --hypothesis-profile loads another one after this
 
 USERS_LIBRARY = Path("~/.cache/tokenred/native")
 
