@@ -1,5 +1,6 @@
 """Shapes and types are checked while tests run; Hypothesis draws the same examples every time."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="run the golden cases of this directory instead of tests/golden/data",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives as long as the session, such as modules and tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
