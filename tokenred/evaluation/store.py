@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -239,15 +240,33 @@ class Store:
                 if self._db.execute(query, (sample_id, *_values(origin, any_code))).fetchone()
             }
 
+    def known(self, origin: Origin) -> bool:
+        """Return whether anything was answered, or calibrated, under this origin before."""
+        found = [f"SELECT 1 FROM {table} WHERE {_ORIGIN}" for table in ("results", "calibrations")]
+        with self._sentences("read"):
+            query = f"{' UNION ALL '.join(found)} LIMIT 1"
+            return self._db.execute(query, astuple(origin) * 2).fetchone() is not None
+
     def records(
-        self, origin: Origin, sample_ids: Collection[str], any_code: bool = False
+        self,
+        origin: Origin,
+        sample_ids: Collection[str],
+        any_code: bool = False,
+        *,
+        option_scores: bool = True,
     ) -> list[Record]:
         """Return the stored answers about the given samples, by sample and question.
 
-        With ``any_code`` a sample that this version of the code did not answer about has the
-        answers of the one that did so last.
+        Parameters
+        ----------
+        any_code : whether a sample that this version of the code did not answer about has the
+            answers of the one that did so last
+        option_scores : whether they are wanted; without, they are empty, and reading is twice as
+            fast
         """
         names = ["sample_id", "question_no", "code_version", *_ANSWER, *_COST]
+        if not option_scores:
+            names[names.index("option_scores")] = "'{}'"
         query = (
             f"SELECT {', '.join(names)} FROM results WHERE {_where(any_code)} "
             "ORDER BY sample_id, question_no, code_version = ?, created"
@@ -256,7 +275,7 @@ class Store:
         with self._sentences("read"):
             rows = self._db.execute(query, (*_values(origin, any_code), origin.code_version))
             found = {row[:2]: row for row in rows.fetchall() if row[0] in wanted}  # the last counts
-        return [_record(dict(zip(names, row))) for row in found.values()]
+        return [_record(row) for row in found.values()]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield everything that is stored, one flat row an answer, for export."""
@@ -362,17 +381,22 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _record(row: dict[str, Any]) -> Record:
-    answer = {name: row[name] for name in _ANSWER}
-    cost = {name: row[name] for name in _COST}
-    answer["option_scores"] = json.loads(row["option_scores"])
-    answer["agrees"] = None if row["agrees"] is None else bool(row["agrees"])
-    answer["layer_tokens"] = tuple(json.loads(row["layer_tokens"]))
-    cost["frame_indices"] = tuple(json.loads(row["frame_indices"]))
-    return Record(
-        row["sample_id"],
-        row["question_no"],
-        Answer(**answer),
-        Cost(**cost),
-        row["code_version"],
-    )
+def _record(row: tuple[Any, ...]) -> Record:
+    """Make a record of sample, question and code version, then an answer's columns and a cost's."""
+    answer = dict(zip(_ANSWER, row[3:]))
+    answer["option_scores"] = json.loads(answer["option_scores"])
+    answer["agrees"] = None if answer["agrees"] is None else bool(answer["agrees"])
+    answer["layer_tokens"] = _numbers(answer["layer_tokens"])
+    return Record(row[0], row[1], Answer(**answer), _cost(row[3 + len(_ANSWER) :]), row[2])
+
+
+@lru_cache(maxsize=1024)
+def _cost(columns: tuple[Any, ...]) -> Cost:
+    """Make the cost of a sample; all its questions bring the same one."""
+    cost = dict(zip(_COST, columns))
+    return Cost(**{**cost, "frame_indices": _numbers(cost["frame_indices"])})
+
+
+@lru_cache(maxsize=1024)
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(json.loads(text))
