@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tokenred
 from tests.evaluation_toys import ToyModel, ToyTask, contents, run_toy, toy_ablation
 from tokenred.accounting import prefill_flops
 from tokenred.cli import main
@@ -23,7 +24,7 @@ from tokenred.evaluation.manifest import make_run, read_run
 from tokenred.evaluation.model import Reply, VideoLlm
 from tokenred.evaluation.runner import PlannedRow, plan, run
 from tokenred.evaluation.store import Record, Store
-from tokenred.evaluation.summary import Summary, record_flops, summarise
+from tokenred.evaluation.summary import Summary, n_steps, record_flops, summarise
 from tokenred.evaluation.task import frame_subset
 from tokenred.evaluation.tasks.embedded import EmbeddedTask, EmbeddedTaskConfig
 from tokenred.evaluation.worker import InProcess, Worker
@@ -163,6 +164,28 @@ class TestRunner:
         ):
             run_toy(store, 1, model=model)
         assert model.n_encoded == 0
+
+    def test_a_row_with_stored_results_has_passed_the_check(self) -> None:
+        """So that the table of a finished run needs no model."""
+
+        class Absent(ToyModel):
+            def check(self, needs):
+                raise CapabilityError("not here")
+
+        with Store(":memory:") as store:
+            run_toy(store, 1)
+            _, progress = run_toy(store, 1, model=Absent())
+            assert progress.cells_reused == N_ROWS
+            with pytest.raises(CapabilityError, match="row 'random anchors': not here"):
+                run_toy(store, 1, model=Absent(), ablation=load_ablation("table8"))
+
+    def test_statistics_say_after_every_step(self) -> None:
+        steps: list[int] = []
+        with Store(":memory:") as store:
+            planned, _ = run_toy(store, 1)
+            manifest = make_run(toy_ablation(), planned, ToyTask(), ToyModel(), 1)
+            summarise(manifest, store, lambda: steps.append(1))
+        assert len(steps) == n_steps(manifest)
 
     @pytest.mark.parametrize("name", ablation_files())
     def test_shipped_ablations_run(self, name: str) -> None:
@@ -482,7 +505,10 @@ class TestCommand:
         return 0
 
     def test_a_table_on_stdout_talk_on_stderr_and_files(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         assert self.run("table8", "--limit", 2, "--out", tmp_path) == 0
         shown = capsys.readouterr()
@@ -490,10 +516,13 @@ class TestCommand:
             assert label in shown.out
         assert "5 rows on 2 samples" in shown.err
         assert "10 results computed, 0 found" in shown.err
+        assert "next: tokenred report" in shown.err
         names = {"results.sqlite", "run.json", "table.md", "table.csv", "table.json"}
         assert {file.name for file in tmp_path.iterdir()} == names
+        monkeypatch.setattr(tokenred, "load_model", None)  # a finished run needs none
         assert self.run("table8", "--limit", 2, "--out", tmp_path, "--json") == 0
         shown = capsys.readouterr()
+        assert "statistics" in shown.err
         assert "0 results computed, 10 found" in shown.err
         data = json.loads(shown.out)
         assert data == json.loads((tmp_path / "table.json").read_text())

@@ -13,8 +13,9 @@ import saved_models
 import torch
 from attach_cases import forced
 
+from tokenred.accounting import LlmShape
 from tokenred.errors import InputError, TokenredError
-from tokenred.evaluation.model import EvaluatedModel, ModelSpec, Reply, VideoLlm
+from tokenred.evaluation.model import EvaluatedModel, ModelSpec, Reply, VideoLlm, revision_of
 from tokenred.evaluation.task import Question, Sample
 from tokenred.models import attach
 from tokenred.pipeline import Pipeline, load_pipeline
@@ -208,6 +209,19 @@ def test_words_that_a_model_does_not_know_are_no_question() -> None:
         ask(Question("colour", "what color is 3", ("red", "crimson")))
     with pytest.raises(InputError, match="no token for parts of ''"):
         ask(Question("colour", "what color is 3", ("red", "")))
+
+
+def test_the_embedded_model_is_known_before_it_is_loaded() -> None:
+    loads: list[bool] = []
+    model = VideoLlm(on_load=lambda: loads.append(True))
+    revision, shape = model.revision, model.shape
+    assert not loads
+    loaded = model._loaded
+    assert loads == [True]
+    assert revision == revision_of(loaded)
+    assert shape == LlmShape.of(loaded.model.config.text_config)
+    narrow = VideoLlm(ModelSpec(dtype="bfloat16")).revision
+    assert narrow == revision.replace("float32", "bfloat16")
 
 
 def test_a_folder_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import yaml
 
 from tokenred.cli import app, main
 from tokenred.cli._common import columns, parse_overrides
+from tokenred.cli._talk import command
 from tokenred.errors import ConfigError
 from tokenred.pipeline import load_config, load_pipeline
 from tokenred.registry import HARNESS_ROLES, ROLES, registry
@@ -200,3 +201,21 @@ def test_the_script_is_installed_and_every_verb_has_help():
     assert done.returncode == 0
     assert "Exits with 4" in done.stdout
     assert all(command.callback.__doc__ for command in app.registered_commands)
+
+
+def test_a_command_to_paste_starts_as_this_one_was_typed(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "bin" / "tokenred"
+    program.parent.mkdir()
+    program.write_text("")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(sys, "argv", ["bin/tokenred"])
+    assert command("report", "runs/my run") == "bin/tokenred report 'runs/my run'"
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    assert command("report", "runs/x") == f"{program} report runs/x"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert command("report", "runs/x") == "tokenred report runs/x"
+    for other in ("-c", "/usr/bin/pytest", str(tmp_path / "absent" / "tokenred")):
+        monkeypatch.setattr(sys, "argv", [other])
+        assert command("report", "runs/x") == "tokenred report runs/x"

@@ -25,11 +25,15 @@ def answers_to(sample: embedded.Sample, kind: str) -> dict[str, str]:
     return {q.prompt: q.answer for q in sample.questions if q.kind == kind}
 
 
-def test_import_is_light():
+def test_import_is_light_and_so_is_a_video():
+    """Pixels come from scikit-learn's files, not from its import, which takes a second."""
     code = (
         "import sys, tokenred.embedded\n"
         "loaded = {'transformers', 'sklearn', 'PIL'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
+        "tokenred.embedded.generate_sample(0)\n"
+        "loaded = {'transformers', 'sklearn', 'torch'} & set(sys.modules)\n"
+        "assert loaded <= {'torch'}, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -146,7 +146,9 @@ def test_what_was_not_measured_is_said(folder: Path, summary: Summary):
 def test_the_verb_writes_every_format(folder: Path, capsys, tmp_path: Path):
     main_ok(["report", str(folder), "--format", "html,md,tex,csv,json", "--samples", "1",
              "--out", str(tmp_path / "out")])  # fmt: skip
-    written = capsys.readouterr().out.split()
+    shown = capsys.readouterr()
+    assert "statistics" in shown.err
+    written = shown.out.split()
     assert written == [str(tmp_path / f"out/report.{name}") for name in
                        ("html", "md", "tex", "csv", "json")]  # fmt: skip
     texts = {Path(path).suffix: Path(path).read_text(encoding="utf-8") for path in written}

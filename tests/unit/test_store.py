@@ -64,6 +64,14 @@ def test_what_is_written_is_read_back(store: Store, path: Path) -> None:
         ]
 
 
+def test_option_scores_may_be_left_in_the_file(store: Store) -> None:
+    store.write(ORIGIN, "v/1", ANSWERS, COST)
+    assert store.records(ORIGIN, ["v/1"], option_scores=False) == [
+        replace(record, answer=replace(record.answer, option_scores={}))
+        for record in store.records(ORIGIN, ["v/1"])
+    ]
+
+
 def test_a_cell_is_written_once(store: Store, path: Path) -> None:
     assert store.write(ORIGIN, "v/1", ANSWERS, COST)
     with Store(path) as other:
@@ -137,6 +145,17 @@ def test_forgetting_takes_one_origin_only(store: Store) -> None:
     assert [len(store.failures(origin, ["v/2"])) for origin in (ORIGIN, OTHER_CODE)] == [0, 1]
     assert store.calibrated(ORIGIN) is None
     assert store.calibrated(OTHER_CODE) == {"tau": 0.25}
+    assert [store.known(origin) for origin in (ORIGIN, OTHER_CODE)] == [False, True]
+
+
+def test_an_origin_is_known_once_it_has_answers_or_a_calibration(store: Store) -> None:
+    store.write_failure(Failure(ORIGIN, "v/2", "out of luck"))
+    assert not store.known(ORIGIN)
+    store.write(ORIGIN, "v/1", ANSWERS, COST)
+    store.add_calibrated(OTHER_CODE, {"tau": 0.25})
+    assert store.known(ORIGIN)
+    assert store.known(OTHER_CODE)
+    assert not store.known(replace(ORIGIN, model_revision="other"))
 
 
 def test_calibrations_are_remembered(store: Store) -> None:

@@ -18,6 +18,7 @@ from tokenred.cli._media import (
     TrustRemoteCode,
     quiet_transformers,
 )
+from tokenred.cli._talk import command, progress_line
 from tokenred.errors import ConfigError, TokenredError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "components"
 DEFAULT_LIMIT = 200
+EXECUTORS = ("local", "ray")
 
 
 def ablate(
@@ -109,22 +111,20 @@ def ablate(
 
     Results go to OUT/results.sqlite as they arrive. Stop at any time; the same command resumes.
     """
-    import torch
-
     from tokenred.evaluation import runner
     from tokenred.evaluation.ablation import load_ablation
     from tokenred.evaluation.manifest import STORE, make_run, write_run
     from tokenred.evaluation.model import ModelSpec, VideoLlm
     from tokenred.evaluation.preview import preview
     from tokenred.evaluation.store import Store
-    from tokenred.evaluation.summary import summarise
+    from tokenred.evaluation.summary import n_steps, summarise
     from tokenred.evaluation.task import load_task
     from tokenred.report.table import write_tables
 
+    if executor not in EXECUTORS:
+        raise ConfigError(f"unknown executor '{executor}'; local or ray", ["--executor"])
     ablation = load_ablation(what, parse_overrides(set_))
     rows = ablation.expand(parse_retention(retention))
-    torch.set_num_threads(threads)
-    quiet_transformers()
     spec = ModelSpec(model, revision, device, dtype, offline, trust_remote_code)
     folder = out or Path("runs") / ablation.config.name
     path = folder / STORE
@@ -133,12 +133,17 @@ def ablate(
     if suite is None:
         judged = load_task(task)
         remember = None if cache is None else _cache(cache, cache_gb)
-        announce = None if model is None else lambda plan: say(str(plan))
-        llm = VideoLlm(spec, remember, on_plan=announce)
+        llm = VideoLlm(
+            spec,
+            remember,
+            on_load=partial(_prepare, model, threads),
+            on_plan=None if model is None else lambda plan: say(str(plan)),
+        )
     else:
         _refuse_with_suite(dry_run=dry_run, executor=executor != "local", cache=cache is not None)
         from tokenred.integrations.suite_run import SuiteRun
 
+        _prepare(model, threads)
         judged = SuiteRun(
             suite, spec, limit=limit, include_path=include_path, prompts_of=prompts_of
         )
@@ -162,9 +167,12 @@ def ablate(
         write_run(run, folder)
         say(f"{len(planned)} rows on {limit} samples; results in {path}")
         _watched(partial(compute, any_code=allow_mixed), len(planned) * limit, path)
-        summary = summarise(run, store)
+        with progress_line("statistics", n_steps(run)) as step:
+            summary = summarise(run, store, step)
     write_tables(summary, folder)
     _print_summary(summary, json)
+    page = command("report", str(folder))
+    say(f"next: {page}   (plots, samples with frames, one HTML page)")
 
 
 def _refuse_with_suite(**given: bool) -> None:
@@ -172,6 +180,16 @@ def _refuse_with_suite(**given: bool) -> None:
         if wanted:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError("cannot be used together with --suite", [option])
+
+
+def _prepare(model: str | None, threads: int) -> None:
+    """Make ready for a model that is about to be loaded."""
+    import torch
+
+    if model is None:
+        say("loading the embedded model")
+    torch.set_num_threads(threads)
+    quiet_transformers()
 
 
 def parse_retention(text: str) -> list[float] | None:
@@ -237,8 +255,6 @@ def _executor(
 
     if name == "local":
         return InProcess(Worker(task, model, keep_going))
-    if name != "ray":
-        raise ConfigError(f"unknown executor '{name}'; local or ray", ["--executor"])
     from tokenred.evaluation.executors.ray import RayExecutor
 
     return RayExecutor(

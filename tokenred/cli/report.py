@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenred.cli._common import say
+from tokenred.cli._talk import progress_line
 from tokenred.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def report(
     from tokenred.evaluation.files import write_whole
     from tokenred.evaluation.manifest import STORE, read_run
     from tokenred.evaluation.store import Store
-    from tokenred.evaluation.summary import summarise
+    from tokenred.evaluation.summary import n_steps, summarise
 
     formats = parse_formats(format_)
     manifest = read_run(run)
@@ -46,8 +47,11 @@ def report(
     folder = out or run
     folder.mkdir(parents=True, exist_ok=True)
     with Store(run / STORE) as store:
-        summary = summarise(manifest, store)
-        say(f"{len(summary.rows)} rows on {summary.n_samples} samples")
+        with progress_line("statistics", n_steps(manifest)) as step:
+            summary = summarise(manifest, store, step)
+        say(
+            f"{len(summary.rows)} rows on {summary.n_samples} samples; writing {', '.join(formats)}"
+        )
         for name in formats:
             path = folder / f"report.{name}"
             write_whole(path, _text(name, manifest, summary, store, run, samples))

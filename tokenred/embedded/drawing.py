@@ -6,7 +6,10 @@ instance and the right part of each photograph belong to ``"test"``.
 
 from __future__ import annotations
 
+import gzip
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -96,22 +99,29 @@ def draw_digit(
     plate += opacity * np.array(COLORS[color], dtype=np.float32)
 
 
+def _shipped(place: str) -> Path:
+    """Find a file that ships with scikit-learn, whose import would take a second."""
+    spec = find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    return Path(spec.submodule_search_locations[0]) / "datasets" / place
+
+
 @lru_cache(maxsize=1)
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """Digit images in 0..1, shape (n, 8, 8), and their classes, shape (n,)."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    return (data.images / 16.0).astype(np.float32), data.target.astype(np.int64)
+    with gzip.open(_shipped("data/digits.csv.gz"), "rt") as file:
+        data = np.loadtxt(file, delimiter=",")
+    images = data[:, :-1].reshape(-1, 8, 8)
+    return (images / 16.0).astype(np.float32), data[:, -1].astype(np.int64)
 
 
 @lru_cache(maxsize=1)
 def _photos() -> tuple[np.ndarray, ...]:
     """The photographs, float32 in 0..255, each of shape (height, width, 3)."""
     from PIL import Image
-    from sklearn.datasets import load_sample_image
 
-    images = (Image.fromarray(load_sample_image(name)) for name in PHOTOS)
+    images = (Image.open(_shipped(f"images/{name}")) for name in PHOTOS)
     return tuple(
         np.asarray(image.resize(_PHOTO_SIZE, Image.Resampling.LANCZOS), dtype=np.float32)
         for image in images

@@ -1,9 +1,11 @@
 """What the runner asks of a model under test, and every model that tokenred loads as one."""
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenred.accounting import LlmShape
+from tokenred.embedded import MODEL_DIR
 from tokenred.errors import InputError, TokenredError
 from tokenred.evaluation.files import sampled_hash
 from tokenred.evaluation.task import Answering, Sample, fingerprint_of
@@ -135,10 +138,13 @@ that encodes with the cues it is given, and the device of the model."""
 class VideoLlm:
     """Any model that ``tokenred.load_model`` serves; by default the small one that ships.
 
+    The one that ships is loaded when it is first needed: its files say what it is.
+
     Parameters
     ----------
     spec : which model
     remember : stands before the vision tower, such as a ``FeatureCache``
+    on_load : called when a load begins
     on_plan : is told what a load is about to need
     """
 
@@ -146,33 +152,45 @@ class VideoLlm:
         self,
         spec: ModelSpec | None = None,
         remember: Remember | None = None,
+        on_load: Callable[[], None] = lambda: None,
         on_plan: Callable[[Any], None] | None = None,
     ) -> None:
-        from tokenred import load_model
-        from tokenred.embedded import MODEL_DIR
-
         self.spec = spec or ModelSpec()
-        folder = MODEL_DIR if self.spec.name is None else self.spec.name
+        self.name = "embedded LLaVA-OneVision" if self.spec.name is None else self.spec.name
+        self._remember = remember
+        self._on_load, self._on_plan = on_load, on_plan
+        self._token_ids: dict[str, list[int]] = {}  # options come again in every sample
+        if self.spec.name is None and self.spec.revision is None and self.spec.dtype == "auto":
+            config = json.loads((MODEL_DIR / "config.json").read_text(encoding="utf-8"))
+            self.revision = _revision(MODEL_DIR, None, config["dtype"])
+            self.shape = LlmShape.load(MODEL_DIR)
+        else:
+            self.revision = revision_of(self._loaded)
+            self.shape = LlmShape.of(self._loaded.model.config.text_config)
+
+    @cached_property
+    def _loaded(self) -> Any:
+        from tokenred import load_model
+
+        self._on_load()
         try:
-            self._loaded = load_model(
-                folder,
+            return load_model(
+                MODEL_DIR if self.spec.name is None else self.spec.name,
                 device=self.spec.device,
                 dtype=self.spec.dtype,
                 revision=self.spec.revision,
                 local_files_only=self.spec.offline,
                 trust_remote_code=self.spec.trust_remote_code,
-                on_plan=on_plan,
+                on_plan=self._on_plan,
             )
         except TokenredError as error:
             if self.spec.name is None:
                 raise TokenredError(f"the embedded model cannot be loaded: {error}") from error
             raise
-        self._adapter: Any = self._loaded.adapter
-        self.name = "embedded LLaVA-OneVision" if self.spec.name is None else self.spec.name
-        self.revision = revision_of(self._loaded)
-        self.shape = LlmShape.of(self._loaded.model.config.text_config)
-        self._remember = remember
-        self._token_ids: dict[str, list[int]] = {}  # options come again in every sample
+
+    @property
+    def _adapter(self) -> Any:
+        return self._loaded.adapter
 
     def check(self, needs: Collection[str]) -> None:
         """Raise a CapabilityError for a cue that the model cannot give."""
@@ -353,7 +371,11 @@ def revision_of(loaded: Any) -> str:
     Large files count by samples, see ``sampled_hash``.
     """
     dtype = str(loaded.plan.dtype).removeprefix("torch.")
-    if loaded.revision is not None:
-        return f"{loaded.revision[:12]}-{dtype}"
-    files = [path for path in sorted(Path(loaded.name).iterdir()) if path.suffix in _COUNTED]
+    return _revision(Path(loaded.name), loaded.revision, dtype)
+
+
+def _revision(folder: Path, commit: str | None, dtype: str) -> str:
+    if commit is not None:
+        return f"{commit[:12]}-{dtype}"
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in _COUNTED]
     return f"{fingerprint_of(*([path.name, sampled_hash(path)] for path in files))}-{dtype}"

@@ -40,7 +40,8 @@ Executor = Callable[[Iterable[Job]], Iterator[Result]]
 def plan(rows: Iterable[Row], task: Task, model: EvaluatedModel, store: Store) -> list[PlannedRow]:
     """Check every row before any work, solve calibrated budgets, and name where results go.
 
-    Calibration reads samples that no evaluation reaches, and is remembered in the store.
+    Calibration reads samples that no evaluation reaches, and is remembered in the store. A row of
+    which the store holds results has passed the check before.
 
     Raises
     ------
@@ -53,9 +54,12 @@ def plan(rows: Iterable[Row], task: Task, model: EvaluatedModel, store: Store) -
     videos = _CalibrationVideos(task, model)
     for row in rows:
         with _named(f"row '{row.label}'"):
-            model.check(Pipeline(row.config).needs)
-            row = _calibrated(row, _origin(row, task, model), videos, store)
-        origin = _origin(row, task, model)
+            origin = _origin(row, task, model)
+            if not store.known(origin):
+                model.check(Pipeline(row.config).needs)
+            if row.config.budget.mode == "calibrated":
+                row = _calibrated(row, origin, videos, store)
+                origin = _origin(row, task, model)
         store.add_config(origin.config_id, row.canonical)
         planned.append(PlannedRow(row, origin))
     return planned
@@ -145,9 +149,7 @@ class _CalibrationVideos:
 
 
 def _calibrated(row: Row, origin: Origin, videos: _CalibrationVideos, store: Store) -> Row:
-    """Return the row with its knob solved; other rows as they are."""
-    if row.config.budget.mode != "calibrated":
-        return row
+    """Return the row with its knob solved."""
     known = store.calibrated(origin)
     if known is None:
         known = calibrate(row.config, videos(Pipeline(row.config).needs, row.frames)).to_dict()

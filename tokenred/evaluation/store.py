@@ -7,10 +7,11 @@ that is there already is left alone.
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, astuple, dataclass, field, fields
+from dataclasses import MISSING, Field, astuple, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from pathlib import Path
 from types import NoneType, TracebackType, UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -256,15 +257,33 @@ class Store:
                 if self._db.execute(query, (sample_id, *_values(origin, any_code))).fetchone()
             }
 
+    def known(self, origin: Origin) -> bool:
+        """Return whether anything was answered, or calibrated, under this origin before."""
+        found = [f"SELECT 1 FROM {table} WHERE {_ORIGIN}" for table in ("results", "calibrations")]
+        with self._sentences("read"):
+            query = f"{' UNION ALL '.join(found)} LIMIT 1"
+            return self._db.execute(query, astuple(origin) * 2).fetchone() is not None
+
     def records(
-        self, origin: Origin, sample_ids: Collection[str], any_code: bool = False
+        self,
+        origin: Origin,
+        sample_ids: Collection[str],
+        any_code: bool = False,
+        *,
+        option_scores: bool = True,
     ) -> list[Record]:
         """Return the stored answers about the given samples, by sample and question.
 
-        With ``any_code`` a sample that this version of the code did not answer about has the
-        answers of the one that did so last.
+        Parameters
+        ----------
+        any_code : whether a sample that this version of the code did not answer about has the
+            answers of the one that did so last
+        option_scores : whether they are wanted; without, they are empty, and reading is twice as
+            fast
         """
         names = ["sample_id", "question_no", "code_version", *_ANSWER, *_COST]
+        if not option_scores:
+            names[names.index("option_scores")] = "'{}'"
         query = (
             f"SELECT {', '.join(names)} FROM results WHERE {_where(any_code)} "
             "ORDER BY sample_id, question_no, code_version = ?, created"
@@ -273,7 +292,7 @@ class Store:
         with self._sentences("read"):
             rows = self._db.execute(query, (*_values(origin, any_code), origin.code_version))
             found = {row[:2]: row for row in rows.fetchall() if row[0] in wanted}  # the last counts
-        return [_record(dict(zip(names, row))) for row in found.values()]
+        return [_record(row) for row in found.values()]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield everything that is stored, one flat row an answer, for export."""
@@ -394,6 +413,7 @@ _RENAMED = {"correct": "score"}
 _SQL = {str: "TEXT", dict: "TEXT", tuple: "TEXT", float: "REAL", int: "INTEGER", bool: "INTEGER"}
 
 
+@cache
 def _kind(of: Any) -> tuple[type, bool]:
     """Return the plain type of a field, and whether it may be None."""
     kinds = get_args(of) if isinstance(of, UnionType) else (of,)
@@ -451,16 +471,31 @@ def _written(value: Any) -> Any:
     return canonical_json(value) if isinstance(value, dict | tuple) else value
 
 
-def _read(of: Any, value: Any) -> Any:
-    """Return a value of the file as a field has it."""
-    kind, _ = _kind(of)
-    if value is None or kind not in (dict, tuple, bool):
-        return value
-    return bool(value) if kind is bool else kind(json.loads(value))
+@lru_cache(maxsize=4096)
+def _list(text: str) -> tuple[Any, ...]:
+    return tuple(json.loads(text))
 
 
-def _record(row: dict[str, Any]) -> Record:
-    answer = {name: _read(each.type, row[name]) for name, each in _ANSWER.items()}
-    cost = {name: _read(each.type, row[name]) for name, each in _COST.items()}
-    place = row["sample_id"], row["question_no"]
-    return Record(*place, Answer(**answer), Cost(**cost), row["code_version"])
+_READERS: dict[type, Callable[[Any], Any]] = {tuple: _list, dict: json.loads, bool: bool}
+
+
+def _read(of: Mapping[str, Field[Any]], columns: Sequence[Any]) -> dict[str, Any]:
+    """Return the values of fields, in their order, as the fields have them."""
+    found = dict(zip(of, columns))
+    for name, each in of.items():
+        read = _READERS.get(_kind(each.type)[0])
+        if read is not None and found[name] is not None:
+            found[name] = read(found[name])
+    return found
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    """Make a record of sample, question and code version, then an answer's columns and a cost's."""
+    answer = Answer(**_read(_ANSWER, row[3:]))
+    return Record(row[0], row[1], answer, _cost(row[3 + len(_ANSWER) :]), row[2])
+
+
+@lru_cache(maxsize=1024)
+def _cost(columns: tuple[Any, ...]) -> Cost:
+    """Make the cost of a sample; all its questions bring the same one."""
+    return Cost(**_read(_COST, columns))

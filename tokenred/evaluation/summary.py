@@ -1,9 +1,10 @@
 """From stored answers to the figures of a table: one summary a row, compared fairly."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from statistics import fmean, median
-from typing import Literal
+from typing import Literal, NamedTuple, TypeVar
 
 from tokenred.accounting import LlmShape, prefill_flops
 from tokenred.errors import TokenredError
@@ -16,6 +17,8 @@ from tokenred.evaluation.statistics import (
     paired_difference,
 )
 from tokenred.evaluation.store import MEASURED, Cost, Failure, Record, Store
+
+_Row = TypeVar("_Row")
 
 BUDGET_TOLERANCE = 0.01
 """Rows whose mean number of tokens differs by a larger share are no fair comparison."""
@@ -132,18 +135,30 @@ class Summary:
         return bool(self.other_versions)
 
 
-def summarise(run: Run, store: Store) -> Summary:
+def n_steps(run: Run) -> int:
+    """Return how many steps ``summarise`` takes: every row is read, described and compared."""
+    return 3 * len(run.rows)
+
+
+def summarise(run: Run, store: Store, on_step: Callable[[], None] = lambda: None) -> Summary:
     """Read the results of a run and compare every row with the reference.
 
     A row is compared inside its retention group; a row without a group with the reference of the
     only group there is. Samples on which any row failed count in none.
+
+    Parameters
+    ----------
+    on_step : called after each of ``n_steps(run)`` steps
 
     Raises
     ------
     TokenredError
         If results are missing, as after a run that was stopped, or every sample failed.
     """
-    found = [store.records(row.origin, run.sample_ids, run.allow_mixed) for row in run.rows]
+    found = [
+        store.records(row.origin, run.sample_ids, run.allow_mixed, option_scores=False)
+        for row in _told(run.rows, on_step)
+    ]
     failures = [store.failures(row.origin, run.sample_ids) for row in run.rows]
     ids = _complete(run, found, failures)
     records = [[record for record in each if record.sample_id in ids] for each in found]
@@ -152,9 +167,9 @@ def summarise(run: Run, store: Store) -> Summary:
     values = [_values(each, measure) for each in records]
     rows = [
         _describe(row, each, mine, run.shape, full_tokens)
-        for row, each, mine in zip(run.rows, records, values)
+        for row, each, mine in zip(_told(run.rows, on_step), records, values)
     ]
-    rows = _compare(rows, values, run.reference)
+    rows = _compare(rows, values, run.reference, on_step)
     return Summary(
         name=run.name,
         title=run.title,
@@ -191,6 +206,13 @@ def summarise(run: Run, store: Store) -> Summary:
     )
 
 
+def _told(rows: Iterable[_Row], on_step: Callable[[], None]) -> Iterator[_Row]:
+    """Yield the rows; call ``on_step`` when the work on one is done."""
+    for row in rows:
+        yield row
+        on_step()
+
+
 def _complete(
     run: Run, records: Sequence[Sequence[Record]], failures: Sequence[Sequence[Failure]]
 ) -> set[str]:
@@ -209,8 +231,7 @@ def _complete(
     return ids
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """What one answer counts; those of one cluster stand or fall together."""
 
     cluster: str
@@ -304,7 +325,8 @@ def record_flops(record: Record, shape: LlmShape) -> int:
     return _flops(record.answer.layer_tokens or record.cost.n_tokens, shape)
 
 
-def _flops(schedule: Sequence[int] | int, shape: LlmShape) -> int:
+@lru_cache(maxsize=4096)
+def _flops(schedule: tuple[int, ...] | int, shape: LlmShape) -> int:
     return prefill_flops(schedule, shape, FLOPS_FORMULA).total
 
 
@@ -318,13 +340,16 @@ def _by_kind(values: Sequence[Value]) -> dict[str, Estimate]:
 
 
 def _compare(
-    rows: list[RowSummary], values: Sequence[Sequence[Value]], reference: str
+    rows: list[RowSummary],
+    values: Sequence[Sequence[Value]],
+    reference: str,
+    on_step: Callable[[], None],
 ) -> list[RowSummary]:
     found = {row.retention: i for i, row in enumerate(rows) if row.label == reference}
     only = next(iter(found.values())) if len(found) == 1 else None
     references = [rows[i] for i in found.values()]
     compared = []
-    for row, mine in zip(rows, values):
+    for row, mine in zip(_told(rows, on_step), values):
         i = found.get(row.retention, only)
         if i is None:
             compared.append(replace(row, unequal_budget=_unequal(row, references)))

@@ -82,6 +82,7 @@ class Host:
             _same("task", task.fingerprint, order.expected.task_fingerprint, where)
             if isinstance(order.model, ModelSpec):
                 model: EvaluatedModel = VideoLlm(order.model, order.cache)
+                model.check(())  # loads it: now, not at the first job
             else:
                 model = order.model()
             _same("model", model.revision, order.expected.model_revision, where)
