@@ -20,4 +20,4 @@ FAMILIES = {
 def register_model_adapters(register: Register) -> None:
     """Register the adapters of this package."""
     for model_class, target in FAMILIES.items():
-        register(model_class, f"tokenred.models.{target}")
+        register(model_class, f"tokenred.models.families.{target}")

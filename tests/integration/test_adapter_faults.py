@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tokenred.models import calls, splice
-from tokenred.models.llava import LlavaAdapter
-from tokenred.models.llava_onevision import LlavaOnevisionAdapter
+from tokenred.models import reduced_calls as calls
+from tokenred.models import splice
+from tokenred.models.families.llava import LlavaAdapter
+from tokenred.models.families.llava_onevision import LlavaOnevisionAdapter
 from tokenred.testing import adapter_checks
 from tokenred.testing.models import LLAVA_ONEVISION
 
@@ -43,13 +44,15 @@ def one_token_too_many(patch):
         changes = {name: getattr(reduced, name)[index] for name in fields}
         return pack(replace(reduced, **changes), *args)
 
-    patch.setattr("tokenred.models.family.pack", longer)
+    patch.setattr("tokenred.models.families.base.pack", longer)
 
 
 def shifted_positions(patch):
     """Original positions are one too high."""
     right = splice.original_positions
-    patch.setattr("tokenred.models.family.original_positions", lambda *args: right(*args) + 1)
+    patch.setattr(
+        "tokenred.models.families.base.original_positions", lambda *args: right(*args) + 1
+    )
 
 
 def always_original(patch):
@@ -93,7 +96,9 @@ def no_mask(patch):
 def detached(patch):
     """Gradients stop at the visual tokens."""
     scatter = splice.scatter_features
-    patch.setattr("tokenred.models.family.scatter_features", lambda *args: scatter(*args).detach())
+    patch.setattr(
+        "tokenred.models.families.base.scatter_features", lambda *args: scatter(*args).detach()
+    )
 
 
 def overflow(patch):
@@ -112,7 +117,7 @@ def leaves_a_method(patch):
         adapter.model.forward = adapter.model.forward
 
     wrapped = calls.wrapped_calls
-    patch.setattr("tokenred.models.family.wrapped_calls", leaky)
+    patch.setattr("tokenred.models.families.base.wrapped_calls", leaky)
 
 
 def forgets_who_is_attached(patch):
@@ -151,7 +156,7 @@ def backend_matters(patch):
 def nothing_inside(patch):
     """What works inside the LLM is never told about the prompt."""
     patch.setattr(calls, "prompt_tokens", lambda spliced: None)
-    patch.setattr("tokenred.models.in_llm.InsideLlmRun.begin", lambda self, prompt: None)
+    patch.setattr("tokenred.models.inside.llm.InsideLlmRun.begin", lambda self, prompt: None)
 
 
 FAULTS = {

@@ -16,7 +16,7 @@ from tests.attach_cases import (
 )
 from tokenred.errors import InputError
 from tokenred.models import adapter_for, attach, reduce_clip
-from tokenred.models.in_llm import inside_llm
+from tokenred.models.inside.llm import inside_llm
 from tokenred.pipeline import load_pipeline
 from tokenred.testing.models import (
     FAMILIES,

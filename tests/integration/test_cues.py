@@ -9,9 +9,9 @@ import torch
 from tests.llava_stub import LlavaStubForCausalLM
 from tokenred.errors import CapabilityError
 from tokenred.models import adapter_for
-from tokenred.models import capture as capturing
-from tokenred.models.capture import attention_layers, given_attention, pooling_head
-from tokenred.models.cues import parse_cues
+from tokenred.models import attention as capturing
+from tokenred.models.attention import attention_layers, given_attention, pooling_head
+from tokenred.models.cues.names import parse_cues
 from tokenred.testing.models import FAMILIES, synthetic_video, tiny_llava_onevision
 
 transformers = pytest.importorskip("transformers")

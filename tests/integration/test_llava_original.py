@@ -6,7 +6,7 @@ import torch
 from tests.llava_stub import IMAGE_TOKEN_INDEX, PATCH, LlavaStubForCausalLM
 from tokenred.errors import CapabilityError, InputError
 from tokenred.models import adapter_for, attach
-from tokenred.models.llava_original import LlavaOriginalAdapter
+from tokenred.models.families.llava_original import LlavaOriginalAdapter
 from tokenred.pipeline import load_pipeline
 
 SIDE = 7

@@ -9,12 +9,12 @@ import torch
 from tests import llava_checkpoint as checkpoint
 from tokenred.errors import CapabilityError, InputError
 from tokenred.models import adapter_for, attach
-from tokenred.models.llava_video import LlavaVideoAdapter
+from tokenred.models.families.llava_video import LlavaVideoAdapter
 from tokenred.pipeline import load_pipeline
 
 pytest.importorskip("transformers")
 
-from tokenred.models.llava_video_model import (
+from tokenred.models.families.llava_video_model import (
     LlavaVideoConfig,
     LlavaVideoForConditionalGeneration,
     convert_config,

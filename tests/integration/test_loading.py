@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import tokenred
 from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError
-from tokenred.models import loading
-from tokenred.models.memory import size_text
+from tokenred.models.loading import model as loading
+from tokenred.models.loading.memory import size_text
 from tokenred.testing.models import FAMILIES, synthetic_video
 
 FAMILY = "LLaVA-OneVision"
@@ -274,7 +274,7 @@ def test_a_tokenizer_without_padding_gets_some(folder):
 
 
 def test_an_unsupported_transformers_is_said_first(folder, monkeypatch):
-    from tokenred.models import base
+    from tokenred.models import adapter as base
 
     monkeypatch.setattr(base, "version", lambda name: "4.57.0")
     sentence = refusal(CapabilityError, folder, on_plan=pytest.fail)
@@ -393,7 +393,7 @@ def test_trusted_code_must_be_of_a_supported_kind(folder, with_code):
 
 
 def test_an_original_checkpoint_is_loaded_with_marks_of_its_own(tmp_path, monkeypatch):
-    from tokenred.models import llava_video_model
+    from tokenred.models.families import llava_video_model
 
     model, tower = saved_models.save_original(tmp_path)
     monkeypatch.setitem(llava_video_model.TOWERS, "tiny", tower)

@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from tokenred.errors import CapabilityError, InputError
 from tokenred.models import adapter_for, attach, reduce_clip
-from tokenred.models.qwen_pixels import fitted_size
+from tokenred.models.inputs.qwen_pixels import fitted_size
 from tokenred.models.splice import ClipLayout
 from tokenred.pipeline import load_pipeline
 from tokenred.testing.models import FAMILIES, synthetic_video, tiny_qwen2_5_vl, tiny_qwen3_vl

@@ -126,7 +126,7 @@ def choices(
 
 
 def _tower(tower: str, side: int, pool: str, cache: Path | None) -> Encoder:
-    from tokenred.models.dinov2 import Dinov2Tower
+    from tokenred.models.families.dinov2 import Dinov2Tower
     from tokenred.testing.real import DEFAULT_FOLDER, dinov2_folder
 
     if pool not in ("none", "bilinear", "average"):

@@ -249,7 +249,7 @@ class VideoLlm:
         which: Sequence[int],
         inside: InsideLlm,
     ) -> list[Reply]:
-        from tokenred.models.in_llm import inside_llm
+        from tokenred.models.inside.llm import inside_llm
 
         if not which:
             return []
@@ -283,7 +283,7 @@ class VideoLlm:
         max_new_tokens: int,
     ) -> Reply:
         from tokenred.models import attach
-        from tokenred.models.answering import last_states
+        from tokenred.models.prompt_scores import last_states
 
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
         adapter = copy(self._adapter)

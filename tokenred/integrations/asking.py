@@ -13,8 +13,8 @@ from tokenred.errors import InputError, TokenredError
 from tokenred.evaluation.worker import sample_generator
 from tokenred.integrations.visuals import Visuals
 from tokenred.models.attach import Session, attach
+from tokenred.models.inputs.preparing import Prepared
 from tokenred.models.loading import LoadedModel
-from tokenred.models.preparing import Prepared
 from tokenred.pipeline import Pipeline
 from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import ReducedTokens, VisualTokens

@@ -1,7 +1,7 @@
 """Model families: encode images and videos, splice reduced ones, and run models on them."""
 
+from tokenred.models.adapter import ModelAdapter, ReducingPipeline, adapter_for, reduce_clip
 from tokenred.models.attach import Session, attach
-from tokenred.models.base import ModelAdapter, ReducingPipeline, adapter_for, reduce_clip
 from tokenred.models.splice import Clip, ClipLayout
 
 __all__ = [

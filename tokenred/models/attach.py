@@ -10,8 +10,8 @@ from weakref import WeakSet
 from torch import Tensor
 
 from tokenred.errors import CapabilityError, ConfigError, nearest
-from tokenred.models.base import ModelAdapter, ReducingPipeline, adapter_for, reduce_clip
-from tokenred.models.in_llm import inside_llm
+from tokenred.models.adapter import ModelAdapter, ReducingPipeline, adapter_for, reduce_clip
+from tokenred.models.inside.llm import inside_llm
 from tokenred.models.splice import Clip
 from tokenred.pipeline import load_pipeline
 from tokenred.types import Realised, ReducedTokens

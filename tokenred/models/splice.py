@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenred.errors import InputError
-from tokenred.models.in_llm import PromptTokens
+from tokenred.models.inside.llm import PromptTokens
 from tokenred.types import ReducedTokens, VisualTokens
 
 Newlines = Literal["none", "end", "frame", "row"]

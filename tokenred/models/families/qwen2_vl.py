@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from tokenred.models.qwen_vl import QwenAdapter
+from tokenred.models.families.qwen_vl import QwenAdapter
 
 
 class Qwen2VLAdapter(QwenAdapter):

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenred.kernels.pooling import pool_tokens, pooled_grid
-from tokenred.models.cues import POOLER, TOWER
-from tokenred.models.llava import CLIP_CUT, LlavaAdapter
+from tokenred.models.cues.names import POOLER, TOWER
+from tokenred.models.families.llava import CLIP_CUT, LlavaAdapter
 
 
 class LlavaNextVideoAdapter(LlavaAdapter):

@@ -29,7 +29,7 @@ class Reduce(Protocol):
 
 
 Inside = Any
-"""What works inside the LLM (``tokenred.models.in_llm``), or None."""
+"""What works inside the LLM (``tokenred.models.inside.llm``), or None."""
 
 PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 """Inputs with one entry a token, which the model may be given beside the mask."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from tokenred.errors import CapabilityError, ConfigError, InputError
 from tokenred.interfaces import CachePruner, LayerReducer
 from tokenred.kernels.attention import attention_rows
-from tokenred.models.llm_call import Call, Chosen, Recorded
-from tokenred.models.llm_sequence import Sequence, pad_left, places, visible
+from tokenred.models.inside.call import Call, Chosen, Recorded
+from tokenred.models.inside.sequences import Sequence, pad_left, places, visible
 from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep
 
 QueryAndKey = tuple[Tensor, Tensor, float | None]

@@ -10,15 +10,15 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tokenred.errors import InputError
-from tokenred.models.answering import Continuations, Outlook
-from tokenred.models.calls import Inside, Reduce
-from tokenred.models.capture import Captured, attention_layers, capture
-from tokenred.models.cues import PIXELS, TOWER, Cue
-from tokenred.models.family import FamilyAdapter
-from tokenred.models.llava import CLIP
-from tokenred.models.patches import packed_pixels
-from tokenred.models.preparing import Prepared, resize_and_normalise
-from tokenred.models.qwen_pixels import fitted_size, patches
+from tokenred.models.attention import Captured, attention_layers, capture
+from tokenred.models.cues.names import PIXELS, TOWER, Cue
+from tokenred.models.cues.pixels import packed_pixels
+from tokenred.models.families.base import FamilyAdapter
+from tokenred.models.families.llava import CLIP
+from tokenred.models.inputs.preparing import Prepared, resize_and_normalise
+from tokenred.models.inputs.qwen_pixels import fitted_size, patches
+from tokenred.models.prompt_scores import Continuations, Outlook
+from tokenred.models.reduced_calls import Inside, Reduce
 from tokenred.models.splice import Clip, ClipLayout, Layout, Spliced, VisualPart
 from tokenred.types import VisualTokens
 

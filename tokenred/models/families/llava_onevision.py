@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.models.llava import LlavaAdapter
+from tokenred.models.families.llava import LlavaAdapter
 from tokenred.models.splice import Newlines
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenred.errors import CapabilityError
-from tokenred.models.calls import Inside, Reduce
+from tokenred.models.reduced_calls import Inside, Reduce
 from tokenred.models.splice import Clip, ClipLayout, VisualPart, count_newlines
 from tokenred.registry import registry
 from tokenred.types import ReducedTokens, VisualTokens
@@ -44,7 +44,7 @@ class ReducingPipeline(Protocol):
 class ModelAdapter(Protocol):
     """The facts of one model family. Everything that families share lives outside of it.
 
-    ``tokenred.models.family.FamilyAdapter`` is the base for families of transformers.
+    ``tokenred.models.families.base.FamilyAdapter`` is the base for families of transformers.
 
     Attributes
     ----------

@@ -11,16 +11,16 @@ from torch.nn.functional import interpolate, pad
 
 from tokenred.errors import InputError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
-from tokenred.models.capture import (
+from tokenred.models.attention import (
     attention_layers,
     capture,
     pooling_attention,
     pooling_head,
 )
-from tokenred.models.cues import PIXELS, POOLER, TOWER, Cue
-from tokenred.models.family import FamilyAdapter
-from tokenred.models.patches import square_pixels
-from tokenred.models.preparing import Prepared, resize_and_normalise
+from tokenred.models.cues.names import PIXELS, POOLER, TOWER, Cue
+from tokenred.models.cues.pixels import square_pixels
+from tokenred.models.families.base import FamilyAdapter
+from tokenred.models.inputs.preparing import Prepared, resize_and_normalise
 from tokenred.models.splice import Clip, ClipLayout, Newlines
 from tokenred.pipeline.flow import NATIVE_STRIDE
 from tokenred.types import VisualTokens

@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenred.errors import CapabilityError, InputError
-from tokenred.models.answering import (
+from tokenred.models.attention import attention_layers, pooling_head
+from tokenred.models.cues.names import POOLER, POOLER_ATTENTION, Cue, parse_cues
+from tokenred.models.inputs.preparing import Prepared
+from tokenred.models.prompt_scores import (
     Continuations,
     Outlook,
     last_states,
@@ -19,10 +22,7 @@ from tokenred.models.answering import (
     log_likelihood,
     shared_outlook,
 )
-from tokenred.models.calls import Inside, Reduce, wrapped_calls
-from tokenred.models.capture import attention_layers, pooling_head
-from tokenred.models.cues import POOLER, POOLER_ATTENTION, Cue, parse_cues
-from tokenred.models.preparing import Prepared
+from tokenred.models.reduced_calls import Inside, Reduce, wrapped_calls
 from tokenred.models.splice import (
     Clip,
     ClipLayout,

@@ -9,11 +9,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.errors import CapabilityError, InputError, TokenredError
-from tokenred.models.base import check_transformers
-from tokenred.models.capture import capture
-from tokenred.models.cues import PIXELS, POOLER, POOLER_ATTENTION, TOWER, Cue, parse_cues
-from tokenred.models.patches import square_pixels
-from tokenred.models.preparing import resize_and_normalise
+from tokenred.models.adapter import check_transformers
+from tokenred.models.attention import capture
+from tokenred.models.cues.names import PIXELS, POOLER, POOLER_ATTENTION, TOWER, Cue, parse_cues
+from tokenred.models.cues.pixels import square_pixels
+from tokenred.models.inputs.preparing import resize_and_normalise
 from tokenred.types import VisualTokens
 
 IMAGENET: Mapping[str, Any] = {

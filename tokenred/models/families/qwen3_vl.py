@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenred.errors import InputError
-from tokenred.models.llava import SIGLIP
-from tokenred.models.qwen_vl import PixelBounds, QwenAdapter
+from tokenred.models.families.llava import SIGLIP
+from tokenred.models.families.qwen_vl import PixelBounds, QwenAdapter
 from tokenred.models.splice import ClipLayout, Spliced, VisualPart
 from tokenred.types import ReducedTokens
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from tokenred.errors import CapabilityError, ConfigError, InputError
 from tokenred.interfaces import CachePruner, LayerReducer
-from tokenred.models.capture import AttentionInputs, intercepted
-from tokenred.models.llm_call import Call, Prompt, Recorded, gather
-from tokenred.models.llm_sequence import PromptTokens, Sequence
-from tokenred.models.llm_steps import Prober, choose, run_step, source_layer
-from tokenred.models.short_cache import LIVE, check_cache, readings, shorten
+from tokenred.models.attention import AttentionInputs, intercepted
+from tokenred.models.inside.call import Call, Prompt, Recorded, gather
+from tokenred.models.inside.sequences import PromptTokens, Sequence
+from tokenred.models.inside.short_cache import LIVE, check_cache, readings, shorten
+from tokenred.models.inside.steps import Prober, choose, run_step, source_layer
 from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import LayerStep, Point
 

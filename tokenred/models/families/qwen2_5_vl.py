@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenred.models.qwen_vl import QwenAdapter
+from tokenred.models.families.qwen_vl import QwenAdapter
 
 
 class Qwen2_5VLAdapter(QwenAdapter):

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenred.errors import CapabilityError
-from tokenred.models.capture import backend_of
-from tokenred.models.llm_sequence import PromptTokens, Sequence, backend_mask, visible
+from tokenred.models.attention import backend_of
+from tokenred.models.inside.sequences import PromptTokens, Sequence, backend_mask, visible
 
 FACTS = ("visual", "newline", "clip", "frame_index", "token_index", "group")
 Tables = tuple[Tensor, Tensor]

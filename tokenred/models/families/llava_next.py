@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.models.llava import CLIP_CUT, LlavaAdapter
+from tokenred.models.families.llava import CLIP_CUT, LlavaAdapter
 
 
 class LlavaNextAdapter(LlavaAdapter):

@@ -8,9 +8,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.errors import InputError
-from tokenred.models.cues import Cue
-from tokenred.models.llava import CLIP_CUT, LlavaAdapter
-from tokenred.models.preparing import Prepared, resize_and_normalise
+from tokenred.models.cues.names import Cue
+from tokenred.models.families.llava import CLIP_CUT, LlavaAdapter
+from tokenred.models.inputs.preparing import Prepared, resize_and_normalise
 from tokenred.models.splice import Clip, ClipLayout
 from tokenred.types import VisualTokens
 

@@ -9,12 +9,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError, nearest
-from tokenred.models.base import adapter_for, check_transformers
-from tokenred.models.checkpoint import Checkpoint, cannot_load, find_checkpoint
-from tokenred.models.memory import count_text, free_memory, size_text
-from tokenred.models.preparing import Prepared, tokenise
-from tokenred.models.prompting import chat_prompt
-from tokenred.models.recipe import Recipe, check_served, in_one_sentence, recipe_for
+from tokenred.models.adapter import adapter_for, check_transformers
+from tokenred.models.inputs.preparing import Prepared, tokenise
+from tokenred.models.inputs.prompting import chat_prompt
+from tokenred.models.loading.checkpoint import Checkpoint, cannot_load, find_checkpoint
+from tokenred.models.loading.memory import count_text, free_memory, size_text
+from tokenred.models.loading.recipe import Recipe, check_served, in_one_sentence, recipe_for
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

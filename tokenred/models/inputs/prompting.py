@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from tokenred.errors import InputError
-from tokenred.models.preparing import MARKS
+from tokenred.models.inputs.preparing import MARKS
 
 
 def chat_prompt(

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from tokenred.errors import CapabilityError, InputError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
-from tokenred.models.calls import Inside, Reduce
-from tokenred.models.capture import Captured, attention_layers
-from tokenred.models.cues import PIXELS, POOLER, POOLER_ATTENTION, TOWER, Cue, parse_cues
+from tokenred.models.attention import Captured, attention_layers
+from tokenred.models.cues.names import PIXELS, POOLER, POOLER_ATTENTION, TOWER, Cue, parse_cues
+from tokenred.models.reduced_calls import Inside, Reduce
 from tokenred.models.splice import Clip, ClipLayout, Newlines, VisualPart, pack
 from tokenred.types import ReducedTokens, VisualTokens
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from tokenred.errors import CapabilityError, TokenredError
-from tokenred.models.checkpoint import Checkpoint, cannot_load
-from tokenred.models.preparing import MARKS
+from tokenred.models.inputs.preparing import MARKS
+from tokenred.models.loading.checkpoint import Checkpoint, cannot_load
 from tokenred.registry import registry
 
-OWN_CLASSES = {"LlavaVideoForConditionalGeneration": "tokenred.models.llava_video_model"}
+OWN_CLASSES = {"LlavaVideoForConditionalGeneration": "tokenred.models.families.llava_video_model"}
 """Model classes that transformers lacks -> the module of tokenred that has them."""
 ORIGINAL_TYPES = ("llava_qwen", "llava_llama")
 """Model types of checkpoints of the ``llava`` package."""
@@ -119,7 +119,7 @@ def _from_pretrained(checkpoint: Checkpoint, model_class: Any, config: Any) -> C
 
 def _original(checkpoint: Checkpoint, tokenizer: Any) -> Recipe:
     """Return how to load a checkpoint of the ``llava`` package, whose prompts name no ids."""
-    from tokenred.models.llava_video_model import (
+    from tokenred.models.families.llava_video_model import (
         LlavaVideoForConditionalGeneration,
         convert_config,
     )

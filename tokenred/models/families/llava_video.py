@@ -1,9 +1,9 @@
-"""LLaVA-Video of ``tokenred.models.llava_video_model``: LLaVA-OneVision with another layout."""
+"""LLaVA-Video of ``tokenred.models.families.llava_video_model``: LLaVA-OneVision with another layout."""
 
 from typing import ClassVar
 
-from tokenred.models.llava_onevision import LlavaOnevisionAdapter
-from tokenred.models.llava_original import NEWLINES
+from tokenred.models.families.llava_onevision import LlavaOnevisionAdapter
+from tokenred.models.families.llava_original import NEWLINES
 from tokenred.models.splice import Newlines
 
 

@@ -1,0 +1,1 @@
+"""What a vision tower shows beside its features: attention, keys, pixels."""
