@@ -9,6 +9,7 @@ import torch
 
 from tokenred.models import reduced_calls as calls
 from tokenred.models import splice
+from tokenred.models.cues import CapturedCues
 from tokenred.models.families.llava import LlavaAdapter
 from tokenred.models.families.llava_onevision import LlavaOnevisionAdapter
 from tokenred.testing import adapter_checks
@@ -20,18 +21,14 @@ pytest.importorskip("transformers")
 def other_pixels(patch):
     """The tower sees slightly other pixels."""
     run = LlavaAdapter._run_tower
-    patch.setattr(LlavaAdapter, "_run_tower", lambda self, x, cues: run(self, x * 1.001, cues))
+    patch.setattr(LlavaAdapter, "_run_tower", lambda self, x: run(self, x * 1.001))
 
 
 def blind(patch):
     """The LLM is shown nothing."""
     run = LlavaAdapter._run_tower
 
-    def dark(self, pixels, cues):
-        hidden, found = run(self, pixels, cues)
-        return hidden * 0, found
-
-    patch.setattr(LlavaAdapter, "_run_tower", dark)
+    patch.setattr(LlavaAdapter, "_run_tower", lambda self, pixels: run(self, pixels) * 0)
 
 
 def one_token_too_many(patch):
@@ -44,7 +41,7 @@ def one_token_too_many(patch):
         changes = {name: getattr(reduced, name)[index] for name in fields}
         return pack(replace(reduced, **changes), *args)
 
-    patch.setattr("tokenred.models.families.base.pack", longer)
+    patch.setattr("tokenred.models.adapter.pack", longer)
 
 
 def shifted_positions(patch):
@@ -142,15 +139,15 @@ def other_answers(patch):
 
 def backend_matters(patch):
     """Under eager attention the tower's first tokens are lost."""
-    run = LlavaAdapter._run_tower
+    values = CapturedCues.values
 
-    def biased(self, pixels, cues):
-        hidden, found = run(self, pixels, cues)
-        if self.tower.config._attn_implementation == "eager":
+    def biased(self):
+        found = values(self)
+        if self.tower.module.config._attn_implementation == "eager":
             found = {name: cue.flip(1) for name, cue in found.items()}
-        return hidden, found
+        return found
 
-    patch.setattr(LlavaAdapter, "_run_tower", biased)
+    patch.setattr(CapturedCues, "values", biased)
 
 
 def nothing_inside(patch):

@@ -328,7 +328,7 @@ class Reduce:
 
 def test_stages_inside_the_llm_are_refused():
     adapter = LlavaOriginalAdapter(LlavaStubForCausalLM())
-    assert not adapter.inside_llm_supported
+    assert not adapter.reduces_inside_llm
     with (
         pytest.raises(CapabilityError, match="stages inside the LLM cannot run"),
         adapter.reduced_calls(Reduce(), "contiguous", inside=object()),

@@ -1,70 +1,111 @@
 """What a model adapter is, and which one serves a given model."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.errors import CapabilityError
-from tokenred.models.reduced_calls import Inside, Reduce
-from tokenred.models.splice import Clip, ClipLayout, VisualPart, count_newlines
+from tokenred.models.cues import Cue, Tower
+from tokenred.models.inputs.preparing import Prepared
+from tokenred.models.prompt_scores import Continuations, PromptScores
+from tokenred.models.reduced_calls import Inside, Reduction
+from tokenred.models.splice import Clip, Spliced, VisualPart, pack
 from tokenred.registry import registry
-from tokenred.types import ReducedTokens, VisualTokens
+from tokenred.types import ReducedTokens
 
 MINIMUM_TRANSFORMERS, TRANSFORMERS_BELOW = "5.10", "6"
 
 
-@runtime_checkable
-class ReducingPipeline(Protocol):
-    """The part of a pipeline that models need."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Names of the cues that its strategies read."""
-        ...
-
-    def run(
-        self,
-        tokens: VisualTokens,
-        *,
-        generator: torch.Generator | None = None,
-        trace: bool = False,
-    ) -> ReducedTokens:
-        """Reduce one clip."""
-        ...
-
-
-@runtime_checkable
-class ModelAdapter(Protocol):
+class ModelAdapter(ABC):
     """The facts of one model family. Everything that families share lives outside of it.
 
-    ``tokenred.models.families.base.FamilyAdapter`` is the base for families of transformers.
+    This is all that anybody asks of an adapter. ``tokenred.models.families.base.FamilyAdapter`` is
+    the base for families of transformers, and leaves little to say.
+
+    Parameters
+    ----------
+    model : any dtype and device
 
     Attributes
     ----------
     model_class : name of the class that it serves, subclasses included
+    visual_inputs : kind of clip -> the arguments of a call that describe it, pixels first
     default_positions : position policy that suits the family, ``contiguous`` or ``original``
+    normalisation : what ``prepare`` does to pixels unless its settings say otherwise
+    reduces_inside_llm : whether stages inside the LLM can run
+    own_transformers : whether the models come from a package that brings a transformers of its own
     """
 
     model_class: ClassVar[str]
-    default_positions: ClassVar[str]
-    model: Any
+    visual_inputs: ClassVar[Mapping[str, tuple[str, ...]]]
+    default_positions: ClassVar[str] = "contiguous"
+    normalisation: ClassVar[Mapping[str, Any]] = {}
+    reduces_inside_llm: ClassVar[bool] = True
+    own_transformers: ClassVar[bool] = False
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.config = model.config
 
     @property
-    def text_model(self) -> torch.nn.Module:
+    @abstractmethod
+    def text_model(self) -> Any:
         """The stack of decoder layers."""
-        ...
+
+    @property
+    @abstractmethod
+    def vision(self) -> Tower:
+        """The vision tower, with the facts that decide which cues it can give."""
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """Placeholder of every kind of clip."""
+        return {kind: getattr(self.config, f"{kind}_token_id") for kind in self.visual_inputs}
+
+    def cues(self, needs: Collection[str]) -> tuple[Cue, ...]:
+        """Resolve the cues on the tower's layers."""
+        return self.vision.cues(needs)
 
     def check(self, needs: Collection[str]) -> None:
-        """Raise a ``CapabilityError`` for a cue that the model cannot give."""
-        ...
+        """Refuse, before any work, cues that this model cannot give.
 
+        Raises
+        ------
+        CapabilityError
+            If a cue is unknown, or the tower cannot give it.
+        """
+        self.cues(needs)
+
+    def prepare(
+        self,
+        videos: Sequence[UInt8[Tensor, "frames 3 height width"]] = (),
+        images: Sequence[UInt8[Tensor, "3 height width"]] = (),
+        *,
+        frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Prepared:
+        """Turn pixels into the model's inputs, as its own processor would.
+
+        Parameters
+        ----------
+        frame_times : seconds of the frames, one tensor a video, for models that read them
+        settings : of the checkpoint's ``preprocessor_config.json``; default: the family's own
+
+        Raises
+        ------
+        CapabilityError
+            If the family leaves this to its processor; ``attach`` does not need it.
+        """
+        raise CapabilityError(f"{type(self).__name__} does not say how pixels become inputs")
+
+    @abstractmethod
     def encode(
         self,
         inputs: Mapping[str, Any],
@@ -76,25 +117,88 @@ class ModelAdapter(Protocol):
         Images come first, then videos, each in reading order. ``frame_times`` are the seconds of
         the frames, one tensor a video.
         """
-        ...
 
-    def part(
+    def newline(self) -> Float[Tensor, "dim"] | None:
+        """Return the newline token, if the family has one."""
+        return None
+
+    def part(self, clip: Clip, reduced: ReducedTokens) -> VisualPart:
+        """Return what is left of a clip as it stands in the prompt, newline tokens included."""
+        deepstack_features = clip.deepstack_features
+        if deepstack_features is not None:
+            assert reduced.trace is not None
+            deepstack_features = _mapped(reduced.trace, deepstack_features)
+        return pack(reduced, clip.layout, self.newline(), deepstack_features)
+
+    def splice(
         self,
-        layout: ClipLayout,
-        reduced: ReducedTokens,
-        deep: Float[Tensor, "levels tokens dim"] | None = None,
-    ) -> VisualPart:
-        """Return what a reduced clip puts into the sequence, newline tokens included."""
-        ...
+        inputs: Mapping[str, Any],
+        clips: Sequence[Clip],
+        reduced: Sequence[ReducedTokens],
+        *,
+        positions: str = "contiguous",
+    ) -> Spliced:
+        """Embed the prompts with the reduced clips in the place of their placeholders.
 
+        Parameters
+        ----------
+        inputs : of the call, ``input_ids`` and perhaps ``attention_mask`` among them
+        clips, reduced : what ``encode`` gave, and what is left of each
+        positions : ``contiguous`` renumbers, ``original`` keeps the unreduced positions
+
+        Raises
+        ------
+        InputError
+            If the placeholders in the prompts do not fit the clips.
+        CapabilityError
+            If the family leaves this to its model.
+        """
+        raise CapabilityError(f"{type(self).__name__} leaves splicing to its model")
+
+    @abstractmethod
     def reduced_calls(
-        self, reduce: Reduce, positions: str, inside: Inside
+        self, reduction: Reduction, positions: str, inside: Inside
     ) -> AbstractContextManager[None]:
         """Let calls of the model run on reduced clips while the context lasts."""
-        ...
+
+    def prompt_scores(
+        self,
+        clip: Clip,
+        reduced: ReducedTokens,
+        prompts: Sequence[Tensor],
+        *,
+        inside: Inside = None,
+        continuations: Continuations | None = None,
+    ) -> PromptScores:
+        """Return what the model expects after each of several prompts about one clip.
+
+        Parameters
+        ----------
+        clip, reduced : as ``encode`` gave it, and what is left of it
+        prompts : token ids, each with the placeholders of the unreduced clip
+        inside : what works inside the LLM
+        continuations : texts after each prompt of which the log-likelihood is asked for
+
+        Raises
+        ------
+        CapabilityError
+            If the family cannot be asked without a call of the model.
+        """
+        raise CapabilityError(f"{type(self).__name__} scores no prompts")
+
+    def answer_logits(
+        self,
+        clip: Clip,
+        reduced: ReducedTokens,
+        prompts: Sequence[Tensor],
+        *,
+        inside: Inside = None,
+    ) -> Float[Tensor, "prompts vocabulary"]:
+        """Return float32 next-token logits of several prompts about one clip."""
+        return self.prompt_scores(clip, reduced, prompts, inside=inside).logits
 
 
-def adapter_for(model: Any) -> Any:
+def adapter_for(model: Any) -> ModelAdapter:
     """Return the adapter of a model: the one registered for the nearest class of its ancestry.
 
     Raises
@@ -106,25 +210,11 @@ def adapter_for(model: Any) -> Any:
     for cls in type(model).__mro__:
         if cls.__name__ in known:
             module, name = known[cls.__name__][0].split(":")
-            if not cls.__module__.startswith("llava."):  # that package brings its own transformers
+            adapter = getattr(import_module(module), name)
+            if not adapter.own_transformers:
                 check_transformers()
-            return getattr(import_module(module), name)(model)
+            return adapter(model)
     raise CapabilityError(f"no adapter for {type(model).__name__}; supported: {', '.join(known)}")
-
-
-def reduce_clip(
-    adapter: ModelAdapter,
-    clip: Clip,
-    pipeline: ReducingPipeline,
-    *,
-    generator: torch.Generator | None = None,
-    trace: bool = False,
-) -> ReducedTokens:
-    """Run a pipeline on one encoded clip and count the newline tokens that the model adds."""
-    trace = trace or clip.deep is not None
-    reduced = pipeline.run(clip.tokens, generator=generator, trace=trace)
-    newlines = count_newlines(reduced, clip.layout)
-    return replace(reduced, realised=replace(reduced.realised, newline_tokens=newlines))
 
 
 def check_transformers() -> None:
@@ -137,3 +227,12 @@ def check_transformers() -> None:
             f"tokenred needs transformers {MINIMUM_TRANSFORMERS} or newer and below "
             f"{TRANSFORMERS_BELOW}, but {installed} is installed"
         )
+
+
+def _mapped(
+    trace: Tensor, values: Float[Tensor, "levels tokens dim"]
+) -> Float[Tensor, "levels kept dim"]:
+    """Send values through the linear map of a reduction, level by level."""
+    exact = torch.promote_types(values.dtype, torch.float32)
+    trace = trace.to(exact)
+    return torch.stack([(trace @ level.to(exact)).to(values.dtype) for level in values])

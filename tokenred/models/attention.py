@@ -171,15 +171,24 @@ def attention_layers(tower: nn.Module) -> list[nn.Module]:
     Raises
     ------
     CapabilityError
-        If the tower has no stack of layers with ``self_attn`` or ``attn`` in each.
+        If the tower has no stack of layers with attention in each.
     """
     for stack in tower.modules():
         if not isinstance(stack, nn.ModuleList) or len(stack) == 0:
             continue
-        found = [getattr(layer, "self_attn", getattr(layer, "attn", None)) for layer in stack]
+        found = [_attention_of(layer) for layer in stack]
         if all(isinstance(module, nn.Module) for module in found):
             return [module for module in found if module is not None]
     raise CapabilityError(f"no attention layers were found in {type(tower).__name__}")
+
+
+def _attention_of(layer: nn.Module) -> nn.Module | None:
+    for name in ("self_attn", "attn", "attention"):
+        found = getattr(layer, name, None)
+        if found is not None:
+            # Some models of older versions keep queries and keys one level deeper.
+            return getattr(found, "attention", found)
+    return None
 
 
 @contextmanager

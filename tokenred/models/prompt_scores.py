@@ -19,7 +19,7 @@ Continuations = Sequence[Sequence[Int[Tensor, "_"]]]
 
 
 @dataclass(frozen=True)
-class Outlook:
+class PromptScores:
     """What a model expects after each of some prompts.
 
     Attributes
@@ -36,13 +36,13 @@ class Outlook:
 
 
 @torch.no_grad()
-def shared_outlook(
+def shared_prompt_scores(
     model: Any,
     part: VisualPart,
     prompts: Sequence[Tensor],
     token_id: int,
     continuations: Continuations,
-) -> Outlook:
+) -> PromptScores:
     """Read several prompts about one video, which is read once.
 
     Prompts that agree up to and including the video share one pass over that beginning; what comes
@@ -98,7 +98,7 @@ def shared_outlook(
             scores = likelihoods(next_logits, continuations[index], likely[index])
             found[index] = (next_logits, hidden, scores)
     in_order = [found[index] for index in range(len(prompts))]
-    return Outlook(
+    return PromptScores(
         logits=torch.stack([logits for logits, _, _ in in_order]),
         hidden=torch.stack([hidden for _, hidden, _ in in_order]),
         continuations=tuple(scores for _, _, scores in in_order),

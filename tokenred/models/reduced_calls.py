@@ -17,13 +17,22 @@ from tokenred.types import ReducedTokens
 
 
 @runtime_checkable
-class Reduce(Protocol):
-    """Reduces all clips of one call."""
+class Reduction(Protocol):
+    """How the clips of a call are encoded and reduced."""
 
-    needs: frozenset[str]
-    """Names of the cues that the clips must bring."""
+    frame_times: Sequence[Tensor] | None
+    """Seconds of the frames, one tensor a video."""
 
-    def __call__(self, clips: Sequence[Clip]) -> list[ReducedTokens]:
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the cues that the clips must bring."""
+        ...
+
+    def encode(self, inputs: Mapping[str, Any]) -> list[Clip]:
+        """Encode all images and videos among the inputs of a call."""
+        ...
+
+    def reduce(self, clips: Sequence[Clip]) -> list[ReducedTokens]:
         """Return what is left of each clip."""
         ...
 
@@ -38,7 +47,9 @@ _MISSING = object()
 
 
 @contextmanager
-def wrapped_calls(adapter: Any, reduce: Reduce, positions: str, inside: Inside) -> Iterator[None]:
+def wrapped_calls(
+    adapter: Any, reduction: Reduction, positions: str, inside: Inside
+) -> Iterator[None]:
     """Replace ``generate`` and ``forward`` of the adapter's model while the context lasts.
 
     Calls that carry images or videos are encoded, reduced and spliced first, and the model runs on
@@ -46,7 +57,7 @@ def wrapped_calls(adapter: Any, reduce: Reduce, positions: str, inside: Inside) 
     tokens. Other calls pass through untouched.
     """
     model = adapter.model
-    calls = _Calls(adapter, reduce, positions, inside)
+    calls = _Calls(adapter, reduction, positions, inside)
     own = {name: vars(model).get(name, _MISSING) for name in ("generate", "forward")}
     try:
         model.generate = calls.wrap_generate(model.generate)
@@ -65,7 +76,7 @@ class _Calls:
     """The two wrapped methods and what they share."""
 
     adapter: Any
-    reduce: Reduce
+    reduction: Reduction
     positions: str
     inside: Inside
     running: list[Spliced] = field(default_factory=list)
@@ -172,8 +183,9 @@ class _Calls:
         _refuse(inputs)
         visual = {name for names in self.adapter.visual_inputs.values() for name in names}
         rest = {name: value for name, value in inputs.items() if name not in visual}
-        clips = self.adapter.encode(inputs, self.reduce.needs)
-        spliced = self.adapter.splice(inputs, clips, self.reduce(clips), positions=self.positions)
+        clips = self.reduction.encode(inputs)
+        reduced = self.reduction.reduce(clips)
+        spliced = self.adapter.splice(inputs, clips, reduced, positions=self.positions)
         rest.pop("input_ids")
         device = spliced.inputs_embeds.device
         # The mask is always given: with gaps in the positions and no mask, transformers would take

@@ -1,6 +1,6 @@
 """A DINOv2 tower alone: real features of real videos where no language model is at hand."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tokenred.errors import CapabilityError, InputError, TokenredError
+from tokenred.errors import InputError, TokenredError
 from tokenred.models.adapter import check_transformers
-from tokenred.models.attention import capture
-from tokenred.models.cues.names import PIXELS, POOLER, POOLER_ATTENTION, TOWER, Cue, parse_cues
+from tokenred.models.cues import Cue, Tower, capture_cues
 from tokenred.models.cues.pixels import square_pixels
 from tokenred.models.inputs.preparing import resize_and_normalise
 from tokenred.types import VisualTokens
@@ -46,10 +45,12 @@ class Dinov2Tower:
         self.side = side
         self.native_pool = native_pool
         self._model = model.eval()
-        # transformers kept queries and keys one level deeper before 5.2x.
-        self._layers = [
-            getattr(layer.attention, "attention", layer.attention) for layer in model.encoder.layer
-        ]
+        self._tower = Tower(
+            self._model,
+            class_token=True,
+            pooler=True,
+            pixels=lambda pixels, _: square_pixels(pixels, model.config.patch_size, IMAGENET),
+        )
 
     @classmethod
     def load(cls, folder: str | Path, side: int = 16, native_pool: str = "none") -> "Dinov2Tower":
@@ -85,7 +86,7 @@ class Dinov2Tower:
 
     def check(self, needs: Collection[str]) -> None:
         """Raise a ``CapabilityError`` for a cue that the tower cannot give."""
-        self._cues(needs)
+        self._tower.cues(needs)
 
     @torch.no_grad()
     def encode(
@@ -95,7 +96,7 @@ class Dinov2Tower:
         needs: Collection[str] = frozenset(),
     ) -> VisualTokens:
         """Encode the frames of one clip, with the cues asked for."""
-        cues = self._cues(needs)
+        cues = self._tower.cues(needs)
         patch = self._model.config.patch_size
         size = (self.side * patch, self.side * patch)
         pixels = resize_and_normalise(frames.permute(0, 3, 1, 2), size, IMAGENET)
@@ -110,32 +111,10 @@ class Dinov2Tower:
             native_pool=self.native_pool,
         )
 
-    def _cues(self, needs: Collection[str]) -> tuple[Cue, ...]:
-        cues = parse_cues(needs, len(self._layers), class_token=True)
-        if any(cue.kind == POOLER_ATTENTION for cue in cues):
-            raise CapabilityError(
-                f"cue {POOLER_ATTENTION!r} needs a pooling head with a learnt probe, which this "
-                "vision tower lacks"
-            )
-        return cues
-
     def _run(
-        self, pixels: Float[Tensor, "frames 3 height width"], cues: Collection[Cue]
+        self, pixels: Float[Tensor, "frames 3 height width"], cues: Sequence[Cue]
     ) -> tuple[Float[Tensor, "frames tokens dim"], dict[str, Tensor]]:
         """Return the last hidden state, class token first, and the cues by name, without it."""
-        wanted: dict[torch.nn.Module, set[str]] = {}
-        for cue in cues:
-            if cue.layer is not None:
-                wanted.setdefault(self._layers[cue.layer], set()).add(cue.kind)
-        with capture(wanted) as captured:
+        with capture_cues(self._tower, cues, pixels) as captured:
             output = self._model(pixels)
-        of_no_layer = {POOLER: output.pooler_output, TOWER: output.last_hidden_state[:, 1:]}
-        found = {}
-        for cue in cues:
-            if cue.layer is not None:
-                found[cue.name] = torch.cat(captured[self._layers[cue.layer]].of(cue.kind))[:, 1:]
-            elif cue.kind == PIXELS:
-                found[cue.name] = square_pixels(pixels, self._model.config.patch_size, IMAGENET)
-            else:
-                found[cue.name] = of_no_layer[cue.kind]
-        return output.last_hidden_state, found
+        return output.last_hidden_state, captured.values()

@@ -11,15 +11,10 @@ from torch.nn.functional import interpolate, pad
 
 from tokenred.errors import InputError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
-from tokenred.models.attention import (
-    attention_layers,
-    capture,
-    pooling_attention,
-    pooling_head,
-)
-from tokenred.models.cues.names import PIXELS, POOLER, TOWER, Cue
+from tokenred.models.cues import Cue, Tower, capture_cues
+from tokenred.models.cues.names import POOLER
 from tokenred.models.cues.pixels import square_pixels
-from tokenred.models.families.base import FamilyAdapter
+from tokenred.models.families.base import FamilyAdapter, times_of
 from tokenred.models.inputs.preparing import Prepared, resize_and_normalise
 from tokenred.models.splice import Clip, ClipLayout, Newlines
 from tokenred.pipeline.flow import NATIVE_STRIDE
@@ -57,14 +52,16 @@ class LlavaAdapter(FamilyAdapter):
         return self.grid
 
     @property
-    def has_class_token(self) -> bool:
-        """Whether the tower puts a class token in front of the patches, which the model drops."""
-        return self.config.vision_feature_select_strategy == "default"
-
-    @property
-    def has_pooler(self) -> bool:
-        """Whether the tower sums up a frame: CLIP does in its class token, SigLIP with a head."""
-        return getattr(self.config.vision_config, "vision_use_head", True)
+    def vision(self) -> Tower:
+        """The tower; CLIP sums up a frame in its class token, SigLIP with a head."""
+        vision = self.config.vision_config
+        return Tower(
+            self.tower,
+            reader=self.model.model.multi_modal_projector,
+            class_token=self.config.vision_feature_select_strategy == "default",
+            pooler=getattr(vision, "vision_use_head", True),
+            pixels=lambda pixels, _: square_pixels(pixels, vision.patch_size, self.normalisation),
+        )
 
     def prepare(
         self,
@@ -156,14 +153,16 @@ class LlavaAdapter(FamilyAdapter):
                 f"{tuple(pixels.shape)}"
             )
         shape = pixels.shape[:2]
-        hidden, found = self._run_tower(pixels.flatten(0, 1), cues)
-        projected, found = self._project_video(hidden, found)
+        flat = pixels.flatten(0, 1)
+        with capture_cues(self.vision, cues, flat) as captured:
+            projected = self._project_video(self._run_tower(flat))
+        found = {name: self._video_cue(name, cue) for name, cue in captured.values().items()}
         return [
             Clip(
                 VisualTokens.of(
                     features,
                     self.video_grid,
-                    frame_times=None if frame_times is None else frame_times[video],
+                    frame_times=times_of(frame_times, video, shape[0], features.device),
                     cues={name: value.unflatten(0, shape)[video] for name, value in found.items()},
                     native_pool=self.native_pool,
                 ),
@@ -172,11 +171,13 @@ class LlavaAdapter(FamilyAdapter):
             for video, features in enumerate(projected.unflatten(0, shape))
         ]
 
-    def _project_video(
-        self, hidden: Tensor, cues: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what the LLM would read before any pooling behind the projector, and its cues."""
-        return self.model.model.multi_modal_projector(hidden), cues
+    def _project_video(self, hidden: Tensor) -> Tensor:
+        """Return what the LLM would read before any pooling behind the projector."""
+        return self.model.model.multi_modal_projector(hidden)
+
+    def _video_cue(self, name: str, cue: Tensor) -> Tensor:
+        """Return a cue of a video on the grid on which a pipeline takes over."""
+        return cue
 
     def _encode_images(self, inputs: Mapping[str, Any], cues: Sequence[Cue]) -> list[Clip]:
         pixels, sizes = inputs["pixel_values"], inputs.get("image_sizes")
@@ -188,9 +189,9 @@ class LlavaAdapter(FamilyAdapter):
         counts = self._tiles(sizes, inputs)
         if pixels.ndim == 5:
             pixels = torch.cat([image[:n] for image, n in zip(pixels, counts, strict=True)])
-        hidden, found = self._run_tower(pixels, cues)
-        projected = self.model.model.multi_modal_projector(hidden)
-        per_image = {name: value.split(counts) for name, value in found.items()}
+        with capture_cues(self.vision, cues, pixels) as captured:
+            projected = self.model.model.multi_modal_projector(self._run_tower(pixels))
+        per_image = {name: value.split(counts) for name, value in captured.values().items()}
         return [
             clip
             for index, features in enumerate(projected.split(counts))
@@ -257,52 +258,23 @@ class LlavaAdapter(FamilyAdapter):
         return {}
 
     def _run_tower(
-        self, pixels: Float[Tensor, "frames 3 height width"], cues: Sequence[Cue]
-    ) -> tuple[Float[Tensor, "frames tokens channels"], dict[str, Tensor]]:
-        """Run the vision tower once; return the chosen hidden states and the cues by name."""
-        layers = attention_layers(self.tower)
+        self, pixels: Float[Tensor, "frames 3 height width"]
+    ) -> Float[Tensor, "frames tokens channels"]:
+        """Run the vision tower once; return the hidden states that the model chooses."""
         chosen = self.config.vision_feature_layer
-        wanted: dict[torch.nn.Module, set[str]] = {}
-        for cue in cues:
-            if cue.layer is not None:
-                wanted.setdefault(layers[cue.layer], set()).add(cue.kind)
-        with capture(wanted) as captured:
-            # Naming the layers spares newer versions from keeping the hidden states of all.
-            output = self.tower(pixels, output_hidden_states=chosen or True, return_dict=True)
+        # Naming the layers spares newer versions from keeping the hidden states of all.
+        output = self.tower(pixels, output_hidden_states=chosen or True, return_dict=True)
         indices = [chosen] if isinstance(chosen, int) else chosen
-        chosen_states = [output.hidden_states[index] for index in indices]
-        one = len(chosen_states) == 1  # no copy then
-        hidden = chosen_states[0] if one else torch.cat(chosen_states, dim=-1)
-        by_layer = {layers.index(module): seen for module, seen in captured.items()}
-        hidden = self._drop_class_token(hidden)
+        states = [output.hidden_states[index] for index in indices]
+        hidden = states[0] if len(states) == 1 else torch.cat(states, dim=-1)  # one: no copy
+        if self.config.vision_feature_select_strategy == "default":
+            hidden = hidden[:, 1:]
         if hidden.shape[1] != self.grid[0] * self.grid[1]:
             raise InputError(
                 f"the vision tower gave {hidden.shape[1]} tokens a frame, but this model reads "
                 f"{self.grid[0]}x{self.grid[1]}"
             )
-        found = {}
-        for cue in cues:
-            if cue.layer is not None:
-                values = torch.cat(by_layer[cue.layer].of(cue.kind))
-                found[cue.name] = self._drop_class_token(values)
-            else:
-                found[cue.name] = self._cue_of_no_layer(cue, pixels, output, hidden)
-        return hidden, found
-
-    def _cue_of_no_layer(
-        self, cue: Cue, pixels: Tensor, output: Any, hidden: Tensor
-    ) -> Float[Tensor, "frames *tokens width"]:
-        if cue.kind == POOLER:
-            return output.pooler_output.detach()
-        if cue.kind == TOWER:
-            return hidden.detach()
-        if cue.kind == PIXELS:
-            patch = self.config.vision_config.patch_size
-            return square_pixels(pixels, patch, self.normalisation)
-        return pooling_attention(pooling_head(self.tower), output.last_hidden_state)
-
-    def _drop_class_token(self, values: Tensor) -> Tensor:
-        return values[:, 1:] if self.has_class_token else values
+        return hidden
 
 
 def _tiles_of(

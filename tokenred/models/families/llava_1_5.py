@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.errors import InputError
-from tokenred.models.cues.names import Cue
+from tokenred.models.cues import Cue, capture_cues
 from tokenred.models.families.llava import CLIP_CUT, LlavaAdapter
 from tokenred.models.inputs.preparing import Prepared, resize_and_normalise
 from tokenred.models.splice import Clip, ClipLayout
@@ -53,7 +53,9 @@ class Llava15Adapter(LlavaAdapter):
             raise InputError(
                 f"pixel_values must be (images, 3, height, width), got shape {tuple(pixels.shape)}"
             )
-        hidden, found = self._run_tower(pixels, cues)
+        with capture_cues(self.vision, cues, pixels) as captured:
+            projected = self.model.model.multi_modal_projector(self._run_tower(pixels))
+        found = captured.values()
         return [
             Clip(
                 VisualTokens.of(
@@ -63,5 +65,5 @@ class Llava15Adapter(LlavaAdapter):
                 ),
                 ClipLayout("image", 1, self.grid),
             )
-            for index, features in enumerate(self.model.model.multi_modal_projector(hidden))
+            for index, features in enumerate(projected)
         ]

@@ -34,22 +34,12 @@ class LlavaNextVideoAdapter(LlavaAdapter):
         """Grid of a video's frames when a pipeline takes over: the LLM's."""
         return pooled_grid(self.grid, "average", self.config.spatial_pool_stride)
 
-    def _project_video(
-        self, hidden: Tensor, cues: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pool, then project; average the cues of each token alike.
+    def _project_video(self, hidden: Tensor) -> Tensor:
+        return self.model.model.multi_modal_projector(self.model.model.vision_resampler(hidden))
 
-        The cue ``tower`` is what the projector reads: tokens that are pooled already.
-        """
-        resampled = self.model.model.vision_resampler(hidden)
-        found = {
-            name: resampled.detach() if name == TOWER else self._pooled(name, value)
-            for name, value in cues.items()
-        }
-        return self.model.model.multi_modal_projector(resampled), found
-
-    def _pooled(self, name: str, cue: Tensor) -> Tensor:
-        if name == POOLER:
+    def _video_cue(self, name: str, cue: Tensor) -> Tensor:
+        """Average a cue of each token as the model pools; ``tower`` is pooled already."""
+        if name in (POOLER, TOWER):
             return cue
         stride = self.config.spatial_pool_stride
         wide = cue if cue.ndim == 3 else cue[..., None]

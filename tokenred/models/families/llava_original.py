@@ -18,11 +18,14 @@ from torch import Tensor
 
 from tokenred.errors import CapabilityError, InputError
 from tokenred.kernels.pooling import PoolMode, pooled_grid
+from tokenred.models.adapter import ModelAdapter
 from tokenred.models.attention import Captured, attention_layers
-from tokenred.models.cues.names import PIXELS, POOLER, POOLER_ATTENTION, TOWER, Cue, parse_cues
-from tokenred.models.reduced_calls import Inside, Reduce
-from tokenred.models.splice import Clip, ClipLayout, Newlines, VisualPart, pack
-from tokenred.types import ReducedTokens, VisualTokens
+from tokenred.models.cues import CapturedCues, Cue, Tower, capture_cues
+from tokenred.models.cues.names import PIXELS, POOLER, POOLER_ATTENTION
+from tokenred.models.families.base import times_of
+from tokenred.models.reduced_calls import Inside, Reduction
+from tokenred.models.splice import Clip, ClipLayout, Newlines
+from tokenred.types import VisualTokens
 
 STRIDE = 2
 NEWLINES: Mapping[str, Newlines] = {
@@ -41,7 +44,7 @@ _WRAPPED = ("prepare_inputs_labels_for_multimodal", "encode_images", "get_2dPool
 _MISSING = object()
 
 
-class LlavaOriginalAdapter:
+class LlavaOriginalAdapter(ModelAdapter):
     """Reduce videos inside the models of the original ``llava`` package.
 
     Serves ``LlavaQwenForCausalLM``, ``LlavaLlamaForCausalLM`` and their siblings, which all inherit
@@ -62,8 +65,9 @@ class LlavaOriginalAdapter:
     """
 
     model_class: ClassVar[str] = "LlavaMetaForCausalLM"
-    default_positions: ClassVar[str] = "contiguous"
-    inside_llm_supported: ClassVar[bool] = False
+    visual_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {"video": ("images", "modalities")}
+    reduces_inside_llm: ClassVar[bool] = False
+    own_transformers: ClassVar[bool] = True
 
     def __init__(self, model: Any) -> None:
         missing = [name for name in _WRAPPED if not callable(getattr(model, name, None))]
@@ -72,16 +76,26 @@ class LlavaOriginalAdapter:
                 f"{type(model).__name__} has no {missing[0]}: it comes from another package than "
                 "LLaVA-NeXT, or from an older version"
             )
-        self.model = model
-        self.config = model.config
+        super().__init__(model)
         self.tower = model.get_vision_tower()
         side = self.tower.num_patches_per_side
         self.grid = (side, side)
 
     @property
-    def text_model(self) -> torch.nn.Module:
+    def text_model(self) -> Any:
         """The stack of decoder layers."""
         return self.model.get_model()
+
+    @property
+    def vision(self) -> Tower:
+        """The tower; a class token in front of the patches is dropped by the package."""
+        names = {name.rpartition(".")[2] for name, _ in self.tower.named_parameters()}
+        return Tower(
+            self.tower,
+            reader=self.model.get_model().mm_projector,
+            class_token=not names.isdisjoint({"class_embedding", "class_token", "cls_token"}),
+            listen=_projections,
+        )
 
     @property
     def native_pool(self) -> PoolMode:
@@ -122,13 +136,14 @@ class LlavaOriginalAdapter:
         """Resolve the cues on the tower's layers."""
         if not needs:
             return ()
-        layers = attention_layers(self.tower)
-        cues = parse_cues(needs, len(layers), class_token=self.has_class_token)
-        for cue in cues:
-            if cue.kind in (POOLER, POOLER_ATTENTION):
+        for name in needs:
+            if name in (POOLER, POOLER_ATTENTION):
                 raise CapabilityError(
-                    f"cue {cue.name!r} needs a pooling head, which the llava package takes away"
+                    f"cue {name!r} needs a pooling head, which the llava package takes away"
                 )
+        cues = super().cues(needs)
+        layers = attention_layers(self.tower)
+        for cue in cues:
             if cue.kind == PIXELS:
                 raise CapabilityError(
                     f"cue {cue.name!r} cannot be given: the llava package scales pixels by itself"
@@ -141,12 +156,6 @@ class LlavaOriginalAdapter:
                     f"{type(self.tower).__name__} have no q_proj and k_proj"
                 )
         return cues
-
-    @property
-    def has_class_token(self) -> bool:
-        """Whether the tower puts a class token in front of the patches, which the package drops."""
-        names = (name.rpartition(".")[2] for name, _ in self.tower.named_parameters())
-        return not {"class_embedding", "class_token", "cls_token"}.isdisjoint(names)
 
     def layout(self, frames: int) -> ClipLayout:
         """Return how an unreduced video stands in the prompt."""
@@ -170,14 +179,13 @@ class LlavaOriginalAdapter:
             return []
         pictures = [each if each.ndim == 4 else each[None] for each in inputs["images"]]
         cues = self.cues(needs)
-        with _listening(self.model, cues, call):
+        with call.watching(self.vision, cues):
             call.encoded.append(self.model.encode_images(torch.cat(pictures)))
-        return self.clips(call, cues, frame_times)
+        return self.clips(call, frame_times)
 
     def clips(
         self,
         call: "_Call",
-        cues: Sequence[Cue],
         frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
     ) -> list[Clip]:
         """Cut what the encoder gave in one call into its videos, not pooled.
@@ -194,7 +202,8 @@ class LlavaOriginalAdapter:
                 f"the vision tower gave {projected.shape[1]} tokens a frame, but this model reads "
                 f"{self.grid[0]}x{self.grid[1]}"
             )
-        found = {cue.name: call.cue(cue, cells) for cue in cues}
+        assert call.captured is not None
+        found = {name: value.split(call.n_frames) for name, value in call.captured.values().items()}
         videos = [index for index, is_video in enumerate(call.is_video) if is_video]
         pieces = projected.split(call.n_frames)
         return [
@@ -202,7 +211,7 @@ class LlavaOriginalAdapter:
                 VisualTokens.of(
                     pieces[index],
                     self.grid,
-                    frame_times=None if frame_times is None else frame_times[place],
+                    frame_times=times_of(frame_times, place, len(videos), projected.device),
                     cues={name: values[index] for name, values in found.items()},
                     native_pool=self.native_pool,
                 ),
@@ -211,19 +220,13 @@ class LlavaOriginalAdapter:
             for place, index in enumerate(videos)
         ]
 
-    def part(
-        self,
-        layout: ClipLayout,
-        reduced: ReducedTokens,
-        deep: Float[Tensor, "levels tokens dim"] | None = None,
-    ) -> VisualPart:
-        """Return what a reduced video puts into the sequence, newline tokens included."""
-        newline = None if layout.newlines == "none" else self.model.get_model().image_newline
-        return pack(reduced, layout, newline)
+    def newline(self) -> Float[Tensor, "dim"] | None:
+        """Return the newline token, if the model's config wants any."""
+        return None if self.newlines == "none" else self.model.get_model().image_newline
 
     @contextmanager
     def reduced_calls(
-        self, reduce: Reduce, positions: str = "contiguous", inside: Inside = None
+        self, reduction: Reduction, positions: str = "contiguous", inside: Inside = None
     ) -> Iterator[None]:
         """Let ``generate`` and calls of the model run on reduced videos while the context lasts.
 
@@ -239,7 +242,7 @@ class LlavaOriginalAdapter:
                 f"positions {positions!r} cannot be had on models of the llava package, whose LLM "
                 "numbers the short prompt by itself; use 'contiguous'"
             )
-        calls = _Calls(self, reduce)
+        calls = _Calls(self, reduction)
         own = {name: vars(self.model).get(name, _MISSING) for name in _WRAPPED}
         try:
             for name in _WRAPPED:
@@ -259,35 +262,30 @@ class _Call:
     ----------
     n_frames, is_video : of every image and video of the call; an image may have several views
     encoded : projected features; forks of the package encode a call in several parts
-    captured : by layer
-    read : what the projector reads, in the same parts
+    captured : what the tower and its projector show
     left : the videos that the package has not asked for yet, as the LLM will read them
     """
 
     n_frames: list[int]
     is_video: list[bool]
     encoded: list[Tensor] = field(default_factory=list)
-    captured: dict[int, Captured] = field(default_factory=dict)
-    read: list[Tensor] = field(default_factory=list)
+    captured: CapturedCues | None = None
     left: Iterator[Tensor] | None = None
 
-    def cue(self, cue: Cue, cells: int) -> Sequence[Tensor]:
-        """Return a cue of every image and video."""
-        if cue.kind == TOWER:
-            return torch.cat(self.read).split(self.n_frames)
-        assert cue.layer is not None
-        values = torch.cat(self.captured[cue.layer].of(cue.kind))
-        # A CLIP tower begins with a class token, which the package drops from the features.
-        return values[:, values.shape[1] - cells :].split(self.n_frames)
+    @contextmanager
+    def watching(self, tower: Tower, cues: Sequence[Cue]) -> Iterator[None]:
+        """Record the cues of this call while the context lasts."""
+        with capture_cues(tower, cues) as self.captured:
+            yield
 
 
 class _Calls:
     """The methods that stand in for those of the model."""
 
-    def __init__(self, adapter: LlavaOriginalAdapter, reduce: Reduce) -> None:
+    def __init__(self, adapter: LlavaOriginalAdapter, reduction: Reduction) -> None:
         self.adapter = adapter
-        self.reduce = reduce
-        self.cues = adapter.cues(reduce.needs)
+        self.reduction = reduction
+        self.cues = adapter.cues(reduction.needs)
         self.call: _Call | None = None
 
     def wrap(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -314,7 +312,7 @@ class _Calls:
             position = vars(config).get("mm_newline_position", _MISSING)
             self.call = call
             try:
-                with _listening(self.adapter.model, self.cues, call):
+                with call.watching(self.adapter.vision, self.cues):
                     return original(*args, **kwargs)
             finally:
                 self.call = None
@@ -340,11 +338,11 @@ class _Calls:
             if stride != STRIDE:
                 raise CapabilityError(f"videos pooled with stride {stride} are not supported")
             if self.call.left is None:
-                clips = self.adapter.clips(self.call, self.cues)
-                reduced = self.reduce(clips)
+                clips = self.adapter.clips(self.call, self.reduction.frame_times)
+                reduced = self.reduction.reduce(clips)
                 self.call.left = iter(
                     [
-                        self.adapter.part(clip.layout, left).features
+                        self.adapter.part(clip, left).features
                         for clip, left in zip(clips, reduced, strict=True)
                     ]
                 )
@@ -367,22 +365,16 @@ def _open(images: Any, modalities: Any) -> _Call | None:
 
 
 @contextmanager
-def _listening(model: Any, cues: Sequence[Cue], call: _Call) -> Iterator[None]:
+def _projections(
+    modules: Mapping[torch.nn.Module, Collection[str]],
+) -> Iterator[dict[torch.nn.Module, Captured]]:
     """Record attention and keys by hooks: the package's SigLIP has an attention of its own."""
-    layers = attention_layers(model.get_vision_tower()) if cues else []
+    recorders = {module: _Recorder(module, kinds) for module, kinds in modules.items()}
     with ExitStack() as stack:
-        for layer in {cue.layer for cue in cues if cue.layer is not None}:
-            kinds = {cue.kind for cue in cues if cue.layer == layer}
-            recorder = _Recorder(layers[layer], kinds)
-            call.captured[layer] = recorder.captured
+        for recorder in recorders.values():
             for handle in recorder.start():
                 stack.callback(handle.remove)
-        if any(cue.kind == TOWER for cue in cues):
-            handle = model.get_model().mm_projector.register_forward_pre_hook(
-                lambda module, args: call.read.append(args[0].detach())
-            )
-            stack.callback(handle.remove)
-        yield
+        yield {module: recorder.captured for module, recorder in recorders.items()}
 
 
 class _Recorder:

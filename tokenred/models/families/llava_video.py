@@ -1,4 +1,4 @@
-"""LLaVA-Video of ``tokenred.models.families.llava_video_model``: LLaVA-OneVision with another layout."""
+"""LLaVA-Video of ``llava_video_model``: LLaVA-OneVision with another layout."""
 
 from typing import ClassVar
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenred.errors import InputError
 from tokenred.models.families.llava import SIGLIP
 from tokenred.models.families.qwen_vl import PixelBounds, QwenAdapter
-from tokenred.models.splice import ClipLayout, Spliced, VisualPart
+from tokenred.models.splice import Clip, ClipLayout, Spliced, VisualPart
 from tokenred.types import ReducedTokens
 
 FRAMES_PER_SECOND = 2.0
@@ -50,30 +50,26 @@ class Qwen3VLAdapter(QwenAdapter):
         times = self.group_times(frame_times).tolist()
         return [piece for time in times for piece in (f"<{time:.1f} seconds>", *run)]
 
-    def deep_features(self, output: Any) -> Float[Tensor, "levels tokens dim"]:
+    def deepstack_features(self, output: Any) -> Float[Tensor, "levels tokens dim"]:
         """Return what the tower's inner layers have for the LLM."""
         return torch.stack(list(output.deepstack_features))
 
-    def part(
-        self,
-        layout: ClipLayout,
-        reduced: ReducedTokens,
-        deep: Float[Tensor, "levels tokens dim"] | None = None,
-    ) -> VisualPart:
+    def part(self, clip: Clip, reduced: ReducedTokens) -> VisualPart:
         """Return what a reduced clip puts into the sequence, and behind the LLM's first layers."""
-        if deep is None:
+        if clip.deepstack_features is None:
             raise InputError(
                 "Qwen3-VL also reads what inner layers of its tower saw: the deep features of the "
                 "clip are needed"
             )
-        return super().part(layout, reduced, deep)
+        return super().part(clip, reduced)
 
     @contextmanager
     def during_call(self, spliced: Spliced) -> Iterator[None]:
         """Hand the features of the tower's inner layers to the LLM when it reads the prompt."""
-        deep = torch.cat([part.deep for part in spliced.parts if part.deep is not None], dim=1)
-        deep = deep[:, spliced.layout.visual_order.to(deep.device)]
-        give = partial(_give_deep, spliced.layout.visual, deep)
+        of_parts = [part.deepstack_features for part in spliced.parts]
+        features = torch.cat([each for each in of_parts if each is not None], dim=1)
+        features = features[:, spliced.layout.visual_order.to(features.device)]
+        give = partial(_give_deepstack, spliced.layout.visual, features)
         hook = self.text_model.register_forward_pre_hook(give, with_kwargs=True)
         try:
             with super().during_call(spliced):
@@ -82,8 +78,8 @@ class Qwen3VLAdapter(QwenAdapter):
             hook.remove()
 
 
-def _give_deep(
-    visual: Tensor, deep: Tensor, module: Any, args: Any, kwargs: dict[str, Any]
+def _give_deepstack(
+    visual: Tensor, features: Tensor, module: Any, args: Any, kwargs: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]] | None:
     """Add to a call of the LLM the deep features of the visual tokens that it reads."""
     hidden, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
@@ -96,7 +92,7 @@ def _give_deep(
     copies = hidden.shape[0] // visual.shape[0]
     mask = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
     mask[:, : window.shape[1]] = window.repeat_interleave(copies, 0).to(mask.device)
-    rows = deep[:, read[visual].to(deep.device)].split(read.sum(1).tolist(), dim=1)
+    rows = features[:, read[visual].to(features.device)].split(read.sum(1).tolist(), dim=1)
     repeated = torch.cat([row for row in rows for _ in range(copies)], dim=1)
     embeds = list(repeated.to(hidden.device))
     return args, {**kwargs, "visual_pos_masks": mask, "deepstack_visual_embeds": embeds}

@@ -10,15 +10,15 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tokenred.errors import InputError
-from tokenred.models.attention import Captured, attention_layers, capture
-from tokenred.models.cues.names import PIXELS, TOWER, Cue
+from tokenred.models.cues import CapturedCues, Cue, Tower, capture_cues
+from tokenred.models.cues.names import PIXELS, TOWER
 from tokenred.models.cues.pixels import packed_pixels
-from tokenred.models.families.base import FamilyAdapter
+from tokenred.models.families.base import FamilyAdapter, times_of
 from tokenred.models.families.llava import CLIP
 from tokenred.models.inputs.preparing import Prepared, resize_and_normalise
 from tokenred.models.inputs.qwen_pixels import fitted_size, patches
-from tokenred.models.prompt_scores import Continuations, Outlook
-from tokenred.models.reduced_calls import Inside, Reduce
+from tokenred.models.prompt_scores import Continuations, PromptScores
+from tokenred.models.reduced_calls import Inside, Reduction
 from tokenred.models.splice import Clip, ClipLayout, Layout, Spliced, VisualPart
 from tokenred.types import VisualTokens
 
@@ -71,9 +71,21 @@ class QwenAdapter(FamilyAdapter):
     }
 
     @property
-    def tower(self) -> torch.nn.Module:
+    def tower(self) -> Any:
         """The vision tower."""
         return self.model.model.visual
+
+    @property
+    def vision(self) -> Tower:
+        """The tower; its merger turns squares of patches into tokens."""
+        return Tower(
+            self.tower,
+            reader=self.tower.merger,
+            frame_group=self.frame_group,
+            pixels=lambda pixels, frame: packed_pixels(
+                pixels, self.merge, self.frame_group, frame, self.normalisation
+            ),
+        )
 
     @property
     def merge(self) -> int:
@@ -221,32 +233,18 @@ class QwenAdapter(FamilyAdapter):
         cues: Sequence[Cue],
         frame_times: Sequence[Tensor] | None,
     ) -> list[Clip]:
-        layers = attention_layers(self.tower)
-        wanted: dict[torch.nn.Module, set[str]] = {}
-        for cue in cues:
-            if cue.layer is not None:
-                wanted.setdefault(layers[cue.layer], set()).add(cue.kind)
-        with capture(wanted) as captured, self._merger_read(cues) as merged:
-            output = self.tower(
-                pixels.type(self.model.model.visual.dtype), grid_thw=grids, return_dict=True
-            )
+        with capture_cues(self.vision, cues, pixels) as captured:
+            output = self.tower(pixels.type(self.tower.dtype), grid_thw=grids, return_dict=True)
         counts = [layout.n_placeholders for layout in layouts]
         order = self.token_order(grids)
-        by_cue: dict[str, tuple[Tensor, ...]] = {}
+        by_cue = {}
         for cue in cues:
-            if cue.kind == PIXELS:
-                values = packed_pixels(
-                    pixels, self.merge, self.frame_group, cue.frame, self.normalisation
-                )
-            elif cue.kind == TOWER:
-                values = merged[0].unflatten(0, (-1, self.merge**2)).flatten(1)
-                values = values if order is None else values[order]
-            else:
-                assert cue.layer is not None
-                values = self._cue(cue, captured[layers[cue.layer]], order)
+            values = self._of_tokens(cue, captured)
+            if order is not None and cue.kind != PIXELS:
+                values = values[order]
             by_cue[cue.name] = values.split(counts)
-        deep = self.deep_features(output)
-        deep_parts = [None] * len(counts) if deep is None else deep.split(counts, dim=1)
+        deepstack = self.deepstack_features(output)
+        by_clip = [None] * len(counts) if deepstack is None else deepstack.split(counts, dim=1)
         clips = []
         for index, features in enumerate(output.pooler_output.split(counts)):
             layout = layouts[index]
@@ -255,50 +253,37 @@ class QwenAdapter(FamilyAdapter):
             for cue in cues:
                 if cue.kind == "attention":  # of all queries of the frame, whatever they can see
                     found[cue.name] = found[cue.name] / (shape[1] * self.merge**2)
-            given = None if frame_times is None else frame_times[index]
+            given = times_of(frame_times, index, len(layouts), features.device)
             tokens = VisualTokens.of(
                 features.unflatten(0, shape),
                 layout.grid,
                 frame_times=self._times(layout, given, features.device),
                 cues=found,
             )
-            clips.append(Clip(tokens, layout, deep_parts[index]))
+            clips.append(Clip(tokens, layout, by_clip[index]))
         return clips
-
-    @contextmanager
-    def _merger_read(self, cues: Sequence[Cue]) -> Iterator[list[Tensor]]:
-        """Collect, for ``tower``, the patches that the merger reads, in its order."""
-        seen: list[Tensor] = []
-        if not any(cue.kind == TOWER for cue in cues):
-            yield seen
-            return
-        merger: Any = self.tower.merger
-        hook = merger.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
-        try:
-            yield seen
-        finally:
-            hook.remove()
 
     def token_order(self, grids: Int[Tensor, "clips 3"]) -> Int[Tensor, "tokens"] | None:
         """Return where each token stands inside the tower; None if it is in its place."""
         return None
 
-    def deep_features(self, output: Any) -> Float[Tensor, "levels tokens dim"] | None:
+    def deepstack_features(self, output: Any) -> Float[Tensor, "levels tokens dim"] | None:
         """Return what the tower's inner layers have for the LLM."""
         return None
 
-    def _cue(self, cue: Cue, seen: Captured, order: Tensor | None) -> Tensor:
-        """Average what was captured over the patches of every token.
+    def _of_tokens(self, cue: Cue, captured: CapturedCues) -> Float[Tensor, "tokens *width"]:
+        """Return a cue of every token, in the order in which the tower has them.
 
-        Attention received is summed over queries here. A call shows the patches that see each
-        other: a frame, or a window of one.
+        What a layer shows is averaged over the patches of a token; attention received is summed
+        over queries. A call shows the patches that see each other: a frame, or a window of one.
         """
-        if cue.kind == "attention":
-            values = torch.cat([each[0] * each.shape[1] for each in seen.attention])
-        else:
-            values = torch.cat([each[0] for each in seen.keys])
-        merged = values.unflatten(0, (-1, self.merge**2)).mean(1)
-        return merged if order is None else merged[order]
+        if cue.kind == PIXELS:
+            return captured.value(cue)
+        if cue.kind == TOWER:
+            return captured.value(cue).unflatten(0, (-1, self.merge**2)).flatten(1)
+        received = cue.kind == "attention"
+        calls = [each[0] * each.shape[1] if received else each[0] for each in captured.calls(cue)]
+        return torch.cat(calls).unflatten(0, (-1, self.merge**2)).mean(1)
 
     def _times(
         self, layout: ClipLayout, given: Tensor | None, device: torch.device
@@ -306,7 +291,7 @@ class QwenAdapter(FamilyAdapter):
         """Return the seconds of the groups of frames that the LLM reads."""
         if given is None:
             return torch.arange(layout.frames, device=device) * (layout.seconds_per_frame or 1.0)
-        given = given.to(device).float()
+        given = given.float()
         if len(given) == layout.frames:
             return given
         return self.group_times(given)
@@ -376,20 +361,20 @@ class QwenAdapter(FamilyAdapter):
         yield
 
     @contextmanager
-    def reduced_calls(self, reduce: Reduce, positions: str, inside: Inside) -> Iterator[None]:
+    def reduced_calls(self, reduction: Reduction, positions: str, inside: Inside) -> Iterator[None]:
         """Let ``generate`` and calls of the model run reduced while the context lasts."""
-        with self._deltas_restored(), super().reduced_calls(reduce, positions, inside):
+        with self._deltas_restored(), super().reduced_calls(reduction, positions, inside):
             yield
 
-    def _outlook_whole(
+    def _prompt_scores_whole(
         self,
         part: VisualPart,
         prompts: Sequence[Tensor],
         inside: Inside,
         continuations: Continuations,
-    ) -> Outlook:
+    ) -> PromptScores:
         with self._deltas_restored():
-            return super()._outlook_whole(part, prompts, inside, continuations)
+            return super()._prompt_scores_whole(part, prompts, inside, continuations)
 
     @contextmanager
     def _deltas_restored(self) -> Iterator[None]:

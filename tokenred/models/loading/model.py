@@ -1,7 +1,8 @@
 """Load a model of any supported family, from the hub or a local folder."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,12 +10,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError, nearest
-from tokenred.models.adapter import adapter_for, check_transformers
+from tokenred.models.adapter import ModelAdapter, adapter_for, check_transformers
+from tokenred.models.inputs.media import MediaInput
 from tokenred.models.inputs.preparing import Prepared, tokenise
 from tokenred.models.inputs.prompting import chat_prompt
 from tokenred.models.loading.checkpoint import Checkpoint, cannot_load, find_checkpoint
 from tokenred.models.loading.memory import count_text, free_memory, size_text
 from tokenred.models.loading.recipe import Recipe, check_served, in_one_sentence, recipe_for
+from tokenred.models.session import ModelSession
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -84,9 +87,14 @@ class LoadedModel:
 
     model: Any
     tokenizer: Any
-    adapter: Any
+    adapter: ModelAdapter
     settings: Mapping[str, Mapping[str, Any]]
     plan: LoadPlan
+
+    @cached_property
+    def session(self) -> ModelSession:
+        """Through which the model is asked."""
+        return ModelSession(self.model, self.adapter)
 
     @property
     def name(self) -> str:
@@ -124,15 +132,29 @@ class LoadedModel:
         if (video is None) == (image is None):
             raise ConfigError("give a video or an image")
         if video is not None:
-            kind, given = "video", {"videos": [video.permute(0, 3, 1, 2)]}
+            times = None if frame_times is None else (frame_times,)
+            media = MediaInput("video", (video,), frame_times=times)
         else:
             assert image is not None
-            kind, given = "image", {"images": [image.permute(2, 0, 1)]}
-        times = None if frame_times is None or video is None else [frame_times]
-        prepared = self.adapter.prepare(
-            **given, frame_times=times, settings=self.settings[kind] or None
-        )
-        return self.inputs_of(question, prepared)
+            media = MediaInput("image", (image[None],))
+        return self.inputs_of(question, self.prepare(media))
+
+    def prepare(self, media: MediaInput) -> Prepared:
+        """Return images or videos as the model reads them, on its device.
+
+        Raises
+        ------
+        InputError
+            If they cannot be used.
+        """
+        given: dict[str, Any] = {"settings": self.settings[media.kind] or None}
+        pixels = [each.permute(0, 3, 1, 2) for each in media.pixels]
+        if media.kind == "image":
+            given["images"] = [each[0] for each in pixels]
+        else:
+            given |= {"videos": pixels, "frame_times": media.frame_times}
+        prepared = self.adapter.prepare(**given)
+        return replace(prepared, inputs=self._on_device(prepared.inputs))
 
     def inputs_of(self, question: str, prepared: Prepared) -> dict[str, Tensor]:
         """Return the inputs of a call with one question about pictures that are prepared.
@@ -157,7 +179,9 @@ class LoadedModel:
             self._around([token for each in pieces for token in each]),
             n_pictures=len(pieces),
         )
-        inputs = tokenise(self.tokenizer, [prompt], prepared)
+        return self._on_device(tokenise(self.tokenizer, [prompt], prepared))
+
+    def _on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.plan.device) for name, value in inputs.items()}
 
     def _around(self, pieces: Any) -> list[tuple[str, str]]:

@@ -1,19 +1,15 @@
 """One answer of a model, timed part by part as its user would wait for it."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from copy import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tokenred.models import attach
-from tokenred.pipeline import Pipeline
 from tokenred.types import Realised
 
 
@@ -94,73 +90,7 @@ class TimedAnswer:
         return (self.new_tokens - 1) / self.decode_ms * 1e3
 
 
-class Asker:
-    """Asks one model one question, in the same way every time.
-
-    Parameters
-    ----------
-    loaded : the model
-    inputs : of ``generate``, already on the device
-    frame_times : (frames,) seconds, for strategies that read them
-    new_tokens : the answer has exactly this many, whatever the model would like
-    """
-
-    def __init__(
-        self,
-        loaded: Any,
-        inputs: Mapping[str, Tensor],
-        frame_times: Float[Tensor, "frames"] | None,
-        new_tokens: int,
-        stopwatch: Stopwatch,
-    ) -> None:
-        self._model, self._adapter = loaded.model, loaded.adapter
-        self._inputs, self._new_tokens = dict(inputs), new_tokens
-        self._times = None if frame_times is None else [frame_times.to(loaded.plan.device)]
-        self._stopwatch = stopwatch
-
-    def __call__(self, pipeline: Pipeline | None) -> TimedAnswer:
-        """Ask once, reduced by a pipeline; None leaves the model as it is, without tokenred."""
-        ticks = _Ticks(self._stopwatch)
-        if pipeline is None:
-            return self._generate(ticks)
-        encoder, reducer = _Laps(self._stopwatch), _Laps(self._stopwatch)
-        adapter = copy(self._adapter)
-        adapter.encode = encoder.around(partial(adapter.encode, frame_times=self._times))
-        timed = _TimedPipeline(pipeline, reducer)
-        with attach(self._model, timed, adapter=adapter) as session:
-            answer = self._generate(ticks)
-            stages: Counter[str] = Counter()
-            for each in session.realised:
-                for stage in each.stages:
-                    stages[stage.name] += stage.ms  # type: ignore[assignment]
-            return TimedAnswer(
-                answer.ttft_ms,
-                answer.decode_ms,
-                answer.new_tokens,
-                answer.prompt_tokens,
-                encoder.ms,
-                reducer.ms,
-                dict(stages),
-                tuple(session.realised),
-                next(iter(session.layer_tokens), ()),
-            )
-
-    def _generate(self, ticks: "_Ticks") -> TimedAnswer:
-        n = self._new_tokens
-        start = self._stopwatch.ms()
-        self._model.generate(
-            **self._inputs,
-            max_new_tokens=n,
-            min_new_tokens=n,
-            do_sample=False,
-            num_beams=1,
-            stopping_criteria=[ticks],
-        )
-        first, last = ticks.at_ms[0], ticks.at_ms[-1]
-        return TimedAnswer(first - start, last - first, len(ticks.at_ms), ticks.prompt_tokens)
-
-
-class _Ticks:
+class Ticks:
     """Looks at the clock whenever ``generate`` has a new token; stops nothing.
 
     A streamer would do too, but on some devices it hears of a token one step late.
@@ -174,33 +104,39 @@ class _Ticks:
     def __call__(
         self, input_ids: Int[Tensor, "rows tokens"], scores: Any, **_: Any
     ) -> Bool[Tensor, "rows"]:
+        """Note the time; no row is to stop."""
         self.at_ms.append(self._stopwatch.ms())
         if len(self.at_ms) == 1:
             self.prompt_tokens = input_ids.shape[1] - 1
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-class _Laps:
-    """Adds up the time of the calls of a function."""
+class PartTimes:
+    """An observer of a call that adds up the time of its parts.
+
+    Attributes
+    ----------
+    encoder_ms, reducer_ms : of the vision tower, and of all clips' reductions
+    """
 
     def __init__(self, stopwatch: Stopwatch) -> None:
-        self.ms = 0.0
+        self.encoder_ms = self.reducer_ms = 0.0
         self._stopwatch = stopwatch
 
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = self._stopwatch.ms()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.ms += self._stopwatch.ms() - start
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Time the vision tower."""
+        start = self._stopwatch.ms()
+        try:
+            yield
+        finally:
+            self.encoder_ms += self._stopwatch.ms() - start
 
-        return timed
-
-
-class _TimedPipeline:
-    """A pipeline whose run is timed."""
-
-    def __init__(self, pipeline: Pipeline, laps: _Laps) -> None:
-        self.needs, self.inside_llm = pipeline.needs, pipeline.inside_llm
-        self.run = laps.around(pipeline.run)
+    @contextmanager
+    def reducing(self) -> Iterator[None]:
+        """Time the reduction of one clip."""
+        start = self._stopwatch.ms()
+        try:
+            yield
+        finally:
+            self.reducer_ms += self._stopwatch.ms() - start
