@@ -438,13 +438,15 @@ def test_seconds_of_the_frames_reach_the_strategies(loaded, model):
 
 
 def test_random_strategies_draw_from_the_generator_given(loaded, model):
-    inputs = make_inputs(loaded, "<video> what?")
+    inputs = make_inputs(loaded, "<video> what?", "<video> and then?")
     kept = []
     for seed in (1, 1, 2):
         generator = torch.Generator().manual_seed(seed)
         with attach(model, load_pipeline("random", QUARTER), generator=generator) as attachment:
             logits_of(model, inputs)
-        kept.append(attachment.reduced[0].token_index.tolist())
+        first, second = (each.token_index.tolist() for each in attachment.reduced)
+        assert first == second
+        kept.append(first)
     assert kept[0] == kept[1] != kept[2]
 
 

@@ -267,7 +267,7 @@ class LlavaAdapter(FamilyAdapter):
         indices = [chosen] if isinstance(chosen, int) else chosen
         states = [output.hidden_states[index] for index in indices]
         hidden = states[0] if len(states) == 1 else torch.cat(states, dim=-1)  # one: no copy
-        if self.config.vision_feature_select_strategy == "default":
+        if self.vision.class_token:
             hidden = hidden[:, 1:]
         if hidden.shape[1] != self.grid[0] * self.grid[1]:
             raise InputError(
