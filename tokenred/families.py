@@ -11,8 +11,6 @@ FAMILIES = {
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl:Qwen2_5VLAdapter",
     "Qwen3VLForConditionalGeneration": "qwen3_vl:Qwen3VLAdapter",
     "Qwen3VLMoeForConditionalGeneration": "qwen3_vl:Qwen3VLAdapter",
-    "LlavaVideoForConditionalGeneration": "llava_video:LlavaVideoAdapter",
-    "LlavaMetaForCausalLM": "llava_original:LlavaOriginalAdapter",
 }
 
 

@@ -103,7 +103,6 @@ OUTLOOKS = [
     ("LLaVA-OneVision", "aot-paper", HALF),
     ("LLaVA-OneVision", "fastv", {}),  # every prompt whole
     ("LLaVA-OneVision", "dycoke-cache", {}),
-    ("LLaVA-Video", "aot-paper", HALF),
     ("Qwen2.5-VL", "vanilla", {}),  # positions of its own: every prompt whole
     ("Qwen2.5-VL", "aot-paper", HALF),
     ("Qwen2.5-VL", "fastv", {}),

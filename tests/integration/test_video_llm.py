@@ -18,7 +18,7 @@ from tokenred.models import attach
 from tokenred.pipeline import Pipeline, load_pipeline
 from tokenred.testing.models import FAMILIES, synthetic_video
 
-NAMES = ["LLaVA-OneVision", "LLaVA-Video", "Qwen2.5-VL", "Qwen3-VL"]
+NAMES = ["LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL"]
 PIPELINES = {
     "vanilla": {},
     "aot-paper": {"budget.retention_ratio": 0.5},

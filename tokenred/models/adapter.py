@@ -41,6 +41,7 @@ class ModelAdapter(ABC):
     normalisation : what ``prepare`` does to pixels unless its settings say otherwise
     reduces_inside_llm : whether stages inside the LLM can run
     own_transformers : whether the models come from a package that brings a transformers of its own
+    checkpoint_types : ``model_type`` of checkpoints that ``recipe`` reads and transformers cannot
     """
 
     model_class: ClassVar[str]
@@ -49,10 +50,28 @@ class ModelAdapter(ABC):
     normalisation: ClassVar[Mapping[str, Any]] = {}
     reduces_inside_llm: ClassVar[bool] = True
     own_transformers: ClassVar[bool] = False
+    checkpoint_types: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.config = model.config
+
+    @classmethod
+    def find_class(cls, name: str) -> Any:
+        """Return the model class of this name; None if no installed package has it."""
+        import transformers
+
+        return getattr(transformers, name, None)
+
+    @classmethod
+    def recipe(cls, checkpoint: Any, tokenizer: Any) -> Any:
+        """Return how to load a checkpoint of ``checkpoint_types``, as a ``Recipe``.
+
+        Parameters
+        ----------
+        checkpoint, tokenizer : see ``tokenred.models.loading.recipe.recipe_for``
+        """
+        raise CapabilityError(f"{cls.__name__} converts no checkpoints")
 
     @property
     @abstractmethod
@@ -209,12 +228,17 @@ def adapter_for(model: Any) -> ModelAdapter:
     known = registry().adapters()
     for cls in type(model).__mro__:
         if cls.__name__ in known:
-            module, name = known[cls.__name__][0].split(":")
-            adapter = getattr(import_module(module), name)
+            adapter = adapter_class(cls.__name__)
             if not adapter.own_transformers:
                 check_transformers()
             return adapter(model)
     raise CapabilityError(f"no adapter for {type(model).__name__}; supported: {', '.join(known)}")
+
+
+def adapter_class(model_class: str) -> type[ModelAdapter]:
+    """Return the adapter that is registered for the name of a model class."""
+    module, name = registry().adapters()[model_class][0].split(":")
+    return getattr(import_module(module), name)
 
 
 def check_transformers() -> None:

@@ -4,20 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
 
 from tokenred.errors import CapabilityError, TokenredError
-from tokenred.models.inputs.preparing import MARKS
+from tokenred.models.adapter import ModelAdapter, adapter_class
 from tokenred.models.loading.checkpoint import Checkpoint, cannot_load
 from tokenred.registry import registry
-
-OWN_CLASSES = {"LlavaVideoForConditionalGeneration": "tokenred.models.families.llava_video_model"}
-"""Model classes that transformers lacks -> the module of tokenred that has them."""
-ORIGINAL_TYPES = ("llava_qwen", "llava_llama")
-"""Model types of checkpoints of the ``llava`` package."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +44,15 @@ def check_served(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
     CapabilityError
         With the classes that can be loaded.
     """
-    if _is_original(checkpoint) or _known_class(checkpoint) is not None:
+    if _known_class(checkpoint) is not None or _converter(checkpoint) is not None:
         return
     brings_code = "auto_map" in checkpoint.config
     if brings_code and trust_remote_code:
         return
     names = " and ".join(_architectures(checkpoint)) or "a config.json without architectures"
     own = "; it brings code of its own, which runs only if you trust it" if brings_code else ""
+    if str(checkpoint.config.get("model_type")).startswith("llava_"):
+        own += "; the distribution tokenred-llava serves models of the llava package"
     raise CapabilityError(
         f"no adapter for {names} in {checkpoint.name}; supported: {', '.join(_loadable())}{own}"
     )
@@ -77,12 +73,13 @@ def recipe_for(checkpoint: Checkpoint, tokenizer: Any) -> Recipe:
         If the checkpoint is built in a way that is not supported.
     """
     with in_one_sentence(checkpoint):
-        if _is_original(checkpoint):
-            return _original(checkpoint, tokenizer)
         found = _known_class(checkpoint)
         if found is not None:
             config = found.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
             return Recipe(found, config, _from_pretrained(checkpoint, found, config))
+        converter = _converter(checkpoint)
+        if converter is not None:
+            return converter.recipe(checkpoint, tokenizer)
         found, config = _remote(checkpoint)
         return Recipe(found, config, _from_pretrained(checkpoint, found, config))
 
@@ -117,25 +114,6 @@ def _from_pretrained(checkpoint: Checkpoint, model_class: Any, config: Any) -> C
     return build
 
 
-def _original(checkpoint: Checkpoint, tokenizer: Any) -> Recipe:
-    """Return how to load a checkpoint of the ``llava`` package, whose prompts name no ids."""
-    from tokenred.models.families.llava_video_model import (
-        LlavaVideoForConditionalGeneration,
-        convert_config,
-    )
-
-    tokenizer.add_tokens(list(MARKS.values()), special_tokens=True)
-    ids: dict[str, Any] = {
-        f"{kind}_token_id": tokenizer.convert_tokens_to_ids(mark) for kind, mark in MARKS.items()
-    }
-    config = convert_config(checkpoint.config, None, **ids)
-
-    def build(**options: Any) -> Any:
-        return LlavaVideoForConditionalGeneration.from_original(checkpoint.folder, **ids, **options)
-
-    return Recipe(LlavaVideoForConditionalGeneration, config, build)
-
-
 def _remote(checkpoint: Checkpoint) -> tuple[Any, Any]:
     """Run the checkpoint's own code; return its class and config."""
     from transformers import AutoConfig
@@ -155,10 +133,6 @@ def _remote(checkpoint: Checkpoint) -> tuple[Any, Any]:
     return found, config
 
 
-def _is_original(checkpoint: Checkpoint) -> bool:
-    return checkpoint.config.get("model_type") in ORIGINAL_TYPES
-
-
 def _architectures(checkpoint: Checkpoint) -> list[str]:
     return checkpoint.config.get("architectures") or []
 
@@ -171,13 +145,16 @@ def _known_class(checkpoint: Checkpoint) -> Any:
     return next((each for each in found if each is not None), None)
 
 
+def _converter(checkpoint: Checkpoint) -> type[ModelAdapter] | None:
+    """Return the adapter that reads checkpoints of this type, which transformers does not know."""
+    kind = checkpoint.config.get("model_type")
+    adapters = map(adapter_class, registry().adapters())
+    return next((each for each in adapters if kind in each.checkpoint_types), None)
+
+
 def _loadable() -> list[str]:
     return [name for name in registry().adapters() if _class(name) is not None]
 
 
 def _class(name: str) -> Any:
-    import transformers
-
-    if name in OWN_CLASSES:
-        return getattr(import_module(OWN_CLASSES[name]), name)
-    return getattr(transformers, name, None)
+    return adapter_class(name).find_class(name)

@@ -30,7 +30,7 @@ def tiny_llava_video(
     """
     from transformers import Qwen2Config, SiglipVisionConfig
 
-    from tokenred.models.families.llava_video_model import (
+    from tokenred_llava.video_model import (
         LlavaVideoConfig,
         LlavaVideoForConditionalGeneration,
     )

@@ -3,25 +3,25 @@
 import json
 from pathlib import Path
 
+import llava_checkpoint as checkpoint
 import pytest
 import torch
+from tokenred_llava.video import LlavaVideoAdapter
 
-from tests import llava_checkpoint as checkpoint
 from tokenred.errors import CapabilityError, InputError
 from tokenred.models import adapter_for, attach
-from tokenred.models.families.llava_video import LlavaVideoAdapter
 from tokenred.pipeline import load_pipeline
 
 pytest.importorskip("transformers")
 
-from tokenred.models.families.llava_video_model import (
+from tokenred_llava.video_model import (
     LlavaVideoConfig,
     LlavaVideoForConditionalGeneration,
     convert_config,
 )
 
 RECORDED = json.loads(
-    (Path(__file__).parents[1] / "data" / "llava_video.json").read_text(encoding="utf-8")
+    (Path(__file__).parent / "data" / "llava_video.json").read_text(encoding="utf-8")
 )["cases"]
 LAYOUTS = [name for name in RECORDED if "/" in name]
 IDS = {"image_token_id": checkpoint.IMAGE_ID, "video_token_id": checkpoint.VIDEO_ID}

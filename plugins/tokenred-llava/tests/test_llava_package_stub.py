@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from llava_stub import IMAGE_TOKEN_INDEX, PATCH, LlavaStubForCausalLM
+from tokenred_llava.package import LlavaPackageAdapter
 
-from tests.llava_stub import IMAGE_TOKEN_INDEX, PATCH, LlavaStubForCausalLM
 from tokenred.errors import CapabilityError, InputError
 from tokenred.models import adapter_for, attach
-from tokenred.models.families.llava_original import LlavaOriginalAdapter
 from tokenred.pipeline import load_pipeline
 
 SIDE = 7
@@ -327,7 +327,7 @@ class Reduce:
 
 
 def test_stages_inside_the_llm_are_refused():
-    adapter = LlavaOriginalAdapter(LlavaStubForCausalLM())
+    adapter = LlavaPackageAdapter(LlavaStubForCausalLM())
     assert not adapter.reduces_inside_llm
     with (
         pytest.raises(CapabilityError, match="stages inside the LLM cannot run"),
@@ -393,7 +393,7 @@ def test_models_of_other_packages_are_refused():
         pass
 
     with pytest.raises(CapabilityError, match="Old has no prepare_inputs_labels_for_multimodal"):
-        LlavaOriginalAdapter(Old())
+        LlavaPackageAdapter(Old())
 
 
 def test_other_versions_of_the_package_are_refused():

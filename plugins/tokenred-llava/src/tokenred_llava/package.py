@@ -26,25 +26,18 @@ from tokenred.models.families.base import times_of
 from tokenred.models.reduced_calls import Inside, Reduction
 from tokenred.models.splice import Clip, ClipLayout, Newlines
 from tokenred.types import VisualTokens
+from tokenred_llava.layouts import NEWLINES
 
 STRIDE = 2
-NEWLINES: Mapping[str, Newlines] = {
-    "one_token": "end",
-    "grid": "row",
-    "frame": "frame",
-    "no_token": "none",
-}
-"""The package's names of where newline tokens stand -> ours."""
-
 INSIDE_LLM = (
     "stages inside the LLM cannot run on models of the llava package; use the class that "
-    "transformers or tokenred has for this model"
+    "transformers or tokenred-llava has for this model"
 )
 _WRAPPED = ("prepare_inputs_labels_for_multimodal", "encode_images", "get_2dPool")
 _MISSING = object()
 
 
-class LlavaOriginalAdapter(ModelAdapter):
+class LlavaPackageAdapter(ModelAdapter):
     """Reduce videos inside the models of the original ``llava`` package.
 
     Serves ``LlavaQwenForCausalLM``, ``LlavaLlamaForCausalLM`` and their siblings, which all inherit
@@ -282,7 +275,7 @@ class _Call:
 class _Calls:
     """The methods that stand in for those of the model."""
 
-    def __init__(self, adapter: LlavaOriginalAdapter, reduction: Reduction) -> None:
+    def __init__(self, adapter: LlavaPackageAdapter, reduction: Reduction) -> None:
         self.adapter = adapter
         self.reduction = reduction
         self.cues = adapter.cues(reduction.needs)
