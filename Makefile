@@ -25,7 +25,8 @@ FLOOR := $(VENV)/floor
 LMMS := $(VENV)/lmms
 PEERS := $(VENV)/peers
 FLOOR_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,conformance attach attach_safety \
-	in_llm in_llm_models in_llm_pruning qwen_vl llava_video loading)) tests/golden/test_golden.py
+	in_llm in_llm_models in_llm_pruning qwen_vl loading)) tests/golden/test_golden.py \
+	plugins/tokenred-llava
 WORKERS ?= 2
 # One thread a process: the models of the tests are tiny, and several processes run beside each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(if $(CI),--durations=10)

@@ -25,7 +25,6 @@ from tokenred.evaluation.store import Store
 from tokenred.evaluation.task import Answering, Question, Sample, score_option
 from tokenred.evaluation.worker import InProcess, Worker
 from tokenred.pipeline import Pipeline
-from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import ReducedTokens, VisualTokens
 
 FRAMES, SIDE, DIM = 8, 6, 8
@@ -130,7 +129,7 @@ class ToyModel:
         encoded: ToyEncoded,
         reduced: ReducedTokens,
         sample: Sample,
-        inside: InsideLlm,
+        pipeline: Pipeline,
         answering: Answering,
         max_new_tokens: int,
     ) -> list[Reply]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenred.models.in_llm import PromptTokens
+from tokenred.models.inside.llm import PromptTokens
 from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep
 

@@ -11,8 +11,6 @@ FAMILIES = {
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl:Qwen2_5VLAdapter",
     "Qwen3VLForConditionalGeneration": "qwen3_vl:Qwen3VLAdapter",
     "Qwen3VLMoeForConditionalGeneration": "qwen3_vl:Qwen3VLAdapter",
-    "LlavaVideoForConditionalGeneration": "llava_video:LlavaVideoAdapter",
-    "LlavaMetaForCausalLM": "llava_original:LlavaOriginalAdapter",
 }
 
 
@@ -20,4 +18,4 @@ FAMILIES = {
 def register_model_adapters(register: Register) -> None:
     """Register the adapters of this package."""
     for model_class, target in FAMILIES.items():
-        register(model_class, f"tokenred.models.{target}")
+        register(model_class, f"tokenred.models.families.{target}")

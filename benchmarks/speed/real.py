@@ -21,7 +21,7 @@ SIDE = 27
 
 def sweeps_on_clips(session: Session, folder: Path | None = None) -> dict[str, Any]:
     """Count sweeps on each clip; where the packages cannot be had, say why instead."""
-    from tokenred.models.dinov2 import Dinov2Tower
+    from tokenred.models.families.dinov2 import Dinov2Tower
     from tokenred.testing.real import DEFAULT_FOLDER, dinov2_folder, real_clips
 
     folder = folder or DEFAULT_FOLDER

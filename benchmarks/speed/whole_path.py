@@ -26,9 +26,9 @@ from tokenred.evaluation.model import VideoLlm
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.task import load_task
 from tokenred.evaluation.worker import InProcess, Worker
-from tokenred.models.capture import attention_layers
-from tokenred.models.capture import capture as capturing
-from tokenred.models.cues import parse_cues
+from tokenred.models.attention import attention_layers
+from tokenred.models.attention import capture as capturing
+from tokenred.models.cues.names import parse_cues
 from tokenred.pipeline import load_pipeline
 
 SO400M = {

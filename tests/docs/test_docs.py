@@ -247,7 +247,7 @@ def test_ablation_has_its_entry_with_every_row(page, name):
 
 def test_the_recorded_matrix_is_complete_and_without_faults():
     """Recorded by ``make conformance``, on both ends of the range of transformers."""
-    from tokenred.models.base import MINIMUM_TRANSFORMERS
+    from tokenred.models.adapter import MINIMUM_TRANSFORMERS
     from tokenred.testing import adapter_checks
     from tokenred.testing.matrix import read
     from tokenred.testing.models import FAMILIES

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenred.kernels.merge import apply_merge
 from tokenred.kernels.pooling import PoolMode, pool_tokens
-from tokenred.models.capture import received_attention
+from tokenred.models.attention import received_attention
 from tokenred.pipeline import Pipeline, load_config
 from tokenred.pipeline.flow import Flow, Transport
 from tokenred.pipeline.stages.frame import FrameStage

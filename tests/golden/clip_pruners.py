@@ -9,7 +9,7 @@ from torch import Tensor
 
 from golden.aot import _Given
 from tokenred import Pipeline, ReducedTokens, VisualTokens, load_pipeline
-from tokenred.models.capture import given_attention
+from tokenred.models.attention import given_attention
 from tokenred.strategies.selectors.windows import window_ids, window_rank
 
 Tensors = Mapping[str, Tensor]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tokenred import VisualTokens, load_pipeline
-from tokenred.models.patches import packed_pixels
-from tokenred.models.qwen_vl import QwenAdapter
+from tokenred.models.cues.pixels import packed_pixels
+from tokenred.models.families.qwen_vl import QwenAdapter
 
 Tensors = Mapping[str, Tensor]
 Params = Mapping[str, Any]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenred import Pipeline, load_pipeline
-from tokenred.models.capture import received_attention
+from tokenred.models.attention import received_attention
 from tokenred.types import ReducedTokens, VisualTokens
 
 Tensors = Mapping[str, Tensor]

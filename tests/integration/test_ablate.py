@@ -142,7 +142,7 @@ class TestRunner:
 
     def test_a_failing_row_and_sample_are_named(self) -> None:
         class Broken(ToyModel):
-            def replies(self, encoded, reduced, sample, inside, answering, max_new_tokens):
+            def replies(self, encoded, reduced, sample, pipeline, answering, max_new_tokens):
                 return [Reply(dict.fromkeys(q.options, float("nan"))) for q in sample.questions]
 
         with (

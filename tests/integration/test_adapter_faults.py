@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tokenred.models import calls, splice
-from tokenred.models.llava import LlavaAdapter
-from tokenred.models.llava_onevision import LlavaOnevisionAdapter
+from tokenred.models import reduced_calls as calls
+from tokenred.models import splice
+from tokenred.models.cues import CapturedCues
+from tokenred.models.families.llava import LlavaAdapter
+from tokenred.models.families.llava_onevision import LlavaOnevisionAdapter
 from tokenred.testing import adapter_checks
 from tokenred.testing.models import LLAVA_ONEVISION
 
@@ -19,18 +21,14 @@ pytest.importorskip("transformers")
 def other_pixels(patch):
     """The tower sees slightly other pixels."""
     run = LlavaAdapter._run_tower
-    patch.setattr(LlavaAdapter, "_run_tower", lambda self, x, cues: run(self, x * 1.001, cues))
+    patch.setattr(LlavaAdapter, "_run_tower", lambda self, x: run(self, x * 1.001))
 
 
 def blind(patch):
     """The LLM is shown nothing."""
     run = LlavaAdapter._run_tower
 
-    def dark(self, pixels, cues):
-        hidden, found = run(self, pixels, cues)
-        return hidden * 0, found
-
-    patch.setattr(LlavaAdapter, "_run_tower", dark)
+    patch.setattr(LlavaAdapter, "_run_tower", lambda self, pixels: run(self, pixels) * 0)
 
 
 def one_token_too_many(patch):
@@ -43,13 +41,15 @@ def one_token_too_many(patch):
         changes = {name: getattr(reduced, name)[index] for name in fields}
         return pack(replace(reduced, **changes), *args)
 
-    patch.setattr("tokenred.models.family.pack", longer)
+    patch.setattr("tokenred.models.adapter.pack", longer)
 
 
 def shifted_positions(patch):
     """Original positions are one too high."""
     right = splice.original_positions
-    patch.setattr("tokenred.models.family.original_positions", lambda *args: right(*args) + 1)
+    patch.setattr(
+        "tokenred.models.families.base.original_positions", lambda *args: right(*args) + 1
+    )
 
 
 def always_original(patch):
@@ -93,7 +93,9 @@ def no_mask(patch):
 def detached(patch):
     """Gradients stop at the visual tokens."""
     scatter = splice.scatter_features
-    patch.setattr("tokenred.models.family.scatter_features", lambda *args: scatter(*args).detach())
+    patch.setattr(
+        "tokenred.models.families.base.scatter_features", lambda *args: scatter(*args).detach()
+    )
 
 
 def overflow(patch):
@@ -112,7 +114,7 @@ def leaves_a_method(patch):
         adapter.model.forward = adapter.model.forward
 
     wrapped = calls.wrapped_calls
-    patch.setattr("tokenred.models.family.wrapped_calls", leaky)
+    patch.setattr("tokenred.models.families.base.wrapped_calls", leaky)
 
 
 def forgets_who_is_attached(patch):
@@ -137,21 +139,21 @@ def other_answers(patch):
 
 def backend_matters(patch):
     """Under eager attention the tower's first tokens are lost."""
-    run = LlavaAdapter._run_tower
+    values = CapturedCues.values
 
-    def biased(self, pixels, cues):
-        hidden, found = run(self, pixels, cues)
-        if self.tower.config._attn_implementation == "eager":
+    def biased(self):
+        found = values(self)
+        if self.tower.module.config._attn_implementation == "eager":
             found = {name: cue.flip(1) for name, cue in found.items()}
-        return hidden, found
+        return found
 
-    patch.setattr(LlavaAdapter, "_run_tower", biased)
+    patch.setattr(CapturedCues, "values", biased)
 
 
 def nothing_inside(patch):
     """What works inside the LLM is never told about the prompt."""
     patch.setattr(calls, "prompt_tokens", lambda spliced: None)
-    patch.setattr("tokenred.models.in_llm.InsideLlmRun.begin", lambda self, prompt: None)
+    patch.setattr("tokenred.models.inside.llm.InsideLlmRun.begin", lambda self, prompt: None)
 
 
 FAULTS = {

@@ -16,7 +16,7 @@ from tests.attach_cases import (
 )
 from tokenred.errors import InputError
 from tokenred.models import adapter_for, attach, reduce_clip
-from tokenred.models.in_llm import inside_llm
+from tokenred.models.inside.llm import inside_llm
 from tokenred.pipeline import load_pipeline
 from tokenred.testing.models import (
     FAMILIES,
@@ -52,9 +52,9 @@ def test_answer_logits_equal_one_call_a_prompt(loaded, preset):
     singles = [llava_onevision_inputs(model, tokenizer, [text], [video]) for text in texts]
     adapter, pipeline = adapter_for(model), load_pipeline(preset)
     (clip,) = adapter.encode(singles[0], pipeline.needs)
-    reduced = reduce_clip(adapter, clip, pipeline)
+    reduced = reduce_clip(clip, pipeline)
     prompts = [each["input_ids"][0] for each in singles]
-    found = adapter.answer_logits(reduced, prompts, layout=clip.layout)
+    found = adapter.answer_logits(clip, reduced, prompts)
     assert found.shape == (5, len(tokenizer))
     assert found.dtype == torch.float32
     assert not found.requires_grad
@@ -77,9 +77,9 @@ def test_answer_logits_refuses_prompts_without_their_video(loaded, model, text, 
     adapter = adapter_for(model)
     inputs = make_inputs(loaded, text)
     (clip,) = adapter.encode(make_inputs(loaded, "<video>"))
-    reduced = reduce_clip(adapter, clip, load_pipeline("vanilla"))
+    reduced = reduce_clip(clip, load_pipeline("vanilla"))
     with pytest.raises(InputError, match=sentence):
-        adapter.answer_logits(reduced, [inputs["input_ids"][0]], layout=clip.layout)
+        adapter.answer_logits(clip, reduced, [inputs["input_ids"][0]])
 
 
 def test_frame_times_travel_with_the_tokens(loaded, model):
@@ -103,7 +103,6 @@ OUTLOOKS = [
     ("LLaVA-OneVision", "aot-paper", HALF),
     ("LLaVA-OneVision", "fastv", {}),  # every prompt whole
     ("LLaVA-OneVision", "dycoke-cache", {}),
-    ("LLaVA-Video", "aot-paper", HALF),
     ("Qwen2.5-VL", "vanilla", {}),  # positions of its own: every prompt whole
     ("Qwen2.5-VL", "aot-paper", HALF),
     ("Qwen2.5-VL", "fastv", {}),
@@ -140,13 +139,12 @@ def test_continuations_are_as_likely_as_when_written_one_by_one(families, name, 
     assert {len(text) for each in texts for text in each} >= {1, 3, 7}
     adapter = adapter_for(model)
     (clip,) = adapter.encode(singles[0], pipeline.needs)
-    reduced = reduce_clip(adapter, clip, pipeline)
-    facts = {"layout": clip.layout, "deep": clip.deep}
+    reduced = reduce_clip(clip, pipeline)
     with inside_llm(adapter.text_model, pipeline.inside_llm) as run:
         work = run if pipeline.inside_llm else None
-        alone = adapter.outlook(reduced, prompts, **facts, inside=work)
+        alone = adapter.prompt_scores(clip, reduced, prompts, inside=work)
         counts = list(run.layer_tokens)
-        found = adapter.outlook(reduced, prompts, **facts, inside=work, continuations=texts)
+        found = adapter.prompt_scores(clip, reduced, prompts, inside=work, continuations=texts)
         assert list(run.layer_tokens) == counts
     assert [len(each) for each in found.continuations] == [3, 2, 3]
     assert alone.continuations == ((), (), ())
@@ -169,17 +167,16 @@ def test_continuations_are_as_likely_as_when_written_one_by_one(families, name, 
                     assert likely == pytest.approx(float(next_token), abs=1e-6)
 
 
-def test_answer_logits_are_those_of_the_outlook(families):
+def test_answer_logits_are_those_of_the_prompt_scores(families):
     model, tokenizer = families("Qwen3-VL")
     family, pipeline = FAMILIES["Qwen3-VL"], load_pipeline("vanilla")
     video = synthetic_video(N_FRAMES, family.frame_size[0])
     single = family.inputs(model, tokenizer, ["<video> why?"], videos=[video])
     adapter = adapter_for(model)
     (clip,) = adapter.encode(single, pipeline.needs)
-    reduced = reduce_clip(adapter, clip, pipeline)
-    facts = {"layout": clip.layout, "deep": clip.deep}
-    outlook = adapter.outlook(reduced, [single["input_ids"][0]], **facts)
-    logits = adapter.answer_logits(reduced, [single["input_ids"][0]], **facts)
-    assert torch.equal(logits, outlook.logits)
-    assert logits.dtype == outlook.hidden.dtype == torch.float32
-    assert outlook.hidden.shape == (1, model.config.text_config.hidden_size)
+    reduced = reduce_clip(clip, pipeline)
+    scores = adapter.prompt_scores(clip, reduced, [single["input_ids"][0]])
+    logits = adapter.answer_logits(clip, reduced, [single["input_ids"][0]])
+    assert torch.equal(logits, scores.logits)
+    assert logits.dtype == scores.hidden.dtype == torch.float32
+    assert scores.hidden.shape == (1, model.config.text_config.hidden_size)

@@ -7,7 +7,7 @@ import torch
 import tokenred
 from tokenred.errors import InputError
 from tokenred.integrations.asking import Asker, Request
-from tokenred.integrations.visuals import Visuals
+from tokenred.models.inputs.media import MediaInput
 from tokenred.testing.models import FAMILIES, synthetic_video
 
 VIDEO_FAMILIES = [name for name, family in FAMILIES.items() if "video" in family.media]
@@ -34,9 +34,9 @@ def visuals(kind, n_pictures, n_frames=4):
         synthetic_video(frames, 32, seed=seed).permute(0, 2, 3, 1) for seed in range(n_pictures)
     )
     if kind == "image":
-        return Visuals(kind, pixels)
+        return MediaInput(kind, pixels)
     times = tuple(torch.arange(n_frames).float() for _ in pixels)
-    return Visuals(kind, pixels, (tuple(range(n_frames)),) * n_pictures, times)
+    return MediaInput(kind, pixels, (tuple(range(n_frames)),) * n_pictures, times)
 
 
 def request(seen, key=0):
@@ -94,7 +94,7 @@ def test_likelihood_is_that_of_the_unreduced_model(loaded, name):
 def test_a_question_without_pictures(loaded):
     model = loaded("LLaVA-OneVision")
     asker = Asker(model, tokenred.load_pipeline("aot-paper"))
-    _, facts = asker.write(request(Visuals("image", ())), 2, {})
+    _, facts = asker.write(request(MediaInput("image", ())), 2, {})
     assert facts.visual_tokens == facts.vanilla_visual_tokens == 0
     assert facts.input_tokens == facts.vanilla_input_tokens > 0
 

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tests.attach_cases import (
     make_inputs,
     unwanted,
 )
+from tokenred.errors import InputError
 from tokenred.models import attach
 from tokenred.pipeline import load_pipeline
 from tokenred.testing.models import tiny_llava_onevision
@@ -414,3 +416,58 @@ def test_labels_follow_their_tokens(loaded, model):
     short = torch.cat((labels[0, :first], hidden, labels[0, last + 1 :]))
     assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits[:-1], short[1:]))
     assert not torch.allclose(loss, expected)
+
+
+# --- what a call is told ------------------------------------------------------------------------
+
+
+def test_seconds_of_the_frames_reach_the_strategies(loaded, model):
+    inputs = make_inputs(loaded, "<video> what?", "<video> and then?")
+    times = [torch.arange(N_FRAMES) * step for step in (0.5, 3.0)]
+    with attach(model, "vanilla", frame_times=times) as attachment:
+        logits_of(model, inputs)
+    assert all(
+        torch.equal(clip.tokens.frame_times, each)
+        for clip, each in zip(attachment.clips, times, strict=True)
+    )
+    with (
+        attach(model, "vanilla", frame_times=times[:1]),
+        pytest.raises(InputError, match="frame_times are of 1 videos, the call has 2"),
+    ):
+        logits_of(model, inputs)
+
+
+def test_random_strategies_draw_from_the_generator_given(loaded, model):
+    inputs = make_inputs(loaded, "<video> what?", "<video> and then?")
+    kept = []
+    for seed in (1, 1, 2):
+        generator = torch.Generator().manual_seed(seed)
+        with attach(model, load_pipeline("random", QUARTER), generator=generator) as attachment:
+            logits_of(model, inputs)
+        first, second = (each.token_index.tolist() for each in attachment.reduced)
+        assert first == second
+        kept.append(first)
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_an_observer_stands_around_encoding_and_reducing(loaded, model):
+    class Noting:
+        def __init__(self):
+            self.log = []
+
+        @contextmanager
+        def encoding(self):
+            self.log.append("encode")
+            yield
+            self.log.append("encoded")
+
+        @contextmanager
+        def reducing(self):
+            self.log.append("reduce")
+            yield
+
+    observer = Noting()
+    with attach(model, "aot-paper", observer=observer, trace=True) as attachment:
+        logits_of(model, make_inputs(loaded, "<video> what?", "<video> and then?"))
+    assert observer.log == ["encode", "encoded", "reduce", "reduce"]
+    assert all(each.trace is not None for each in attachment.reduced)

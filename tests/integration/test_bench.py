@@ -1,6 +1,7 @@
 """``tokenred bench`` end to end: the model that ships, and every family. No speed is asserted."""
 
 import json
+from functools import partial
 
 import av
 import pytest
@@ -12,7 +13,8 @@ import tokenred
 from tokenred import embedded
 from tokenred.cli import main
 from tokenred.evaluation.bench import environment, peak_memory
-from tokenred.evaluation.bench.timed_answer import Asker, Stopwatch
+from tokenred.models import ModelSession
+from tokenred.models.timing import Stopwatch
 from tokenred.testing.models import FAMILIES, synthetic_video
 
 QUICK = ("--repeats", "2", "--warmup", "0", "--new-tokens", "3")
@@ -39,7 +41,7 @@ def asker(model, sample, new_tokens=3, clock=None):
     frames = torch.from_numpy(sample.frames.copy())
     inputs = model.inputs(sample.questions[0].prompt, video=frames)
     watch = Stopwatch.of(torch.device("cpu"), *([] if clock is None else [clock]))
-    return Asker(model, inputs, None, new_tokens, watch)
+    return partial(model.session.time, inputs, new_tokens=new_tokens, stopwatch=watch)
 
 
 def bench(capsys, *arguments):
@@ -157,15 +159,15 @@ def test_what_cannot_run_is_said_and_the_others_are_shown(capsys, tmp_path):
 
 
 def test_ctrl_c_leaves_whole_rounds(capsys, monkeypatch):
-    asked, original = [], Asker.__call__
+    asked, original = [], ModelSession.time
 
-    def interrupted(self, pipeline):
+    def interrupted(self, inputs, pipeline, **how):
         asked.append(pipeline)
         if len(asked) == 5:  # in the second round of three rows
             raise KeyboardInterrupt
-        return original(self, pipeline)
+        return original(self, inputs, pipeline, **how)
 
-    monkeypatch.setattr(Asker, "__call__", interrupted)
+    monkeypatch.setattr(ModelSession, "time", interrupted)
     code, out, err = bench(capsys, "random", "--json")
     data = json.loads(out)
     assert (code, data["rounds"]) == (130, 1)

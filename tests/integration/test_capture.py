@@ -6,9 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokenred.errors import CapabilityError
 from tokenred.models import adapter_for
-from tokenred.models import capture as capturing
-from tokenred.models.capture import attention_layers, capture, received_attention
-from tokenred.models.cues import parse_cues, resolve_layer
+from tokenred.models import attention as capturing
+from tokenred.models.attention import attention_layers, capture, received_attention
+from tokenred.models.cues.names import parse_cues, resolve_layer
 from tokenred.testing.models import pixel_values, synthetic_video, tiny_llava_onevision
 
 transformers = pytest.importorskip("transformers")

@@ -6,18 +6,17 @@ import functools
 import pytest
 import torch
 
-from tests.llava_stub import LlavaStubForCausalLM
 from tokenred.errors import CapabilityError
 from tokenred.models import adapter_for
-from tokenred.models import capture as capturing
-from tokenred.models.capture import attention_layers, given_attention, pooling_head
-from tokenred.models.cues import parse_cues
+from tokenred.models import attention as capturing
+from tokenred.models.attention import attention_layers, given_attention, pooling_head
+from tokenred.models.cues.names import parse_cues
 from tokenred.testing.models import FAMILIES, synthetic_video, tiny_llava_onevision
 
 transformers = pytest.importorskip("transformers")
 
 CLIP = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-NeXT-Video")
-SIGLIP = ("LLaVA-OneVision", "LLaVA-Video")
+SIGLIP = ("LLaVA-OneVision",)
 QWEN = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE")
 N_FRAMES = 4
 
@@ -248,50 +247,6 @@ def test_features_are_bit_equal_and_cues_carry_no_gradient(name):
         for cue in clip.tokens.cues.values():
             assert cue.shape[:2] == clip.tokens.features.shape[:2]
             assert not cue.requires_grad
-
-
-# --- the llava package ----------------------------------------------------------------------------
-
-
-def stub_clip(needs, **options):
-    model = LlavaStubForCausalLM(**options)
-    generator = torch.Generator().manual_seed(0)
-    call = {"images": [torch.randn(3, 3, 14, 14, generator=generator)], "modalities": ["video"]}
-    with torch.no_grad():
-        (clip,) = adapter_for(model).encode(call, needs)
-    return model, clip.tokens
-
-
-def test_the_package_gives_the_row_of_its_class_token():
-    model, tokens = stub_clip({"class-attention@1", "salience@1"}, class_token=True)
-    row = model.get_vision_tower().weights[1][:, :, 0, 1:].mean(1)
-    torch.testing.assert_close(tokens.cues["class-attention@1"], row)
-    assert torch.equal(tokens.cues["salience@1"], tokens.cues["class-attention@1"])
-
-
-def test_the_package_without_class_token_has_attention_received():
-    _, tokens = stub_clip({"attention@1", "salience@1"})
-    assert torch.equal(tokens.cues["salience@1"], tokens.cues["attention@1"])
-    with pytest.raises(CapabilityError, match="class token"):
-        adapter_for(LlavaStubForCausalLM()).check({"class-attention@1"})
-
-
-def test_the_package_gives_what_its_projector_reads():
-    for class_token in (False, True):
-        model, tokens = stub_clip({"tower"}, class_token=class_token)
-        with torch.no_grad():
-            again = model.get_model().mm_projector(tokens.cues["tower"])
-        torch.testing.assert_close(again, tokens.features)
-        assert not model.get_model().mm_projector._forward_pre_hooks
-
-
-@pytest.mark.parametrize(
-    ("cue", "message"),
-    [("attention@pooler", "the llava package takes away"), ("pixels@0", "scales pixels by itself")],
-)
-def test_what_the_package_cannot_give(cue, message):
-    with pytest.raises(CapabilityError, match=message):
-        adapter_for(LlavaStubForCausalLM()).check({cue})
 
 
 def test_attention_layers_are_where_the_tests_look():

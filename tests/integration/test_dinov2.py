@@ -8,7 +8,7 @@ import torch
 from tokenred import load_pipeline, read_video
 from tokenred.errors import CapabilityError, InputError, TokenredError
 from tokenred.evaluation.choices.encoders import Encoder
-from tokenred.models.dinov2 import Dinov2Tower
+from tokenred.models.families.dinov2 import Dinov2Tower
 from tokenred.testing import real
 
 transformers = pytest.importorskip("transformers")
@@ -36,8 +36,8 @@ def tower(model):
 
 
 def test_tokens_are_the_patches_of_the_last_hidden_state(model, tower):
-    from tokenred.models.dinov2 import IMAGENET
-    from tokenred.models.preparing import resize_and_normalise
+    from tokenred.models.families.dinov2 import IMAGENET
+    from tokenred.models.inputs.preparing import resize_and_normalise
 
     assert isinstance(tower, Encoder)
     tokens = tower.encode(FRAMES, TIMES, NEEDS)
@@ -52,8 +52,8 @@ def test_tokens_are_the_patches_of_the_last_hidden_state(model, tower):
 
 
 def test_attention_cues_are_the_models_own(model, tower):
-    from tokenred.models.dinov2 import IMAGENET
-    from tokenred.models.preparing import resize_and_normalise
+    from tokenred.models.families.dinov2 import IMAGENET
+    from tokenred.models.inputs.preparing import resize_and_normalise
 
     cues = tower.encode(FRAMES, TIMES, NEEDS).cues
     pixels = resize_and_normalise(FRAMES.permute(0, 3, 1, 2), (SIDE * PATCH,) * 2, IMAGENET)

@@ -15,7 +15,7 @@ from in_llm_cases import (
     tiny_causal,
 )
 
-from tokenred.models.in_llm import inside_llm
+from tokenred.models.inside.llm import inside_llm
 from tokenred.types import LayerReduction, LayerState, LayerStep
 
 RULES = {

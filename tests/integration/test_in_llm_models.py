@@ -14,7 +14,7 @@ import torch
 from in_llm_cases import Act, KeepBest, Prompts, inside, keep_best_reference, prompts
 
 from tokenred.errors import CapabilityError
-from tokenred.models.in_llm import inside_llm
+from tokenred.models.inside.llm import inside_llm
 from tokenred.testing.models import tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl
 from tokenred.types import LayerReduction, LayerState, LayerStep
 

@@ -15,7 +15,7 @@ from in_llm_cases import (
     tiny_causal,
 )
 
-from tokenred.models.in_llm import inside_llm
+from tokenred.models.inside.llm import inside_llm
 
 ALONE = ((3, 12, 4),)
 RAGGED = ((3, 12, 4), (2, 8, 3))
@@ -135,7 +135,7 @@ def test_memories_follow_their_beams(options: dict[str, Any], model: Any) -> Non
 
 def test_flash_attention_cannot_prune_several_queries_at_once() -> None:
     from tokenred.errors import CapabilityError
-    from tokenred.models.llm_sequence import backend_mask
+    from tokenred.models.inside.sequences import backend_mask
 
     keys = torch.ones(1, 5, dtype=torch.bool)
     chosen = torch.ones(1, 2, 5, dtype=torch.bool)

@@ -11,8 +11,8 @@ from in_llm_cases import ATTENTION, Act, KeepBest, LookAtBest, inside, prompts, 
 from torch import nn
 
 from tokenred.errors import CapabilityError, ConfigError, InputError
-from tokenred.models import capture
-from tokenred.models.in_llm import inside_llm
+from tokenred.models import attention as capture
+from tokenred.models.inside.llm import inside_llm
 from tokenred.types import LayerReduction, LayerState, LayerStep
 
 RAGGED = ((3, 12, 4), (2, 8, 3))

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import tokenred
 from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError
-from tokenred.models import loading
-from tokenred.models.memory import size_text
+from tokenred.models.loading import model as loading
+from tokenred.models.loading.memory import size_text
+from tokenred.plugins import load_registry
 from tokenred.testing.models import FAMILIES, synthetic_video
 
 FAMILY = "LLaVA-OneVision"
@@ -274,7 +275,7 @@ def test_a_tokenizer_without_padding_gets_some(folder):
 
 
 def test_an_unsupported_transformers_is_said_first(folder, monkeypatch):
-    from tokenred.models import base
+    from tokenred.models import adapter as base
 
     monkeypatch.setattr(base, "version", lambda name: "4.57.0")
     sentence = refusal(CapabilityError, folder, on_plan=pytest.fail)
@@ -389,36 +390,12 @@ def test_trusted_code_must_be_of_a_supported_kind(folder, with_code):
     assert "no adapter for Other" in refusal(CapabilityError, folder, trust_remote_code=True)
 
 
-# Checkpoints of the llava package
+def test_checkpoints_of_the_llava_package_need_its_distribution(folder, monkeypatch):
+    from tokenred.models import adapter
+    from tokenred.models.loading import recipe
 
-
-def test_an_original_checkpoint_is_loaded_with_marks_of_its_own(tmp_path, monkeypatch):
-    from tokenred.models import llava_video_model
-
-    model, tower = saved_models.save_original(tmp_path)
-    monkeypatch.setitem(llava_video_model.TOWERS, "tiny", tower)
-    loaded = tokenred.load_model(tmp_path, device="cpu")
-    assert loaded.plan.model_class == "LlavaVideoForConditionalGeneration"
-    assert loaded.plan.n_parameters == sum(each.numel() for each in model.parameters())
-    weights = model.state_dict()
-    assert all(torch.equal(value, weights[key]) for key, value in loaded.model.state_dict().items())
-    assert loaded.settings == {"image": {}, "video": {}}
-    inputs = loaded.inputs("what moves?", **picture("LLaVA-Video"))
-    n_video = int((inputs["input_ids"] == loaded.model.config.video_token_id).sum())
-    assert n_video == loaded.adapter.video_layout(4).n_placeholders
-    with tokenred.attach(loaded.model, "aot-paper") as session:
-        loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False)
-    assert session.realised[0].retention_ratio < 0.2
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"mm_vision_tower": "another"}, "vision tower 'another' are not known"),
-        ({"model_type": "llava_llama"}, "model_type 'llava_llama' is not supported"),
-    ],
-)
-def test_an_original_checkpoint_of_another_kind_is_refused(tmp_path, changes, sentence):
-    saved_models.save_original(tmp_path)
-    change(tmp_path / "config.json", **changes)
-    assert sentence in refusal(CapabilityError, tmp_path)
+    registry, _ = load_registry(third_party=False)
+    for module in (adapter, recipe):
+        monkeypatch.setattr(module, "registry", lambda: registry)
+    change(folder / "config.json", architectures=["LlavaQwenForCausalLM"], model_type="llava_qwen")
+    assert "distribution tokenred-llava serves" in refusal(CapabilityError, folder)

@@ -6,8 +6,8 @@ import torch
 from tokenred import attach, load_pipeline
 from tokenred.errors import CapabilityError
 from tokenred.models import Clip, ClipLayout, adapter_for
-from tokenred.models.family import FamilyAdapter
-from tokenred.models.preparing import Prepared, resize_and_normalise
+from tokenred.models.families.base import FamilyAdapter
+from tokenred.models.inputs.preparing import Prepared, resize_and_normalise
 from tokenred.plugins import load_registry
 from tokenred.testing import TinyFamily, parametrize_adapter_checks
 from tokenred.testing.models import tiny_llava_1_5
@@ -48,7 +48,7 @@ def _ours_instead(monkeypatch):
     """Let ``adapter_for`` find this adapter, as if a plugin had brought it."""
     registry, _ = load_registry(third_party=False)
     registry._adapters["LlavaForConditionalGeneration"] = (f"{__name__}:PlainAdapter", "a plugin")
-    monkeypatch.setattr("tokenred.models.base.registry", lambda: registry)
+    monkeypatch.setattr("tokenred.models.adapter.registry", lambda: registry)
 
 
 @parametrize_adapter_checks(FAMILY)

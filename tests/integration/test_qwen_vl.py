@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from packaging.version import Version
 
 from tokenred.errors import CapabilityError, InputError
 from tokenred.models import adapter_for, attach, reduce_clip
-from tokenred.models.qwen_pixels import fitted_size
+from tokenred.models.inputs.qwen_pixels import fitted_size
 from tokenred.models.splice import ClipLayout
 from tokenred.pipeline import load_pipeline
 from tokenred.testing.models import FAMILIES, synthetic_video, tiny_qwen2_5_vl, tiny_qwen3_vl
@@ -222,8 +223,8 @@ def test_rope_deltas_are_what_they_were(name, loaded):
         assert len(hooks) == n_hooks
         adapter = adapter_for(model)
         (clip,) = adapter.encode(inputs)
-        whole = reduce_clip(adapter, clip, load_pipeline("vanilla"))
-        adapter.answer_logits(whole, [inputs["input_ids"][0]], layout=clip.layout, deep=clip.deep)
+        whole = reduce_clip(clip, load_pipeline("vanilla"))
+        adapter.answer_logits(clip, whole, [inputs["input_ids"][0]])
         assert model.model.rope_deltas is before
     finally:
         model.model.rope_deltas = None
@@ -272,12 +273,12 @@ def test_deep_features_go_through_the_map_of_their_tokens(built):
     assert given[0]["visual_pos_masks"].sum(1).tolist() == [6, 9]
     for level, found in enumerate(deep):
         expected = [
-            each.trace @ clip.deep[level]
+            each.trace @ clip.deepstack_features[level]
             for clip, each in zip(session.clips, session.reduced, strict=True)
         ]
         assert torch.allclose(found, torch.cat(expected), atol=1e-6)
         kept = [
-            clip.deep[level][each.frame_index * 12 + each.token_index]
+            clip.deepstack_features[level][each.frame_index * 12 + each.token_index]
             for clip, each in zip(session.clips[:1], session.reduced[:1], strict=True)
         ]
         assert not torch.allclose(expected[0], kept[0], atol=1e-3)  # merged, not picked
@@ -302,9 +303,11 @@ def test_answers_need_the_deep_features(built):
     inputs = make_inputs("Qwen3-VL", (model, tokenizer), *CASES["one video"])
     adapter = adapter_for(model)
     (clip,) = adapter.encode(inputs)
-    reduced = reduce_clip(adapter, clip, load_pipeline("vanilla"))
+    reduced = reduce_clip(clip, load_pipeline("vanilla"))
     with pytest.raises(InputError, match="deep features of the clip are needed"):
-        adapter.answer_logits(reduced, [inputs["input_ids"][0]], layout=clip.layout)
+        adapter.answer_logits(
+            replace(clip, deepstack_features=None), reduced, [inputs["input_ids"][0]]
+        )
 
 
 @pytest.mark.parametrize("layer", [1, 2])

@@ -13,7 +13,7 @@ from PIL import Image
 
 import tokenred
 from tokenred.cli import main
-from tokenred.models import loading
+from tokenred.models.loading import model as loading
 from tokenred.testing.models import FAMILIES, synthetic_video
 
 FAMILY = "LLaVA-OneVision"

@@ -13,7 +13,7 @@ from tokenred.evaluation.bench import peak_memory as memory
 from tokenred.evaluation.bench.environment import Noise, describe_environment, fixed_matmul
 from tokenred.evaluation.bench.measure import Spread, candidates, costs, judge, measure
 from tokenred.evaluation.bench.peak_memory import peak_memory
-from tokenred.evaluation.bench.timed_answer import Stopwatch, TimedAnswer
+from tokenred.models.timing import Stopwatch, TimedAnswer
 from tokenred.types import Realised, StageReport
 
 SHAPE = SHAPES["qwen2-7b"]

@@ -50,7 +50,9 @@ def make_clip(seed: int = 0, cues: tuple[str, ...] = ("attention@-2", "tower"), 
             segments=Segments((0, 1, FRAMES)),
         ),
         ClipLayout("video", FRAMES, GRID, "frame", seconds_per_frame=0.4),
-        deep=torch.randn(2, FRAMES * tokens, dim, generator=generator, dtype=torch.float64),
+        deepstack_features=torch.randn(
+            2, FRAMES * tokens, dim, generator=generator, dtype=torch.float64
+        ),
     )
 
 
@@ -67,9 +69,9 @@ def assert_same(found: Clip, wanted: Clip) -> None:
             same_tensor(here, there)
         else:
             assert here == there
-    assert (found.deep is None) == (wanted.deep is None)
-    if wanted.deep is not None:
-        same_tensor(found.deep, wanted.deep)
+    assert (found.deepstack_features is None) == (wanted.deepstack_features is None)
+    if wanted.deepstack_features is not None:
+        same_tensor(found.deepstack_features, wanted.deepstack_features)
 
 
 def same_tensor(found, wanted) -> None:
@@ -113,14 +115,14 @@ def test_a_hit_equals_what_the_tower_gave(cache: FeatureCache) -> None:
 
 def test_every_field_of_a_clip_survives() -> None:
     """Whoever adds a field to these classes has to teach the file format about it."""
-    assert {field.name for field in fields(Clip)} == {"tokens", "layout", "deep"}
+    assert {field.name for field in fields(Clip)} == {"tokens", "layout", "deepstack_features"}
     assert {field.name for field in fields(VisualTokens)} == {
         *("features", "grid", "keep", "frame_times", "cues", "native_pool", "segments"),
     }
 
 
 def test_plain_clips_survive(tmp_path: Path) -> None:
-    plain = replace(make_clip(cues=()), deep=None)
+    plain = replace(make_clip(cues=()), deepstack_features=None)
     plain = replace(plain, tokens=replace(plain.tokens, segments=None))
     expanded = replace(plain.tokens, frame_times=torch.tensor([2.0]).expand(FRAMES))
     for clip in (plain, replace(plain, tokens=expanded)):
@@ -128,7 +130,7 @@ def test_plain_clips_survive(tmp_path: Path) -> None:
         found, _ = read_clip(tmp_path / "clip", "key", [], CPU)
         assert torch.equal(found.tokens.frame_times, clip.tokens.frame_times)
         assert found.tokens.segments is None
-        assert found.deep is None
+        assert found.deepstack_features is None
 
 
 def test_another_process_is_served(cache: FeatureCache) -> None:

@@ -9,10 +9,10 @@ from huggingface_hub import errors
 from saved_models import MARK_ALONE, MARKS_AROUND, block_network
 
 from tokenred.errors import InputError
-from tokenred.models import memory
-from tokenred.models.checkpoint import find_checkpoint
-from tokenred.models.memory import count_text, free_memory, size_text
-from tokenred.models.prompting import chat_prompt
+from tokenred.models.inputs.prompting import chat_prompt
+from tokenred.models.loading import memory
+from tokenred.models.loading.checkpoint import find_checkpoint
+from tokenred.models.loading.memory import count_text, free_memory, size_text
 from tokenred.testing.models import byte_tokenizer
 
 # Prompts

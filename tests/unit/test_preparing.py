@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokenred.models.preparing import Prepared, tokenise
+from tokenred.models.inputs.preparing import Prepared, tokenise
 from tokenred.testing.models import byte_tokenizer
 
 transformers = pytest.importorskip("transformers")

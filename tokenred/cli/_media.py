@@ -1,18 +1,17 @@
 """What verbs that load a model share: its options, and how they read videos and images."""
 
-from copy import copy
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tokenred.cli._common import say
 from tokenred.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tokenred.models.inputs.media import MediaInput
     from tokenred.models.loading import LoadedModel
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -50,17 +49,6 @@ Force = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """What a verb works on, as the model's ``inputs`` takes it."""
-
-    kind: str
-    pixels: "Tensor"
-    frame_indices: tuple[int, ...] = ()
-    frame_times: "Tensor | None" = None
-    remarks: tuple[str, ...] = ()
-
-
 def quiet_transformers() -> None:
     """Keep transformers' progress bars, and remarks on settings that are not used, off stderr."""
     from transformers.utils import logging
@@ -69,14 +57,43 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
 
 
-def read_picture(path: Path, n_frames: int) -> Picture:
+def load(
+    model: str | None,
+    device: str,
+    dtype: str,
+    revision: str | None,
+    offline: bool,
+    trust_remote_code: bool,
+    force: bool = False,
+) -> tuple["LoadedModel", bool]:
+    """Load a model, the embedded one by default; say besides whether it is that one."""
+    from tokenred import embedded, load_model
+
+    quiet_transformers()
+    loaded = load_model(
+        model or embedded.MODEL_DIR,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        local_files_only=offline,
+        force=force,
+        on_plan=None if model is None else (lambda plan: say(str(plan))),
+    )
+    return loaded, set(loaded.tokenizer.get_vocab()) == set(embedded.VOCABULARY)
+
+
+def read_media(path: Path, n_frames: int) -> "MediaInput":
     """Read an image, or frames of a video."""
     from tokenred import read_video
+    from tokenred.models.inputs.media import MediaInput
 
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return Picture("image", _read_image(path))
+        return MediaInput("image", (_read_image(path)[None],))
     clip = read_video(path, n_frames)
-    return Picture("video", clip.frames, clip.frame_indices, clip.frame_times, clip.remarks)
+    return MediaInput(
+        "video", (clip.frames,), (clip.frame_indices,), (clip.frame_times,), clip.remarks
+    )
 
 
 def _read_image(path: Path) -> "Tensor":
@@ -94,15 +111,6 @@ def _read_image(path: Path) -> "Tensor":
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from error
     return torch.from_numpy(np.array(upright))
-
-
-def timed_adapter(loaded: "LoadedModel", picture: Picture) -> Any:
-    """Return an adapter that knows the seconds of the frames, for strategies that read them."""
-    adapter = copy(loaded.adapter)
-    if picture.frame_times is not None:
-        times = [picture.frame_times.to(loaded.plan.device)]
-        adapter.encode = partial(adapter.encode, frame_times=times)
-    return adapter
 
 
 def embedded_words(question: str) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json as json_
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokenred.accounting import FORMULAS, LlmShape
 from tokenred.cli._common import Json, Overrides, parse_overrides, say, table_console
-from tokenred.cli._media import NUM_FRAMES, Picture, quiet_transformers, read_picture
+from tokenred.cli._media import NUM_FRAMES, load, read_media
 from tokenred.cli.ablate import parse_retention
 from tokenred.errors import ConfigError, InputError, TokenredError, nearest
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokenred.evaluation.bench.measure import Bench, Candidate, Rounds
+    from tokenred.models.inputs.media import MediaInput
     from tokenred.models.loading import LoadedModel
 
 DEFAULT = ("aot-paper", "top-attention", "downsample", "fastv", "pyramiddrop")
@@ -104,7 +106,7 @@ def bench(
     """
     import torch
 
-    from tokenred import embedded, load_model
+    from tokenred import embedded
     from tokenred.evaluation.bench.measure import candidates
 
     if formula not in FORMULAS:
@@ -115,26 +117,15 @@ def bench(
     if out is not None and not out.parent.is_dir():
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}")
     torch.set_num_threads(threads)
-    quiet_transformers()
-    loaded = load_model(
-        model or embedded.MODEL_DIR,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        local_files_only=offline,
-        force=force,
-        on_plan=None if model is None else (lambda plan: say(str(plan))),
-    )
-    small = set(loaded.tokenizer.get_vocab()) == set(embedded.VOCABULARY)
-    picture = _shown(loaded, video, frames or (embedded.NUM_FRAMES if small else NUM_FRAMES))
-    for remark in picture.remarks:
+    loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
+    media = _shown(loaded, video, frames or (embedded.NUM_FRAMES if small else NUM_FRAMES))
+    for remark in media.remarks:
         say(remark)
     sample = embedded.generate_sample(GENERATED)
     report, rounds = _measure(
         loaded,
         found,
-        picture,
+        media,
         sample.questions[0].prompt if small else QUESTION,
         (repeats, warmup, new_tokens, formula),
         ("embedded" if model is None else model, str(video or f"generated video {GENERATED}")),
@@ -143,27 +134,28 @@ def bench(
     _finish(rounds, repeats)
 
 
-def _shown(loaded: LoadedModel, video: Path | None, n_frames: int) -> Picture:
-    """Return the picture: a file, or a generated video; models of images see its first frame."""
+def _shown(loaded: LoadedModel, video: Path | None, n_frames: int) -> MediaInput:
+    """Return what is shown: a file, or a generated video; models of images see its first frame."""
     import torch
 
     from tokenred import embedded
+    from tokenred.models.inputs.media import MediaInput
     from tokenred.video import sample_indices
 
     if video is not None:
-        return read_picture(video, n_frames)
+        return read_media(video, n_frames)
     frames = torch.from_numpy(embedded.generate_sample(GENERATED).frames.copy())
     if "video" not in loaded.adapter.token_ids:
-        return Picture("image", frames[0])
+        return MediaInput("image", (frames[:1],))
     indices = sample_indices(len(frames), n_frames)
     times = torch.tensor(indices, dtype=torch.float32)
-    return Picture("video", frames[list(indices)], indices, times)
+    return MediaInput("video", (frames[list(indices)],), (indices,), (times,))
 
 
 def _measure(
     loaded: LoadedModel,
     found: list[Candidate],
-    picture: Picture,
+    media: MediaInput,
     question: str,
     how: tuple[int, int, int, str],
     names: tuple[str, str],
@@ -171,16 +163,19 @@ def _measure(
     from tokenred.evaluation.bench.environment import Noise, describe_environment, fixed_matmul
     from tokenred.evaluation.bench.measure import Bench, costs, measure
     from tokenred.evaluation.bench.peak_memory import METHODS, peak_memory
-    from tokenred.evaluation.bench.timed_answer import Asker, Stopwatch
+    from tokenred.models.timing import Stopwatch
 
     repeats, warmup, new_tokens, formula = how
     device = loaded.plan.device
     attention = str(getattr(loaded.model.config, "_attn_implementation", "unknown"))
     environment = describe_environment(device, loaded.plan.dtype, attention)
-    given: dict[str, Any] = {picture.kind: picture.pixels, "frame_times": picture.frame_times}
     stopwatch = Stopwatch.of(device)
-    ask = Asker(
-        loaded, loaded.inputs(question, **given), picture.frame_times, new_tokens, stopwatch
+    ask = partial(
+        loaded.session.time,
+        loaded.inputs_of(question, loaded.prepare(media)),
+        new_tokens=new_tokens,
+        stopwatch=stopwatch,
+        frame_times=media.frame_times,
     )
     multiply = fixed_matmul(device)
     with _bar(warmup + repeats) as on_round:
@@ -204,8 +199,8 @@ def _measure(
         revision=loaded.revision,
         model_class=loaded.plan.model_class,
         picture=names[1],
-        picture_kind=picture.kind,
-        n_frames=max(len(picture.frame_indices), 1),
+        picture_kind=media.kind,
+        n_frames=max([1, *map(len, media.frame_indices)]),
         question=question,
         new_tokens=new_tokens,
         rounds=rounds.n_rounds,

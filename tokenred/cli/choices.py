@@ -16,6 +16,7 @@ from tokenred.cli._media import (
     Offline,
     Revision,
     TrustRemoteCode,
+    load,
     quiet_transformers,
 )
 from tokenred.cli.ablate import parse_retention
@@ -103,9 +104,7 @@ def choices(
     if tower is not None:
         encoder, default = _tower(tower, side, pool, folder), TOWER_FRAMES
     else:
-        options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype}
-        options |= {"local_files_only": offline, "trust_remote_code": trust_remote_code}
-        encoder, default = _model(model, options)
+        encoder, default = _model(model, device, dtype, revision, offline, trust_remote_code)
     n_frames = frames or default
     if not videos and tower == DINOV2:
         videos = list(_samples(folder))
@@ -126,7 +125,7 @@ def choices(
 
 
 def _tower(tower: str, side: int, pool: str, cache: Path | None) -> Encoder:
-    from tokenred.models.dinov2 import Dinov2Tower
+    from tokenred.models.families.dinov2 import Dinov2Tower
     from tokenred.testing.real import DEFAULT_FOLDER, dinov2_folder
 
     if pool not in ("none", "bilinear", "average"):
@@ -135,14 +134,14 @@ def _tower(tower: str, side: int, pool: str, cache: Path | None) -> Encoder:
     return Dinov2Tower.load(folder, side, pool)
 
 
-def _model(model: str | None, options: dict[str, Any]) -> tuple[Encoder, int]:
+def _model(model: str | None, *options: Any) -> tuple[Encoder, int]:
     """Load a model; return it with the frames that suit it."""
-    from tokenred import embedded, load_model
+    from tokenred.embedded import NUM_FRAMES as FEW
     from tokenred.evaluation.choices.encoders import ModelEncoder
 
-    loaded = load_model(model or embedded.MODEL_DIR, **options)
+    loaded, _ = load(model, *options)
     if model is None:
-        return ModelEncoder(loaded, "embedded LLaVA-OneVision"), embedded.NUM_FRAMES
+        return ModelEncoder(loaded, "embedded LLaVA-OneVision"), FEW
     return ModelEncoder(loaded), NUM_FRAMES
 
 

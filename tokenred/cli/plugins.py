@@ -29,4 +29,9 @@ def _brings(owner: str) -> list[str]:
     names += [
         f"preset {name}" for name, (_, whose) in registry().presets().items() if whose == owner
     ]
+    names += [
+        f"model class {name}"
+        for name, (_, whose) in registry().adapters().items()
+        if whose == owner
+    ]
     return names

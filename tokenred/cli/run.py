@@ -1,10 +1,9 @@
 """``tokenred run``: ask about a video or an image, with and without reduction."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,36 +16,19 @@ from tokenred.cli._media import (
     Force,
     Model,
     Offline,
-    Picture,
     Revision,
     TrustRemoteCode,
     embedded_words,
-    quiet_transformers,
-    read_picture,
-    timed_adapter,
+    load,
+    read_media,
 )
 from tokenred.errors import InputError, TokenredError
 
 if TYPE_CHECKING:
     from tokenred.models.loading import LoadedModel
+    from tokenred.models.session import ModelAnswer
 
 MAX_NEW_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the model says in one call.
-
-    ``probability`` is the product of those of its tokens; ``ms`` is the time of the whole call, the
-    vision tower included.
-    """
-
-    text: str
-    probability: float
-    new_tokens: int
-    prompt_tokens: int
-    ms: float
-    layer_tokens: tuple[int, ...] = ()
 
 
 def run(
@@ -89,36 +71,34 @@ def run(
     """
     import torch
 
-    from tokenred import embedded, load_model, load_pipeline
+    from tokenred import embedded, load_pipeline
 
     reducer = load_pipeline(pipeline, parse_overrides(set_))
     if not picture.exists():
         raise InputError(f"{picture} does not exist")
-    quiet_transformers()
-    loaded = load_model(
-        model or embedded.MODEL_DIR,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        local_files_only=offline,
-        force=force,
-        on_plan=None if model is None else (lambda plan: say(str(plan))),
-    )
-    small = set(loaded.tokenizer.get_vocab()) == set(embedded.VOCABULARY)
+    loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
     questions = [embedded_words(each) for each in ask] if small else ask
     default = embedded.NUM_FRAMES if small else NUM_FRAMES
-    shown = read_picture(picture, frames or default)
+    shown = read_media(picture, frames or default)
     for remark in shown.remarks:
         say(remark)
     longest = max_new_tokens or (1 if small else MAX_NEW_TOKENS)
     try:
-        answers, sessions = [], []
+        prepared = loaded.prepare(shown)
+        answers, realised = [], []
         for question in questions:
-            kept, session = _ask(loaded, shown, question, longest, (reducer, positions))
-            whole, _ = _ask(loaded, shown, question, longest) if compare else (None, None)
-            answers.append(_answer(question, kept, whole))
-            sessions.append(session)
+            inputs = loaded.inputs_of(question, prepared)
+            asked = partial(
+                loaded.session.ask,
+                inputs,
+                generation={"max_new_tokens": longest, "do_sample": False},
+                logits=True,
+            )
+            kept = asked(reducer, positions=positions, frame_times=shown.frame_times)
+            whole = asked() if compare else None
+            answers.append(_answer(question, *(_facts(loaded, each) for each in (kept, whole))))
+            assert kept.attachment is not None
+            realised.append(kept.attachment.realised)
     except torch.OutOfMemoryError as error:
         raise TokenredError("out of memory; fewer --frames may do") from error
     report = {
@@ -135,8 +115,8 @@ def run(
         "positions": positions or loaded.adapter.default_positions,
         "answers": answers,
         "medium": shown.kind,
-        "frame_indices": list(shown.frame_indices),
-        **_realised(sessions[0].realised),
+        "frame_indices": [each for indices in shown.frame_indices for each in indices],
+        **_realised(realised[0]),
     }
     if json:
         emit(report)
@@ -144,68 +124,33 @@ def run(
         print(_text(report))
 
 
-def _ask(
-    loaded: "LoadedModel",
-    picture: Picture,
-    question: str,
-    max_new_tokens: int,
-    reduction: tuple[Any, str | None] | None = None,
-) -> tuple[Reply, Any]:
-    """Let the model answer, reduced by a pipeline or whole; return the session besides."""
+def _facts(loaded: "LoadedModel", answer: "ModelAnswer | None") -> dict[str, Any]:
+    """Return one answer as it is reported.
+
+    ``probability`` is the product of those of its tokens; ``ms`` is the time of the whole call, the
+    vision tower included.
+    """
     import torch
 
-    from tokenred import attach
-
-    given: dict[str, Any] = {picture.kind: picture.pixels, "frame_times": picture.frame_times}
-    inputs = loaded.inputs(question, **given)
-    attached: Any = nullcontext()
-    if reduction is not None:
-        pipeline, positions = reduction
-        adapter = timed_adapter(loaded, picture)
-        attached = attach(loaded.model, pipeline, positions=positions, adapter=adapter)
-    start = perf_counter()
-    with attached as session:
-        output = loaded.model.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        made = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    ms = (perf_counter() - start) * 1e3
-    logits = torch.cat(output.logits).float().log_softmax(-1).cpu()
-    reply = Reply(
-        text=loaded.tokenizer.decode(made, skip_special_tokens=True).strip(),
-        probability=float(logits[torch.arange(len(made)), made].sum().exp()),
-        new_tokens=len(made),
-        prompt_tokens=inputs["input_ids"].shape[1] - _saved(session),
-        ms=ms,
-        layer_tokens=() if session is None else next(iter(session.layer_tokens), ()),
-    )
-    return reply, session
-
-
-def _saved(session: Any) -> int:
-    """Return how many tokens shorter the prompt became."""
-    if session is None:
-        return 0
-    real = sum(each.n_tokens + each.newline_tokens for each in session.realised)
-    return sum(clip.layout.n_placeholders for clip in session.clips) - real
-
-
-def _answer(question: str, kept: Reply, whole: Reply | None) -> dict[str, Any]:
-    """Return one answer as it is reported, with what the unreduced model says beside it."""
-    facts = asdict(kept)
-    beside = dict.fromkeys(facts) if whole is None else asdict(whole)
-    del beside["layer_tokens"]
+    if answer is None:
+        return {}
+    assert answer.logits is not None
+    logits = answer.logits.float().log_softmax(-1).cpu()
+    made = answer.tokens
     return {
-        "question": question,
-        "answer": facts.pop("text"),
-        **facts,
-        "unreduced_answer": beside.pop("text"),
-        **{f"unreduced_{name}": value for name, value in beside.items()},
+        "answer": loaded.tokenizer.decode(made, skip_special_tokens=True).strip(),
+        "probability": float(logits[torch.arange(len(made)), made].sum().exp()),
+        "new_tokens": len(made),
+        "prompt_tokens": answer.prompt_tokens,
+        "ms": answer.ms,
+        "layer_tokens": answer.layer_tokens,
     }
+
+
+def _answer(question: str, kept: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    """Return one answer with what the unreduced model says beside it."""
+    beside = {f"unreduced_{name}": whole.get(name) for name in kept if name != "layer_tokens"}
+    return {"question": question, **kept, **beside}
 
 
 def _realised(realised: Sequence[Any]) -> dict[str, Any]:

@@ -17,19 +17,18 @@ from tokenred.cli._media import (
     Force,
     Model,
     Offline,
-    Picture,
     Revision,
     TrustRemoteCode,
     embedded_words,
-    quiet_transformers,
-    read_picture,
-    timed_adapter,
+    load,
+    read_media,
 )
 from tokenred.errors import ConfigError, InputError, TokenredError
 
 if TYPE_CHECKING:
     import torch
 
+    from tokenred.models.inputs.media import MediaInput
     from tokenred.models.loading import LoadedModel
     from tokenred.pipeline import Pipeline
     from tokenred.report.viz import Anchor, View
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 EXAMPLE = "example"
 EXAMPLE_SAMPLE = 38
 """Which of the generated videos the example is."""
-RETENTION = "budget.retention_ratio"
 
 
 def viz(
@@ -95,7 +93,7 @@ def viz(
     """
     import torch
 
-    from tokenred import embedded, load_model
+    from tokenred import embedded
     from tokenred.report.viz import anchor_map, animation, overlay, timeline, to_png
 
     names = list(dict.fromkeys(pipeline or ["aot-paper"]))
@@ -105,24 +103,13 @@ def viz(
     _check_folder(folder)
     if video != EXAMPLE and not Path(video).exists():
         raise InputError(f"{video} does not exist")
-    quiet_transformers()
-    loaded = load_model(
-        model or embedded.MODEL_DIR,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        local_files_only=offline,
-        force=force,
-        on_plan=None if model is None else (lambda plan: say(str(plan))),
-    )
-    small = set(loaded.tokenizer.get_vocab()) == set(embedded.VOCABULARY)
-    picture = _read(video, frames or (embedded.NUM_FRAMES if small else NUM_FRAMES))
-    for remark in picture.remarks:
+    loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
+    media = _read(video, frames or (embedded.NUM_FRAMES if small else NUM_FRAMES))
+    for remark in media.remarks:
         say(remark)
     question = ask or ("how many digits" if small else "What happens here?")
     try:
-        views = _views(loaded, picture, reducers, embedded_words(question) if small else question)
+        views = _views(loaded, media, reducers, embedded_words(question) if small else question)
     except torch.OutOfMemoryError as error:
         raise TokenredError("out of memory; fewer --frames may do") from error
     pairs = _anchors(views, wanted)
@@ -139,7 +126,7 @@ def viz(
     report: dict[str, Any] = {
         "video": video,
         "model": "embedded" if model is None else loaded.name,
-        "frame_indices": list(picture.frame_indices),
+        "frame_indices": _indices(media),
         "pipelines": [
             {**view.figures(), "anchor": _figures(dict(pairs).get(view))} for view in views
         ],
@@ -153,12 +140,15 @@ def viz(
 
 def _load(name: str, overrides: Mapping[str, Any], retention: float | None) -> Pipeline:
     """Load a pipeline; one that keeps everything keeps everything at any retention."""
-    from tokenred import load_pipeline
+    from functools import partial
 
-    loaded = load_pipeline(name, overrides)
-    if retention is None or loaded.config.budget.retention_ratio == 1:
-        return loaded
-    return load_pipeline(name, {RETENTION: retention, **overrides})
+    from tokenred import Pipeline
+    from tokenred.evaluation.ablation import expand_rows
+    from tokenred.pipeline import load_config
+
+    ratios = None if retention is None else [retention]
+    (row,) = expand_rows(name, partial(load_config, name), overrides, ratios)
+    return Pipeline(row.config)
 
 
 def _parse_anchor(text: str) -> str | tuple[int, int, int]:
@@ -188,48 +178,52 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written: no permission in {existing}")
 
 
-def _read(video: str, n_frames: int) -> Picture:
+def _read(video: str, n_frames: int) -> MediaInput:
     """Read what is to be drawn, or make the example."""
     if video != EXAMPLE:
-        return read_picture(Path(video), n_frames)
+        return read_media(Path(video), n_frames)
     import torch
 
     from tokenred.embedded import generate_sample
+    from tokenred.models.inputs.media import MediaInput
     from tokenred.video import sample_indices
 
     frames = torch.from_numpy(generate_sample(EXAMPLE_SAMPLE).frames)
     indices = sample_indices(len(frames), n_frames)
     chosen = torch.tensor(indices)
-    return Picture("video", frames[chosen], indices, chosen.float())
+    return MediaInput("video", (frames[chosen],), (indices,), (chosen.float(),))
+
+
+def _indices(media: MediaInput) -> list[int]:
+    return [each for indices in media.frame_indices for each in indices]
 
 
 def _views(
-    loaded: LoadedModel, picture: Picture, reducers: Sequence[Pipeline], question: str
+    loaded: LoadedModel, media: MediaInput, reducers: Sequence[Pipeline], question: str
 ) -> list[View]:
     from tokenred.report.viz import views_of
 
-    given: dict[str, Any] = {picture.kind: picture.pixels, "frame_times": picture.frame_times}
     return views_of(
         loaded.model,
-        loaded.inputs(question, **given),
+        loaded.inputs_of(question, loaded.prepare(media)),
         reducers,
-        _seen(loaded, picture),
-        adapter=timed_adapter(loaded, picture),
-        labels=[f"frame {index}" for index in picture.frame_indices] or ["image"],
+        _seen(loaded, media),
+        adapter=loaded.adapter,
+        frame_times=media.frame_times,
+        labels=[f"frame {index}" for index in _indices(media)] or ["image"],
     )
 
 
-def _seen(loaded: LoadedModel, picture: Picture) -> torch.Tensor:
+def _seen(loaded: LoadedModel, media: MediaInput) -> torch.Tensor:
     """Return (frames, height, width, 3): what the model sees of the frames, at their own size."""
-    if picture.kind == "image":
-        return picture.pixels[None]
-    settings = {**getattr(loaded.adapter, "normalisation", {}), **loaded.settings["video"]}
-    if not settings.get("do_center_crop"):
-        return picture.pixels
-    height, width = picture.pixels.shape[1:3]
+    (pixels,) = media.pixels
+    settings = {**loaded.adapter.normalisation, **loaded.settings["video"]}
+    if media.kind == "image" or not settings.get("do_center_crop"):
+        return pixels
+    height, width = pixels.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return picture.pixels[:, top : top + side, left : left + side]
+    return pixels[:, top : top + side, left : left + side]
 
 
 def _anchors(

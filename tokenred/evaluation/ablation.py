@@ -5,8 +5,9 @@ strategies that go together, or several of these. ``vanilla``, ``random`` and ``
 every table.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -151,6 +152,9 @@ class Row:
     frames: int | None = None
     control: bool = False
 
+    def __hash__(self) -> int:
+        return hash((self.label, self.retention, self.frames))
+
     @property
     def canonical(self) -> dict[str, Any]:
         """What identifies the results of this row: the pipeline and the frames it sees."""
@@ -161,6 +165,29 @@ class Row:
     def config_id(self) -> str:
         """Return the pipeline's ``config_id``, or one of its own if the row sees fewer frames."""
         return self.config.config_id if self.frames is None else short_hash(self.canonical)
+
+
+def expand_rows(
+    label: str,
+    load: Callable[[Mapping[str, Any]], PipelineConfig],
+    changes: Mapping[str, Any],
+    retentions: Sequence[float] | None,
+) -> Iterator[Row]:
+    """Yield one row a token budget.
+
+    A pipeline that keeps everything (``vanilla``), or whose retention is among the changes, has a
+    budget of its own and is one row; so is every pipeline where no budget is asked for.
+
+    Parameters
+    ----------
+    load : reads the pipeline with dotted paths changed
+    """
+    own = load(changes)
+    if not retentions or RETENTION in changes or own.budget.retention_ratio == 1:
+        yield Row(label, None, own)
+        return
+    for retention in retentions:
+        yield Row(label, retention, load({**changes, RETENTION: retention}))
 
 
 @dataclass(frozen=True)
@@ -205,14 +232,18 @@ class Ablation:
         ConfigError
             If a row is not a valid pipeline; the path starts at the row.
         """
+        ratios = retentions or self.config.retention
+        found = []
+        for number, draft in enumerate(self._drafts):
+            only = draft.spec.only or ratios
+            budgets = [each for each in ratios if each in only]
+            for row in self._rows(draft, budgets) if budgets else ():
+                first = budgets[0] if row.retention is None else row.retention
+                found.append((row.retention is not None, ratios.index(first), number, row))
         rows: dict[tuple[str, str], Row] = {}
-        for retention in retentions or self.config.retention:
-            for draft in self._drafts:
-                if draft.spec.only and retention not in draft.spec.only:
-                    continue
-                row = self._row(draft, retention)
-                rows.setdefault((row.label, row.config_id), row)
-        return sorted(rows.values(), key=lambda row: row.retention is not None)
+        for *_, row in sorted(found, key=lambda each: each[:3]):
+            rows.setdefault((row.label, row.config_id), row)
+        return list(rows.values())
 
     def _all_drafts(self) -> Iterator[_Draft]:
         given = self.config.rows
@@ -228,20 +259,16 @@ class Ablation:
             if name not in given:
                 yield _Draft(name, RowSpec(pipeline=name), ("always", name), control=True)
 
-    def _row(self, draft: _Draft, retention: float) -> Row:
+    def _rows(self, draft: _Draft, retentions: Sequence[float]) -> list[Row]:
         changes = dict(draft.spec.set)
         if draft.spec.pipeline is None:
             changes = self._overrides | changes
-        source = draft.spec.pipeline or self.config.base
+        load = partial(self._load, draft.spec.pipeline or self.config.base)
         try:
-            config = self._load(source, changes)
-            own = RETENTION in changes or config.budget.retention_ratio == 1
-            if not own:
-                config = self._load(source, changes | {RETENTION: retention})
+            rows = expand_rows(draft.label, load, changes, retentions)
+            return [replace(row, frames=draft.spec.frames, control=draft.control) for row in rows]
         except ConfigError as error:
             raise error.below(draft.path) from None
-        shared = None if own else retention
-        return Row(draft.label, shared, config, draft.spec.frames, draft.control)
 
     def _load(self, source: str, changes: Mapping[str, Any]) -> PipelineConfig:
         if source not in self._read:

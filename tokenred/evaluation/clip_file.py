@@ -126,7 +126,7 @@ def _tensors(clip: Clip) -> dict[str, Tensor]:
         "frame_times": tokens.frame_times,
         **{_CUE + name: value for name, value in tokens.cues.items()},
     }
-    return found if clip.deep is None else {**found, "deep": clip.deep}
+    return found if clip.deepstack_features is None else {**found, "deep": clip.deepstack_features}
 
 
 def _clip(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Clip:
@@ -147,5 +147,5 @@ def _clip(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Clip:
             segments=None if segments is None else Segments(tuple(segments)),
         ),
         layout=ClipLayout(**layout),
-        deep=tensors.get("deep"),
+        deepstack_features=tensors.get("deep"),
     )

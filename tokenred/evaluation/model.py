@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
-from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +16,8 @@ from tokenred.embedded import MODEL_DIR
 from tokenred.errors import InputError, TokenredError
 from tokenred.evaluation.files import sampled_hash
 from tokenred.evaluation.task import Answering, Sample, fingerprint_of
+from tokenred.models.inputs.media import MediaInput
 from tokenred.pipeline import Pipeline
-from tokenred.pipeline.stages.llm import InsideLlm
 from tokenred.types import ReducedTokens
 
 _COUNTED = (".safetensors", ".json", ".jinja", ".model", ".py")
@@ -120,11 +118,11 @@ class EvaluatedModel(Protocol):
         encoded: Any,
         reduced: ReducedTokens,
         sample: Sample,
-        inside: InsideLlm,
+        pipeline: Pipeline,
         answering: Answering,
         max_new_tokens: int,
     ) -> list[Reply]:
-        """Answer each question, with what ``inside`` holds at work inside the LLM."""
+        """Answer each question, with what the pipeline has for the inside of the LLM at work."""
         ...
 
 
@@ -189,20 +187,17 @@ class VideoLlm:
             raise
 
     @property
-    def _adapter(self) -> Any:
-        return self._loaded.adapter
+    def _session(self) -> Any:
+        return self._loaded.session
 
     def check(self, needs: Collection[str]) -> None:
         """Raise a CapabilityError for a cue that the model cannot give."""
-        self._adapter.check(needs)
+        self._session.check(needs)
 
     def encode(self, sample: Sample, needs: Collection[str]) -> Encoded:
         """Encode the frames of a sample, with the cues asked for, and tokenise its questions."""
-        prepared = self._adapter.prepare(
-            videos=[sample.frames.permute(0, 3, 1, 2)],
-            frame_times=[sample.frame_times],
-            settings=self._loaded.settings["video"] or None,
-        )
+        media = MediaInput("video", (sample.frames,), frame_times=(sample.frame_times,))
+        prepared = self._loaded.prepare(media)
         device = self._loaded.plan.device
         for question in sample.questions:
             self._known(question.prompt)
@@ -211,8 +206,7 @@ class VideoLlm:
         seen = {name: value for name, value in inputs[0].items() if name not in _OF_TEXT}
 
         def compute(cues: Collection[str]) -> Any:
-            times = [sample.frame_times.to(device)]
-            (clip,) = self._adapter.encode(inputs[0], cues, frame_times=times)
+            (clip,) = self._session.encode(inputs[0], cues, media.frame_times)
             return clip
 
         if self._remember is None:
@@ -236,16 +230,14 @@ class VideoLlm:
         self, encoded: Encoded, pipeline: Pipeline, generator: torch.Generator
     ) -> ReducedTokens:
         """Run a pipeline and count the newline tokens."""
-        from tokenred.models import reduce_clip
-
-        return reduce_clip(self._adapter, encoded.clip, pipeline, generator=generator)
+        return self._session.reduce(encoded.clip, pipeline, generator=generator)
 
     def replies(
         self,
         encoded: Encoded,
         reduced: ReducedTokens,
         sample: Sample,
-        inside: InsideLlm,
+        pipeline: Pipeline,
         answering: Answering,
         max_new_tokens: int,
     ) -> list[Reply]:
@@ -253,10 +245,10 @@ class VideoLlm:
         scored = [
             n for n, q in enumerate(sample.questions) if q.options and answering == "likelihood"
         ]
-        replies = dict(zip(scored, self._scored(encoded, reduced, sample, scored, inside)))
+        replies = dict(zip(scored, self._scored(encoded, reduced, sample, scored, pipeline)))
         for n in range(len(sample.questions)):
             if n not in replies:
-                replies[n] = self._written(encoded, reduced, n, inside, max_new_tokens)
+                replies[n] = self._written(encoded, reduced, n, pipeline, max_new_tokens)
         return [replies[n] for n in range(len(sample.questions))]
 
     def _scored(
@@ -265,29 +257,24 @@ class VideoLlm:
         reduced: ReducedTokens,
         sample: Sample,
         which: Sequence[int],
-        inside: InsideLlm,
+        pipeline: Pipeline,
     ) -> list[Reply]:
-        from tokenred.models.in_llm import inside_llm
-
         if not which:
             return []
-        with inside_llm(self._adapter.text_model, inside) if inside else nullcontext() as run:
-            outlook = self._adapter.outlook(
-                reduced,
-                [encoded.prompts[n] for n in which],
-                layout=encoded.clip.layout,
-                deep=encoded.clip.deep,
-                inside=run,
-                continuations=[encoded.option_ids[n] for n in which],
-            )
-            counts = run.layer_tokens if run else [()] * len(which)
-        log_probs = outlook.logits.log_softmax(-1)
+        found, layer_tokens = self._session.score(
+            encoded.clip,
+            reduced,
+            [encoded.prompts[n] for n in which],
+            inside=pipeline.inside_llm,
+            continuations=[encoded.option_ids[n] for n in which],
+        )
+        log_probs = found.logits.log_softmax(-1)
         return [
             Reply(
-                scores=dict(zip(sample.questions[n].options, outlook.continuations[row])),
+                scores=dict(zip(sample.questions[n].options, found.continuations[row])),
                 log_probs=log_probs[row],
-                state=outlook.hidden[row],
-                layer_tokens=tuple(counts[row]),
+                state=found.hidden[row],
+                layer_tokens=tuple(layer_tokens[row]),
             )
             for row, n in enumerate(which)
         ]
@@ -297,33 +284,24 @@ class VideoLlm:
         encoded: Encoded,
         reduced: ReducedTokens,
         n: int,
-        inside: InsideLlm,
+        pipeline: Pipeline,
         max_new_tokens: int,
     ) -> Reply:
-        from tokenred.models import attach
-        from tokenred.models.answering import last_states
-
-        model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        adapter = copy(self._adapter)
-        adapter.encode = lambda *args, **kwargs: [encoded.clip]
-        inputs = encoded.inputs | encoded.texts[n]
-        again = _Again(reduced, inside)
-        with attach(model, again, adapter=adapter) as session, last_states(model) as states:
-            output = model.generate(
-                **inputs,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-            counts = next(iter(session.layer_tokens), ())
-        made = output.sequences[0, len(encoded.prompts[n]) :]
+        answer = self._session.ask(
+            encoded.inputs | encoded.texts[n],
+            pipeline,
+            clips=[encoded.clip],
+            reduced=[reduced],
+            generation={"max_new_tokens": max_new_tokens, "do_sample": False},
+            logits=True,
+        )
+        assert answer.logits is not None
         return Reply(
             scores={},
-            text=tokenizer.decode(made, skip_special_tokens=True).strip(),
-            log_probs=output.logits[0][0].float().log_softmax(-1),
-            state=states[0][0, -1].float(),
-            layer_tokens=tuple(counts),
+            text=self._loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip(),
+            log_probs=answer.logits[0].float().log_softmax(-1),
+            state=answer.state,
+            layer_tokens=answer.layer_tokens,
         )
 
     def _ids(self, text: str) -> Int[Tensor, "tokens"]:
@@ -346,18 +324,6 @@ class VideoLlm:
 
 
 _OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
-
-
-@dataclass(frozen=True)
-class _Again:
-    """A pipeline whose result is there already."""
-
-    reduced: ReducedTokens
-    inside_llm: InsideLlm
-    needs: frozenset[str] = frozenset()
-
-    def run(self, tokens: Any, *, generator: Any = None, trace: bool = False) -> ReducedTokens:
-        return self.reduced
 
 
 def spec_dict(spec: ModelSpec) -> dict[str, Any]:

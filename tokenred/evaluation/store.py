@@ -7,11 +7,11 @@ that is there already is left alone.
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, astuple, dataclass, field, fields
+from dataclasses import MISSING, astuple, dataclass, field, fields
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType, TracebackType, UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -413,7 +413,6 @@ _RENAMED = {"correct": "score"}
 _SQL = {str: "TEXT", dict: "TEXT", tuple: "TEXT", float: "REAL", int: "INTEGER", bool: "INTEGER"}
 
 
-@cache
 def _kind(of: Any) -> tuple[type, bool]:
     """Return the plain type of a field, and whether it may be None."""
     kinds = get_args(of) if isinstance(of, UnionType) else (of,)
@@ -477,16 +476,20 @@ def _list(text: str) -> tuple[Any, ...]:
 
 
 _READERS: dict[type, Callable[[Any], Any]] = {tuple: _list, dict: json.loads, bool: bool}
+_READER = {
+    name: _READERS[kind]
+    for name, each in {**_ANSWER, **_COST}.items()
+    if (kind := _kind(each.type)[0]) in _READERS
+}
+"""How the value of a field is read, where the file has it in another form."""
 
 
-def _read(of: Mapping[str, Field[Any]], columns: Sequence[Any]) -> dict[str, Any]:
+def _read(names: Iterable[str], columns: Sequence[Any]) -> dict[str, Any]:
     """Return the values of fields, in their order, as the fields have them."""
-    found = dict(zip(of, columns))
-    for name, each in of.items():
-        read = _READERS.get(_kind(each.type)[0])
-        if read is not None and found[name] is not None:
-            found[name] = read(found[name])
-    return found
+    return {
+        name: _READER[name](value) if name in _READER and value is not None else value
+        for name, value in zip(names, columns)
+    }
 
 
 def _record(row: tuple[Any, ...]) -> Record:

@@ -145,7 +145,7 @@ class Worker:
             encoded,
             reduced,
             sample,
-            pipeline.inside_llm,
+            pipeline,
             self.task.answering,
             self.task.max_new_tokens,
         )

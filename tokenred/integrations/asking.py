@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -11,13 +10,12 @@ import torch
 
 from tokenred.errors import InputError, TokenredError
 from tokenred.evaluation.worker import sample_generator
-from tokenred.integrations.visuals import Visuals
-from tokenred.models.attach import Session, attach
+from tokenred.models.attach import Attachment
+from tokenred.models.inputs.media import MediaInput
+from tokenred.models.inputs.preparing import Prepared
 from tokenred.models.loading import LoadedModel
-from tokenred.models.preparing import Prepared
+from tokenred.models.splice import Clip
 from tokenred.pipeline import Pipeline
-from tokenred.pipeline.stages.llm import InsideLlm
-from tokenred.types import ReducedTokens, VisualTokens
 
 _GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "repetition_penalty", "min_new_tokens")
@@ -52,36 +50,6 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Seeded:
-    """A pipeline that draws what the runner of ablations would for the same sample."""
-
-    pipeline: Pipeline
-    sample_id: str
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Names of the cues that its strategies read."""
-        return self.pipeline.needs
-
-    @property
-    def inside_llm(self) -> InsideLlm:
-        """What works inside the LLM."""
-        return self.pipeline.inside_llm
-
-    def run(
-        self,
-        tokens: VisualTokens,
-        *,
-        generator: torch.Generator | None = None,
-        trace: bool = False,
-    ) -> ReducedTokens:
-        """Reduce one clip."""
-        if generator is None:
-            generator = sample_generator(self.pipeline.config.seed, self.sample_id)
-        return self.pipeline.run(tokens, generator=generator, trace=trace)
-
-
-@dataclass(frozen=True)
 class Request:
     """One question.
 
@@ -94,7 +62,7 @@ class Request:
 
     sample_id: str
     prompt: str
-    look: Callable[[], Visuals]
+    look: Callable[[], MediaInput]
     key: Hashable
 
 
@@ -103,10 +71,10 @@ class Sight:
     """Pictures as the model has them in hand; ``clips`` hold the cues of ``needs``."""
 
     key: Hashable
-    visuals: Visuals
+    media: MediaInput
     prepared: Prepared
     needs: frozenset[str] | None = None
-    clips: list[Any] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
 
 
 class Asker:
@@ -143,15 +111,18 @@ class Asker:
         """
         sight = self._see(request)
         inputs = self.loaded.inputs_of(request.prompt, sight.prepared)
-        length = inputs["input_ids"].shape[1]
         start = perf_counter()
-        with self._reduced(request, sight) as session:
-            output = self.loaded.model.generate(
-                **inputs, **_generation(options, max_new_tokens, self.loaded.tokenizer)
+        with _memory():
+            answer = self.loaded.session.ask(
+                inputs,
+                self.pipeline,
+                generation=_generation(options, max_new_tokens, self.loaded.tokenizer),
+                **self._how(request, sight, inputs),
             )
-        made = output[0, length:].tolist()
-        facts = _facts(session, length, len(made), sight, start)
-        text = self.loaded.tokenizer.decode(made, skip_special_tokens=True)
+        assert answer.attachment is not None
+        n_prompt, n_new = answer.vanilla_prompt_tokens, len(answer.tokens)
+        facts = _facts(answer.attachment, n_prompt, n_new, sight, start)
+        text = self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
         return _until(text, options.get("until")).strip(), facts
 
     @torch.inference_mode()
@@ -179,56 +150,47 @@ class Asker:
             types = inputs["mm_token_type_ids"]
             inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(ids).to(types)], 1)
         start = perf_counter()
-        with self._reduced(request, sight) as session:
+        how = self._how(request, sight, inputs)
+        with _memory(), self.loaded.session.attached(self.pipeline, **how) as attachment:
             logits = self.loaded.model(**inputs, logits_to_keep=n_tokens + 1).logits[0, :-1]
         log_probs = logits.float().log_softmax(-1).cpu()
         loss = -log_probs[torch.arange(n_tokens), ids[0]].mean()
         greedy = bool((log_probs.argmax(-1) == ids[0]).all())
-        return float(loss), greedy, _facts(session, length, n_tokens, sight, start)
+        assert attachment is not None
+        return float(loss), greedy, _facts(attachment, length, n_tokens, sight, start)
 
     def _see(self, request: Request) -> Sight:
         """Read pictures and make the model's inputs of them, unless it was done just before."""
         if self._latest is None or self._latest.key != request.key:
             self._latest = None  # make room first
-            visuals = request.look()
-            self._latest = Sight(request.key, replace(visuals, pixels=()), self._prepare(visuals))
+            media = request.look()
+            prepared = self.loaded.prepare(media)
+            self._latest = Sight(request.key, replace(media, pixels=()), prepared)
         return self._latest
 
-    def _prepare(self, visuals: Visuals) -> Prepared:
-        pictures = [pixels.permute(0, 3, 1, 2) for pixels in visuals.pixels]
-        settings = self.loaded.settings[visuals.kind] or None
-        if visuals.kind == "image":
-            images = [picture[0] for picture in pictures]
-            return self.loaded.adapter.prepare(images=images, settings=settings)
-        return self.loaded.adapter.prepare(
-            videos=pictures, frame_times=visuals.frame_times, settings=settings
-        )
+    def _how(
+        self, request: Request, sight: Sight, inputs: Mapping[str, torch.Tensor]
+    ) -> dict[str, Any]:
+        """Return how a call runs: pictures encoded once, and draws as in an ablation."""
+        needs = self.pipeline.needs
+        with _memory():
+            if sight.needs is None or not sight.needs >= needs:
+                sight.needs = needs | self.needs
+                times = sight.media.frame_times
+                sight.clips = self.loaded.session.encode(inputs, sight.needs, times)
+        return {
+            "positions": self.positions,
+            "generator": sample_generator(self.pipeline.config.seed, request.sample_id),
+            "clips": sight.clips,
+        }
 
-    @contextmanager
-    def _reduced(self, request: Request, sight: Sight) -> Iterator[Session]:
-        reducer = Seeded(self.pipeline, request.sample_id)
-        adapter = self._adapter(sight)
-        model = self.loaded.model
-        try:
-            with attach(model, reducer, positions=self.positions, adapter=adapter) as session:
-                yield session
-        except torch.OutOfMemoryError as error:
-            raise TokenredError("out of memory; fewer frames may do") from error
 
-    def _adapter(self, sight: Sight) -> Any:
-        """Return an adapter that encodes pictures once, and knows the seconds of their frames."""
-        adapter = copy(self.loaded.adapter)
-        whole, seconds = adapter.encode, sight.visuals.frame_times
-        times = None if seconds is None else [each.to(self.loaded.plan.device) for each in seconds]
-
-        def encode(inputs: Mapping[str, Any], needs: Any = frozenset(), **_: Any) -> list[Any]:
-            if sight.needs is None or not sight.needs >= frozenset(needs):
-                sight.needs = frozenset(needs) | self.needs
-                sight.clips = whole(inputs, sight.needs, frame_times=times)
-            return sight.clips
-
-        adapter.encode = encode
-        return adapter
+@contextmanager
+def _memory() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TokenredError("out of memory; fewer frames may do") from error
 
 
 def _generation(options: Mapping[str, Any], max_new_tokens: int, tokenizer: Any) -> dict[str, Any]:
@@ -254,20 +216,18 @@ def _until(text: str, stops: Any) -> str:
     return text
 
 
-def _facts(session: Session, length: int, n_new: int, sight: Sight, start: float) -> Facts:
-    realised = session.realised
+def _facts(attachment: Attachment, n_prompt: int, n_new: int, sight: Sight, start: float) -> Facts:
+    realised = attachment.realised
     stages = [stage for each in realised for stage in each.stages]
-    whole = sum(clip.layout.n_placeholders for clip in session.clips)
-    real = sum(each.n_tokens + each.newline_tokens for each in realised)
     return Facts(
-        input_tokens=length - whole + real,
-        vanilla_input_tokens=length,
+        input_tokens=n_prompt - attachment.tokens_saved,
+        vanilla_input_tokens=n_prompt,
         output_tokens=n_new,
         visual_tokens=sum(each.n_tokens for each in realised),
         vanilla_visual_tokens=sum(each.vanilla_tokens for each in realised),
         newline_tokens=sum(each.newline_tokens for each in realised),
-        layer_tokens=tuple(next(iter(session.layer_tokens), ())),
-        frame_indices=sight.visuals.frame_indices,
+        layer_tokens=tuple(next(iter(attachment.layer_tokens), ())),
+        frame_indices=sight.media.frame_indices,
         n_iter=max((stage.n_iter for stage in stages), default=0),
         residual=max((stage.residual for stage in stages), default=0.0),
         reducer_ms=sum(each.reducer_ms for each in realised),

@@ -17,7 +17,8 @@ from tokenred.embedded import MODEL_DIR, NUM_FRAMES
 from tokenred.errors import CapabilityError, TokenredError
 from tokenred.integrations.asking import SAMPLING, Asker, Facts, Request, mean_facts
 from tokenred.integrations.model_args import EMBEDDED, ModelArgs, read_model_args
-from tokenred.integrations.visuals import Visuals, read_visuals
+from tokenred.integrations.visuals import read_visuals
+from tokenred.models.inputs.media import MediaInput
 from tokenred.models.loading import load_model
 from tokenred.pipeline import Pipeline
 
@@ -109,7 +110,7 @@ class TokenredModel(lmms):
         raise CapabilityError("tokenred does not answer in several rounds; choose another task")
 
     def _request(self, context: str, to_visual: Any, doc_id: int, task: str, split: str) -> Request:
-        def look() -> Visuals:
+        def look() -> MediaInput:
             shown = to_visual(self.task_dict[task][split][doc_id])
             return read_visuals(shown, self.args, self.n_frames)
 

@@ -1,39 +1,21 @@
 """What a task of lmms-eval shows to a model: paths of videos, images, or both of them nested."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from tokenred.errors import InputError
 from tokenred.integrations.model_args import ModelArgs
+from tokenred.models.inputs.media import MediaInput
 from tokenred.video import read_video, sample_indices
 
 
-@dataclass(frozen=True)
-class Visuals:
-    """The pictures of one question, all of one kind.
-
-    Attributes
-    ----------
-    kind : ``video`` or ``image``
-    pixels : of every picture: (frames, height, width, 3) RGB, one frame of an image
-    frame_indices : of every video
-    frame_times : (frames,) seconds, of every video; None if nobody knows
-    """
-
-    kind: str
-    pixels: tuple[UInt8[Tensor, "frames height width 3"], ...]
-    frame_indices: tuple[tuple[int, ...], ...] = ()
-    frame_times: tuple[Float[Tensor, "frames"], ...] | None = None
-
-
-def read_visuals(given: Any, args: ModelArgs, n_frames: int) -> Visuals:
+def read_visuals(given: Any, args: ModelArgs, n_frames: int) -> MediaInput:
     """Read what ``doc_to_visual`` of a task returns.
 
     Parameters
@@ -52,11 +34,11 @@ def read_visuals(given: Any, args: ModelArgs, n_frames: int) -> Visuals:
         images = tuple(_pixels(image)[None] for image in shown)
         if len(images) > 1 and args.image_list == "video":
             return _as_video(images, n_frames, args.frame_sampling)
-        return Visuals("image", images)
+        return MediaInput("image", images)
     if len(paths) < len(shown):
         raise InputError("one question cannot be about images and videos at once")
     clips = [read_video(path, n_frames, args.frame_sampling) for path in paths]
-    return Visuals(
+    return MediaInput(
         "video",
         tuple(clip.frames for clip in clips),
         tuple(clip.frame_indices for clip in clips),
@@ -89,8 +71,8 @@ def _pixels(image: Any) -> UInt8[Tensor, "height width 3"]:
 
 def _as_video(
     images: Sequence[UInt8[Tensor, "1 height width 3"]], n_frames: int, sampling: str
-) -> Visuals:
+) -> MediaInput:
     if len({image.shape for image in images}) > 1:
         raise InputError("images of different size cannot be the frames of one video")
     indices = sample_indices(len(images), n_frames, sampling)
-    return Visuals("video", (torch.cat([images[index] for index in indices]),), (indices,))
+    return MediaInput("video", (torch.cat([images[index] for index in indices]),), (indices,))

@@ -1,15 +1,18 @@
 """Model families: encode images and videos, splice reduced ones, and run models on them."""
 
-from tokenred.models.attach import Session, attach
-from tokenred.models.base import ModelAdapter, ReducingPipeline, adapter_for, reduce_clip
+from tokenred.models.adapter import ModelAdapter, adapter_for
+from tokenred.models.attach import Attachment, Observer, ReducingPipeline, attach, reduce_clip
+from tokenred.models.session import ModelSession
 from tokenred.models.splice import Clip, ClipLayout
 
 __all__ = [
+    "Attachment",
     "Clip",
     "ClipLayout",
     "ModelAdapter",
+    "ModelSession",
+    "Observer",
     "ReducingPipeline",
-    "Session",
     "adapter_for",
     "attach",
     "reduce_clip",

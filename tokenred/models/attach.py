@@ -1,42 +1,103 @@
 """Run an unmodified ``model.generate(...)`` or ``model(...)`` on reduced images and videos."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenred.errors import CapabilityError, ConfigError, nearest
-from tokenred.models.base import ModelAdapter, ReducingPipeline, adapter_for, reduce_clip
-from tokenred.models.in_llm import inside_llm
-from tokenred.models.splice import Clip
+from tokenred.models.adapter import ModelAdapter, adapter_for
+from tokenred.models.inside.llm import inside_llm
+from tokenred.models.splice import Clip, count_newlines
 from tokenred.pipeline import load_pipeline
-from tokenred.types import Realised, ReducedTokens
+from tokenred.types import Realised, ReducedTokens, VisualTokens
 
 POSITIONS = ("contiguous", "original")
 MEDIA = ("image", "video")
 _attached: WeakSet[Any] = WeakSet()
 
 
-@dataclass
-class Session:
-    """What happened in the latest call that carried an image or a video.
+@runtime_checkable
+class ReducingPipeline(Protocol):
+    """The part of a pipeline that models need; ``inside_llm`` is what works inside the LLM."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the cues that its strategies read."""
+        ...
+
+    def run(
+        self,
+        tokens: VisualTokens,
+        *,
+        generator: torch.Generator | None = None,
+        trace: bool = False,
+    ) -> ReducedTokens:
+        """Reduce one clip."""
+        ...
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Stands around the parts of a call, such as a stopwatch."""
+
+    def encoding(self) -> AbstractContextManager[Any]:
+        """Return what is entered while the vision tower runs."""
+        ...
+
+    def reducing(self) -> AbstractContextManager[Any]:
+        """Return what is entered while a clip is reduced."""
+        ...
+
+
+def reduce_clip(
+    clip: Clip,
+    pipeline: ReducingPipeline,
+    *,
+    generator: torch.Generator | None = None,
+    trace: bool = False,
+) -> ReducedTokens:
+    """Run a pipeline on one encoded clip and count the newline tokens that the model adds."""
+    trace = trace or clip.deepstack_features is not None
+    reduced = pipeline.run(clip.tokens, generator=generator, trace=trace)
+    newlines = count_newlines(reduced, clip.layout)
+    return replace(reduced, realised=replace(reduced.realised, newline_tokens=newlines))
+
+
+@dataclass(eq=False)
+class Attachment:
+    """A pipeline attached to a model, and what happened in the latest call with pictures.
 
     Attributes
     ----------
     clips : what was encoded: images first, then videos, each in reading order; some families see an
         image as two clips, an overview and its details
     reduced : what is left of each clip
-    layer_tokens : for every prompt, the visual tokens that entered each layer of the LLM; empty
-        unless the pipeline works inside the LLM
     """
 
+    adapter: ModelAdapter
+    pipeline: ReducingPipeline
+    media: frozenset[str] = frozenset(MEDIA)
+    frame_times: Sequence[Float[Tensor, "frames"]] | None = None
+    generator: torch.Generator | None = None
+    trace: bool = False
+    observer: Observer | None = None
     clips: list[Clip] = field(default_factory=list)
     reduced: list[ReducedTokens] = field(default_factory=list)
+    _given: tuple[Sequence[Clip] | None, Sequence[ReducedTokens] | None] = (None, None)
     _inside: Any = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the cues that the pipeline reads."""
+        return self.pipeline.needs
 
     @property
     def realised(self) -> list[Realised]:
@@ -44,13 +105,45 @@ class Session:
         return [each.realised for each in self.reduced]
 
     @property
+    def tokens_saved(self) -> int:
+        """Tokens by which the prompts became shorter."""
+        whole = sum(clip.layout.n_placeholders for clip in self.clips)
+        return whole - sum(each.n_tokens + each.newline_tokens for each in self.realised)
+
+    @property
     def layer_tokens(self) -> list[tuple[int, ...]]:
-        """Visual tokens that entered each layer, one tuple a prompt."""
+        """Visual tokens that entered each layer of the LLM, one tuple a prompt.
+
+        Empty unless the pipeline works inside the LLM.
+        """
         return [] if self._inside is None else self._inside.layer_tokens
 
     def layers_entered(self, clip: int = 0) -> Tensor | None:
         """Return how many layers each token of ``reduced[clip]`` entered; None: nothing says."""
         return None if self._inside is None else self._inside.layers_entered(clip)
+
+    def encode(self, inputs: Mapping[str, Any]) -> list[Clip]:
+        """Encode the images and videos of a call, unless they came encoded."""
+        if self._given[0] is not None:
+            return list(self._given[0])
+        with self.observer.encoding() if self.observer else nullcontext():
+            return self.adapter.encode(inputs, self.needs, self.frame_times)
+
+    def reduce(self, clips: Sequence[Clip]) -> list[ReducedTokens]:
+        """Reduce the clips of the media asked for; read the others whole."""
+        self.clips, self.reduced = list(clips), []
+        self.reduced = list(self._given[1] or map(self._reduce, clips))
+        return self.reduced
+
+    @cached_property
+    def _whole(self) -> ReducingPipeline:
+        return load_pipeline("vanilla")
+
+    def _reduce(self, clip: Clip) -> ReducedTokens:
+        reducer = self.pipeline if clip.layout.kind in self.media else self._whole
+        generator = None if self.generator is None else self.generator.clone_state()
+        with self.observer.reducing() if self.observer else nullcontext():
+            return reduce_clip(clip, reducer, generator=generator, trace=self.trace)
 
 
 @contextmanager
@@ -61,7 +154,11 @@ def attach(
     positions: str | None = None,
     media: str | Collection[str] = MEDIA,
     adapter: ModelAdapter | None = None,
-) -> Iterator[Session]:
+    frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+    generator: torch.Generator | None = None,
+    trace: bool = False,
+    observer: Observer | None = None,
+) -> Iterator[Attachment]:
     """Reduce every image and video that the model reads while the context lasts.
 
     Calls of ``model.generate`` and ``model`` that carry any are encoded and reduced first; the
@@ -77,10 +174,15 @@ def attach(
         position that it has in the unreduced prompt; by default what suits the family
     media : what to reduce, ``image``, ``video`` or both; the rest is read whole
     adapter : for a model family of your own
+    frame_times : seconds of the frames, one tensor a video of the call, for strategies that read
+        them; by default what the inputs say, else one frame a second
+    generator : random strategies draw from its state, the same for every clip
+    trace : whether the reduced clips keep their linear map
+    observer : stands around encoding and reducing, such as a stopwatch
 
     Yields
     ------
-    Session
+    Attachment
         With ``realised`` and ``reduced`` of the latest call.
 
     Raises
@@ -91,17 +193,34 @@ def attach(
         If the pipeline, ``positions`` or ``media`` is not valid.
     """
     media = (media,) if isinstance(media, str) else media
-    for name, values, known in (("positions", [positions], POSITIONS), ("media", media, MEDIA)):
-        for value in values:
-            if value is not None and value not in known:
-                raise ConfigError(f"unknown {name} {value!r}{nearest(str(value), known)}")
-    if model in _attached:
-        raise CapabilityError("this model is attached already; leave that `with` block first")
-    adapter = adapter or adapter_for(model)
-    reducer = _resolve(pipeline)
-    adapter.check(reducer.needs)
-    within = getattr(reducer, "inside_llm", None)
-    if within and not getattr(adapter, "inside_llm_supported", True):
+    for value in media:
+        if value not in MEDIA:
+            raise ConfigError(f"unknown media {value!r}{nearest(str(value), MEDIA)}")
+    _check_free(model)
+    attachment = Attachment(
+        adapter or adapter_for(model),
+        _resolve(pipeline),
+        frozenset(media),
+        frame_times,
+        generator,
+        trace,
+        observer,
+    )
+    with attached(attachment, positions):
+        yield attachment
+
+
+@contextmanager
+def attached(attachment: Attachment, positions: str | None = None) -> Iterator[None]:
+    """Let calls of the model run on what an attachment makes of them while the context lasts."""
+    if positions is not None and positions not in POSITIONS:
+        raise ConfigError(f"unknown positions {positions!r}{nearest(positions, POSITIONS)}")
+    adapter = attachment.adapter
+    model = adapter.model
+    _check_free(model)
+    adapter.check(attachment.needs)
+    within = getattr(attachment.pipeline, "inside_llm", None)
+    if within and not adapter.reduces_inside_llm:
         raise CapabilityError(
             f"stages inside the LLM cannot run on {type(model).__name__}; use the model's class in "
             "transformers"
@@ -109,38 +228,16 @@ def attach(
     _attached.add(model)
     try:
         with inside_llm(adapter.text_model, within) if within else nullcontext() as inside:
-            session = Session(_inside=inside)
-            reduce = _Reduce(adapter, reducer, frozenset(media), session)
-            with adapter.reduced_calls(reduce, positions or adapter.default_positions, inside):
-                yield session
+            attachment._inside = inside
+            with adapter.reduced_calls(attachment, positions or adapter.default_positions, inside):
+                yield
     finally:
         _attached.discard(model)
 
 
-class _Reduce:
-    """The pipeline at work on the clips of one call."""
-
-    def __init__(
-        self,
-        adapter: ModelAdapter,
-        pipeline: ReducingPipeline,
-        media: frozenset[str],
-        session: Session,
-    ) -> None:
-        self.adapter, self.pipeline, self.media, self.session = adapter, pipeline, media, session
-        self.needs = pipeline.needs
-        self.whole = load_pipeline("vanilla")
-
-    def __call__(self, clips: Sequence[Clip]) -> list[ReducedTokens]:
-        """Reduce the clips of the media asked for; read the others whole."""
-        reduced = [
-            reduce_clip(
-                self.adapter, clip, self.pipeline if clip.layout.kind in self.media else self.whole
-            )
-            for clip in clips
-        ]
-        self.session.clips, self.session.reduced = list(clips), reduced
-        return reduced
+def _check_free(model: Any) -> None:
+    if model in _attached:
+        raise CapabilityError("this model is attached already; leave that `with` block first")
 
 
 def _resolve(pipeline: Any) -> ReducingPipeline:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenred.errors import InputError
-from tokenred.models.in_llm import PromptTokens
+from tokenred.models.inside.llm import PromptTokens
 from tokenred.types import ReducedTokens, VisualTokens
 
 Newlines = Literal["none", "end", "frame", "row"]
@@ -60,12 +60,13 @@ class Clip:
     ----------
     tokens : as the model encodes it, up to where a pipeline takes over
     layout : how it stands in the prompt
-    deep : (levels, tokens, dim) what a model feeds into later layers at the places of its tokens
+    deepstack_features : (levels, tokens, dim) what a model feeds into later layers at the places
+        of its tokens
     """
 
     tokens: VisualTokens
     layout: ClipLayout
-    deep: Float[Tensor, "levels tokens dim"] | None = None
+    deepstack_features: Float[Tensor, "levels tokens dim"] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class VisualPart:
     newline : (tokens,) bool
     frame_index, token_index : (tokens,) place on the grid; a newline has that of the token before
     layout : of the unreduced clip
-    deep : (levels, tokens, dim), see ``Clip``
+    deepstack_features : (levels, tokens, dim), see ``Clip``
     group : (tokens,) see ``ReducedTokens``; a newline has that of the token before
     """
 
@@ -89,7 +90,7 @@ class VisualPart:
     frame_index: Int[Tensor, "tokens"]
     token_index: Int[Tensor, "tokens"]
     layout: ClipLayout
-    deep: Float[Tensor, "levels tokens dim"] | None = None
+    deepstack_features: Float[Tensor, "levels tokens dim"] | None = None
     group: Int[Tensor, "tokens"] | None = None
 
 
@@ -147,15 +148,15 @@ def pack(
     reduced: ReducedTokens,
     layout: ClipLayout,
     newline: Float[Tensor, "dim"] | None = None,
-    deep: Float[Tensor, "levels kept dim"] | None = None,
+    deepstack_features: Float[Tensor, "levels kept dim"] | None = None,
 ) -> VisualPart:
     """Put newline tokens behind what is left of every row, frame or clip that has any token left.
 
     Parameters
     ----------
     newline : the model's newline token; not needed if the layout has none
-    deep : (levels, kept, dim) of the reduced tokens; newline tokens have none, so a layout with
-        newlines cannot have it
+    deepstack_features : (levels, kept, dim) of the reduced tokens; newline tokens have none, so a
+        layout with newlines cannot have it
     """
     rows, columns = layout.grid
     cell = token_cells(reduced, layout.grid)
@@ -165,9 +166,10 @@ def pack(
     places = frame * per_frame + cell // columns * width + cell % columns
     if layout.newlines == "none":
         never = torch.zeros_like(frame, dtype=torch.bool)
-        return VisualPart(reduced.features, places, never, frame, cell, layout, deep, reduced.group)
+        place = (never, frame, cell, layout)
+        return VisualPart(reduced.features, places, *place, deepstack_features, reduced.group)
     assert newline is not None
-    assert deep is None
+    assert deepstack_features is None
     key = _units(reduced, layout)
     ends = _unit_ends(key)
     closed = {

@@ -313,8 +313,7 @@ def answers_equal(subject: _Subject) -> None:
     with attach(model, pipeline) as done:
         expected = torch.stack([_logits(model, single)[0, -1] for single in singles])
     prompts = [single["input_ids"][0] for single in singles]
-    layout = done.clips[0].layout
-    found = adapter.answer_logits(done.reduced[0], prompts, layout=layout, deep=done.clips[0].deep)
+    found = adapter.answer_logits(done.clips[0], done.reduced[0], prompts)
     expect_close(found, expected.float(), "logits", SLACK)
 
 

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from tokenred.accounting import LlmShape, prefill_flops, schedule_of, schedule_text
 from tokenred.errors import ConfigError, TokenredError
-from tokenred.evaluation.ablation import RETENTION
+from tokenred.evaluation.ablation import expand_rows
 from tokenred.evaluation.bench.environment import Environment, Noise
 from tokenred.evaluation.bench.peak_memory import PeakMemory
-from tokenred.evaluation.bench.timed_answer import TimedAnswer
-from tokenred.pipeline import Pipeline, load_pipeline
+from tokenred.models.timing import TimedAnswer
+from tokenred.pipeline import Pipeline, load_config
 
 VANILLA, UNATTACHED = "vanilla", "unattached"
 """The unreduced model with tokenred around it, and the model by itself. Both are in every run."""
@@ -72,30 +73,19 @@ def candidates(
     found = {"": Candidate(UNATTACHED, None)}
     for source in dict.fromkeys([VANILLA, *sources]):
         changes = {} if source == VANILLA else dict(overrides or {})
-        for candidate in _at_budgets(source, changes, retentions):
-            assert candidate.pipeline is not None
-            config_id = candidate.pipeline.config.config_id
-            label = candidate.label
+        try:
+            rows = list(expand_rows(source, partial(load_config, source), changes, retentions))
+            pipelines = [Pipeline(row.config) for row in rows]
+        except ConfigError as error:
+            raise ConfigError(f"pipeline '{source}': {error}") from None
+        for row, pipeline in zip(rows, pipelines):
+            label = row.config.name
+            if row.retention is not None:
+                label = f"{label} {100 * row.retention:g} %"
             if label in {each.label for each in found.values()}:
-                label = f"{label} ({config_id})"
-            found.setdefault(config_id, Candidate(label, candidate.pipeline, candidate.retention))
+                label = f"{label} ({row.config_id})"
+            found.setdefault(row.config_id, Candidate(label, pipeline, row.retention))
     return list(found.values())
-
-
-def _at_budgets(
-    source: str, changes: Mapping[str, Any], retentions: Sequence[float] | None
-) -> Iterator[Candidate]:
-    try:
-        own = load_pipeline(source, changes)
-        name = own.config.name
-        if not retentions or RETENTION in changes or own.config.budget.retention_ratio == 1:
-            yield Candidate(name, own)
-            return
-        for ratio in retentions:
-            pipeline = load_pipeline(source, {**changes, RETENTION: ratio})
-            yield Candidate(f"{name} {100 * ratio:g} %", pipeline, ratio)
-    except ConfigError as error:
-        raise ConfigError(f"pipeline '{source}': {error}") from None
 
 
 @dataclass

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from tokenred.errors import InputError, TokenredError
+from tokenred.evaluation.ablation import Row, expand_rows
 from tokenred.evaluation.choices.compared import ComparedPair, ComparedRow, Comparison, clip_mean
 from tokenred.evaluation.choices.encoders import Encoder
 from tokenred.evaluation.choices.kept import (
@@ -24,7 +26,7 @@ from tokenred.evaluation.choices.kept import (
 )
 from tokenred.evaluation.choices.reconstruction import reconstruct
 from tokenred.evaluation.worker import sample_generator
-from tokenred.pipeline import Pipeline, PipelineConfig, load_config
+from tokenred.pipeline import Pipeline, load_config
 from tokenred.pipeline.budget import frame_quota
 from tokenred.pipeline.calibrate import calibrate
 from tokenred.types import VisualTokens
@@ -33,16 +35,6 @@ from tokenred.video import VideoClip
 CONTROLS = ("vanilla", "random", "downsample")
 """Presets that join every comparison: what pooling alone costs, and two that look at nothing."""
 CALIBRATION_CLIPS = 8
-RETENTION = "budget.retention_ratio"
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """One pipeline at one budget; ``retention`` None: it has a budget of its own."""
-
-    label: str
-    retention: float | None
-    config: PipelineConfig
 
 
 @dataclass
@@ -57,26 +49,20 @@ class _Seen:
     measures: list[dict[str, float]] = field(default_factory=list)
 
 
-def candidates(names: Sequence[str], retentions: Sequence[float]) -> list[Candidate]:
+def candidates(names: Sequence[str], retentions: Sequence[float]) -> list[Row]:
     """Return the pipelines at every budget, controls included; names are presets or YAML files.
 
     A pipeline that keeps everything before the LLM, such as ``vanilla``, has a budget of its own.
     """
-    found = []
+    found: list[Row] = []
     for name in dict.fromkeys([*CONTROLS, *names]):
         label = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-        config = load_config(name)
-        if config.budget.retention_ratio == 1:
-            found.append(Candidate(label, None, config))
-            continue
-        for retention in retentions:
-            at_budget = load_config(name, {RETENTION: retention})
-            found.append(Candidate(label, retention, at_budget))
+        found += expand_rows(label, partial(load_config, name), {}, retentions)
     return found
 
 
 def compare(
-    rows: Sequence[Candidate],
+    rows: Sequence[Row],
     clips: Mapping[str, VideoClip],
     encoder: Encoder,
     on_progress: Callable[[int], None] = lambda done: None,
@@ -134,9 +120,7 @@ def compare(
     )
 
 
-def _able(
-    rows: Sequence[Candidate], encoder: Encoder, left_out: dict[str, str]
-) -> dict[Candidate, Pipeline]:
+def _able(rows: Sequence[Row], encoder: Encoder, left_out: dict[str, str]) -> dict[Row, Pipeline]:
     """Build the pipelines whose cues the encoder can give."""
     running = {row: Pipeline(row.config) for row in rows}
     for row, pipeline in list(running.items()):
@@ -146,7 +130,7 @@ def _able(
 
 
 def _calibrate(
-    running: dict[Candidate, Pipeline], videos: Sequence[VisualTokens], left_out: dict[str, str]
+    running: dict[Row, Pipeline], videos: Sequence[VisualTokens], left_out: dict[str, str]
 ) -> None:
     """Solve the knobs of the rows with a calibrated budget."""
     for row in filter(_calibrated, list(running)):
@@ -154,13 +138,13 @@ def _calibrate(
             running[row] = Pipeline(calibrate(row.config, videos))
 
 
-def _calibrated(row: Candidate) -> bool:
+def _calibrated(row: Row) -> bool:
     return row.config.budget.mode == "calibrated"
 
 
 @contextmanager
 def _leaving_out(
-    row: Candidate, running: dict[Candidate, Pipeline], left_out: dict[str, str]
+    row: Row, running: dict[Row, Pipeline], left_out: dict[str, str]
 ) -> Iterator[None]:
     """Take a row off the list, with the reason, if it cannot do what is tried."""
     try:
@@ -171,7 +155,7 @@ def _leaving_out(
         del running[row]
 
 
-def _see(seen: _Seen, row: Candidate, pipeline: Pipeline, tokens: VisualTokens, clip: str) -> None:
+def _see(seen: _Seen, row: Row, pipeline: Pipeline, tokens: VisualTokens, clip: str) -> None:
     generator = sample_generator(row.config.seed, clip)
     reduced = pipeline.run(tokens, generator=generator, trace=True)
     frames, cells = len(tokens.keep), int(np.prod(llm_grid(tokens)))
@@ -187,7 +171,7 @@ def _see(seen: _Seen, row: Candidate, pipeline: Pipeline, tokens: VisualTokens, 
     seen.unequal |= reduced.realised.n_tokens != nominal
 
 
-def _row(row: Candidate, pipeline: Pipeline, seen: _Seen) -> ComparedRow:
+def _row(row: Row, pipeline: Pipeline, seen: _Seen) -> ComparedRow:
     remarks = []
     if pipeline.inside_llm:
         remarks.append("its work inside the LLM is not seen here, only what it does before")
@@ -207,7 +191,7 @@ def _row(row: Candidate, pipeline: Pipeline, seen: _Seen) -> ComparedRow:
     )
 
 
-def _pairs(seen: Mapping[Candidate, _Seen]) -> Iterator[ComparedPair]:
+def _pairs(seen: Mapping[Row, _Seen]) -> Iterator[ComparedPair]:
     """Yield all pairs of rows of one budget that leave something out of every clip."""
     choosing = [row for row, each in seen.items() if not each.whole]
     for one, other in combinations(choosing, 2):
@@ -215,7 +199,7 @@ def _pairs(seen: Mapping[Candidate, _Seen]) -> Iterator[ComparedPair]:
             yield _pair(one, other, list(zip(seen[one].choices, seen[other].choices, strict=True)))
 
 
-def _pair(one: Candidate, other: Candidate, choices: list[tuple[Choice, Choice]]) -> ComparedPair:
+def _pair(one: Row, other: Row, choices: list[tuple[Choice, Choice]]) -> ComparedPair:
     places = [(a.places, b.places) for a, b in choices]
     adjusted = [adjusted_iou(a, b) for a, b in places]
     ranks = [rank_correlation(a.importance, b.importance) for a, b in choices]

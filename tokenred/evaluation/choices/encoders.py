@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from tokenred.models.inputs.media import MediaInput
 from tokenred.models.loading import LoadedModel
 from tokenred.types import VisualTokens
 
@@ -46,7 +47,7 @@ class ModelEncoder:
 
     def check(self, needs: Collection[str]) -> None:
         """Raise a ``CapabilityError`` for a cue that the model cannot give."""
-        self._loaded.adapter.check(needs)
+        self._loaded.session.check(needs)
 
     @torch.no_grad()
     def encode(
@@ -56,12 +57,7 @@ class ModelEncoder:
         needs: Collection[str] = frozenset(),
     ) -> VisualTokens:
         """Encode up to where a pipeline takes over: behind the projector, before any pooling."""
-        device = self._loaded.plan.device
-        prepared = self._loaded.adapter.prepare(
-            [frames.permute(0, 3, 1, 2)],
-            frame_times=[frame_times],
-            settings=self._loaded.settings["video"] or None,
-        )
-        inputs = {name: value.to(device) for name, value in prepared.inputs.items()}
-        (clip,) = self._loaded.adapter.encode(inputs, needs, [frame_times.to(device)])
+        media = MediaInput("video", (frames,), frame_times=(frame_times,))
+        inputs = self._loaded.prepare(media).inputs
+        (clip,) = self._loaded.session.encode(inputs, needs, media.frame_times)
         return clip.tokens

@@ -24,7 +24,6 @@ from tokenred.testing.models.llava_onevision import (
     llava_onevision_inputs,
     tiny_llava_onevision,
 )
-from tokenred.testing.models.llava_video import LLAVA_VIDEO, tiny_llava_video
 from tokenred.testing.models.qwen_vl import (
     QWEN2_5_VL,
     QWEN2_VL,
@@ -40,7 +39,6 @@ FAMILIES = {
     family.name: family
     for family in (
         LLAVA_ONEVISION,
-        LLAVA_VIDEO,
         LLAVA_NEXT_VIDEO,
         QWEN2_VL,
         QWEN2_5_VL,
@@ -65,7 +63,6 @@ __all__ = [
     "tiny_llava_next",
     "tiny_llava_next_video",
     "tiny_llava_onevision",
-    "tiny_llava_video",
     "tiny_qwen2_5_vl",
     "tiny_qwen2_vl",
     "tiny_qwen3_vl",

@@ -58,7 +58,7 @@ class TinyFamily:
             reading order
         """
         from tokenred.models import adapter_for
-        from tokenred.models.preparing import tokenise
+        from tokenred.models.inputs.preparing import tokenise
 
         prepared = adapter_for(model).prepare(videos, images, settings=self.settings)
         return tokenise(tokenizer, prompts, prepared)

@@ -1,0 +1,1 @@
+"""From pixels and questions to what a model reads."""

@@ -1,0 +1,74 @@
+"""A question about pictures as the text that a model expects, with a mark for every picture."""
+
+from collections.abc import Collection
+from typing import Any
+
+from tokenred.errors import InputError
+from tokenred.models.inputs.preparing import MARKS
+
+
+def chat_prompt(
+    tokenizer: Any,
+    question: str,
+    kind: str,
+    placeholder: str,
+    around: Collection[tuple[str, str]] = (),
+    n_pictures: int = 1,
+) -> str:
+    """Return a prompt with a mark for every picture, laid out by the chat template if there is one.
+
+    Templates put the placeholder of the model where the picture goes, some with marks around it;
+    both give way to the mark. A template that knows text alone gets the mark as text. Without a
+    template the question follows the mark on a line of its own.
+
+    Parameters
+    ----------
+    kind : ``image`` or ``video``
+    placeholder : the token that stands for the picture
+    around : tokens before and after the placeholder that come with the picture, not the prompt
+    n_pictures : how many there are, all of one kind, in front of the question
+
+    Raises
+    ------
+    InputError
+        If the question holds a mark or placeholder itself, or the template leaves no place for the
+        picture.
+    """
+    mark, question = MARKS[kind], question.strip()
+    for each in (*MARKS.values(), placeholder):
+        if each in question:
+            raise InputError(f"a question cannot hold the mark {each}")
+    in_text = f"{mark}\n" * n_pictures + question
+    if not tokenizer.chat_template:
+        return in_text
+    parts = [*({"type": kind} for _ in range(n_pictures)), {"type": "text", "text": question}]
+    text = _rendered(tokenizer, parts)
+    if text is None or (n_pictures and placeholder not in text):
+        placeholder = mark
+        text = _rendered(tokenizer, in_text)
+    if text is None or text.count(placeholder) != n_pictures or question not in text:
+        wanted = f"one {kind}" if n_pictures == 1 else f"{n_pictures} {kind}s"
+        raise InputError(f"the chat template of this model has no place for {wanted}")
+    for before, after in around:
+        text = text.replace(f"{before}{placeholder}{after}", placeholder)
+    return _without_start(tokenizer, text.replace(placeholder, mark))
+
+
+def _rendered(tokenizer: Any, content: Any) -> str | None:
+    """Return one message of a user in the template, or None if it cannot take such content."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+    except (TemplateError, TypeError):
+        return None
+
+
+def _without_start(tokenizer: Any, text: str) -> str:
+    """Drop a token from the start of a prompt that the tokenizer will put there anyway."""
+    start = tokenizer.bos_token
+    if start and text.startswith(start) and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
+        return text.removeprefix(start)
+    return text

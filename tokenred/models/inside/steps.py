@@ -1,0 +1,320 @@
+"""What reducers and pruners inside the LLM are shown, and what is made of their answers."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenred.errors import CapabilityError, ConfigError, InputError
+from tokenred.interfaces import CachePruner, LayerReducer
+from tokenred.kernels.attention import attention_rows
+from tokenred.models.inside.call import Call, Chosen, Recorded
+from tokenred.models.inside.sequences import Sequence, pad_left, places, visible
+from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep
+
+QueryAndKey = tuple[Tensor, Tensor, float | None]
+
+
+class Prober:
+    """Runs a decoder layer as far as its queries and keys; attention modules report to it."""
+
+    def __init__(self, layers: list[Any]) -> None:
+        self.layers = layers
+        self.caught: list[QueryAndKey] | None = None
+
+    @torch.no_grad()
+    def run(self, layer: int, hidden: Tensor, tables: tuple[Tensor, Tensor]) -> QueryAndKey:
+        """Return queries, keys and scaling for the hidden states of one row."""
+        if layer >= len(self.layers):
+            raise CapabilityError("there is no layer after the last one")
+        module = self.layers[layer]
+        self.caught = []
+        try:
+            module.self_attn(
+                module.input_layernorm(hidden[None]),
+                position_embeddings=tables,
+                attention_mask=None,
+                past_key_values=None,
+            )
+            query, key, scaling = self.caught[0]
+        finally:
+            self.caught = None
+        return query[0], key[0], scaling
+
+
+def source_layer(step: LayerStep) -> int:
+    """Return the layer whose attention and input a step can read."""
+    return step.layer - (step.point == "before")
+
+
+def run_step(
+    call: Call, number: int, reducer: LayerReducer, step: LayerStep, hidden: Tensor, prober: Prober
+) -> Tensor:
+    """Ask a reducer about every prompt; return the hidden states that go on."""
+    reductions: list[LayerReduction | None] = []
+    for row in range(call.prompt.n_rows):
+        _, names = call.now.row(row)
+        if not bool(call.prompt.facts["visual"][row, names].any()):
+            reductions.append(None)
+            continue
+        state = _layer_state(call, number, row, step, hidden, prober)
+        reductions.append(_checked(reducer.reduce(state), state))
+    if all(each is None for each in reductions):
+        return hidden
+    return _apply(call, reductions, hidden, step.layer + (step.point == "middle"))
+
+
+def _layer_state(
+    call: Call, number: int, row: int, step: LayerStep, hidden: Tensor, prober: Prober
+) -> LayerState:
+    prompt, first = call.prompt, row * call.copies
+    columns, names = call.now.row(row)
+    entered, _ = prompt.entered.row(row)
+    cos = sin = None
+    if not call.multimodal:
+        cos, sin = (table[0] for table in call.row_tables(call.now, row, columns, hidden))
+    return LayerState(
+        layer=step.layer,
+        n_layers=len(prober.layers),
+        hidden=hidden[first, columns],
+        origin=places(entered, names),
+        last=int((names == prompt.last[row]).nonzero()[0, 0]),
+        embeddings=call.embeddings[first, entered],
+        n_visual=int(prompt.facts["visual"][row, entered].sum()),
+        cos=cos,
+        sin=sin,
+        attention=partial(_attention, call, row, step),
+        probe=partial(_probe, call, row, step, hidden, prober),
+        memory=call.memories.setdefault((number, row), {}),
+        **{name: fact[row, names] for name, fact in prompt.facts.items()},
+    )
+
+
+def _attention(
+    call: Call, row: int, step: LayerStep, queries: Int[Tensor, "queries"]
+) -> Float[Tensor, "heads queries tokens"]:
+    if "attention" not in step.reads:
+        raise ConfigError("a step that asks for attention has to say so in its reads")
+    found, first = call.recorded[source_layer(step)], row * call.copies
+    columns, held = found.sequence.row(row)
+    seen = found.query[first][:, columns], found.key[first][:, columns], found.scaling
+    return _rows_among(call.now.row(row)[1], held, queries, seen, causal=not found.two_way)
+
+
+def _probe(
+    call: Call,
+    row: int,
+    step: LayerStep,
+    hidden: Tensor,
+    prober: Prober,
+    queries: Int[Tensor, "queries"],
+    layer: str = "next",
+    rotary: bool = True,
+    causal: bool = True,
+) -> Float[Tensor, "heads queries tokens"]:
+    index, batch, sequence = source_layer(step) + 1, hidden, call.now
+    if layer == "previous":
+        if "previous-input" not in step.reads:
+            raise ConfigError("a step that asks for previous inputs has to say so in its reads")
+        index -= 1
+        batch, sequence = call.inputs[index]
+    elif layer != "next":
+        raise ConfigError(f"a probe knows the layers next and previous, not {layer!r}")
+    columns, held = sequence.row(row)
+    tables = call.row_tables(sequence, row, columns, hidden)
+    if not rotary:
+        tables = torch.ones_like(tables[0]), torch.zeros_like(tables[1])
+    seen = prober.run(index, batch[row * call.copies, columns], tables)
+    return _rows_among(call.now.row(row)[1], held, queries, seen, causal)
+
+
+def _rows_among(
+    names: Int[Tensor, "tokens"],
+    held: Int[Tensor, "held"],
+    queries: Int[Tensor, "queries"],
+    seen: QueryAndKey,
+    causal: bool,
+) -> Float[Tensor, "heads queries tokens"]:
+    """Return attention rows in the order of ``names``, computed among the tokens ``held``."""
+    where = places(held, names)
+    asked = where[queries]
+    if bool((asked < 0).any()):
+        raise InputError("a token that was made just now has no attention yet")
+    query, key, scaling = seen
+    allowed = None
+    if causal:
+        allowed = torch.arange(len(held), device=held.device) <= asked[:, None]
+    # Wide before the product: logits of some models lie beyond the largest half-precision number.
+    rows = attention_rows(query[:, asked].float(), key.float(), scaling=scaling, visible=allowed)
+    return rows[..., where.clamp_min(0)] * (where >= 0)
+
+
+def _checked(reduction: LayerReduction | None, state: LayerState) -> LayerReduction | None:
+    """Return a reduction, or None where it changes nothing.
+
+    Raises
+    ------
+    InputError
+        If it breaks what ``LayerReduction`` promises.
+    """
+    if reduction is None:
+        return None
+    source, hidden, n_tokens = reduction.source, reduction.hidden, len(state.hidden)
+    real = source[source >= 0]
+    if len(real) < len(source) and hidden is None:
+        raise InputError("tokens that are made inside the LLM need hidden states")
+    if hidden is not None and len(hidden) != len(source):
+        raise InputError(f"{len(source)} tokens go on, but {len(hidden)} hidden states are given")
+    if not bool((source == state.last).any()):
+        raise InputError("the last token of a prompt cannot be dropped: the answer follows it")
+    if len(real.unique()) < len(real) or int(real.max()) >= n_tokens:
+        raise InputError("every token of the state can go on once at most")
+    same = len(real) == len(source) == n_tokens and bool((source.diff() == 1).all())
+    if same and hidden is None and reduction.positions == "keep":
+        return None
+    return reduction
+
+
+def _apply(
+    call: Call, reductions: list[LayerReduction | None], hidden: Tensor, before: int
+) -> Tensor:
+    """Make the call's sequence what the reductions leave; return its hidden states."""
+    old = call.now
+    positions = old.positions
+    if any(each is not None and each.positions == "renumber" for each in reductions):
+        came = call.prompt_positions()
+        if positions is None:
+            positions = came.gather(1, call.columns_of(old))
+    names, numbers, states = [], [], []
+    sources = _sources(call, reductions)
+    for row, (each, (source, stands, named)) in enumerate(zip(reductions, sources, strict=True)):
+        columns, _ = old.row(row)
+        names.append(named)
+        if positions is not None:
+            numbers.append(positions[row, columns][stands])
+            if each is not None and each.positions == "renumber":
+                numbers[-1] = torch.arange(len(source), device=source.device)
+        for copy in range(row * call.copies, (row + 1) * call.copies):
+            given = None if each is None else each.hidden
+            states.append(hidden[copy, columns][source] if given is None else given.to(hidden))
+    shift = None
+    if positions is not None:
+        ends = [own[name == end] for own, name, end in zip(numbers, names, call.prompt.last)]
+        last = call.prompt.last[:, None]
+        shift = call.prompt_positions().gather(1, last)[:, 0] - torch.cat(ends)
+    moved = None if positions is None else pad_left(numbers, 0)
+    call.now = Sequence(pad_left(names, -1), moved, shift)
+    if any(each is not None and each.cut_cache for each in reductions):
+        if call.n_later:
+            raise CapabilityError(
+                "without a cache, generation cannot hide dropped tokens from the layers before "
+                "(cut_cache)"
+            )
+        call.cuts.append((before, call.now))
+    return torch.cat((pad_left(states, 0), hidden[:, old.width :]), 1)
+
+
+def _sources(
+    call: Call, reductions: list[LayerReduction | None]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return for every row and token that goes on its source, where it stands, and its name."""
+    found, parents = [], []
+    for row, each in enumerate(reductions):
+        _, names = call.now.row(row)
+        source = torch.arange(len(names), device=names.device)
+        if each is not None:
+            source = each.source.to(names.device)
+        stands = source.clone()
+        stands[source < 0] = _parents(source, call.prompt.facts["visual"][row, names])
+        found.append((source, stands, names[stands]))
+        parents.append(names[stands[source < 0]])
+    if any(len(row) for row in parents):
+        for (source, _, named), new in zip(found, call.prompt.add(parents), strict=True):
+            named[source < 0] = new
+    return found
+
+
+def _parents(source: Int[Tensor, "kept"], visual: Tensor) -> Int[Tensor, "made"]:
+    """Return the token that each made one takes after: the last visual one that it stands behind.
+
+    Made tokens stand after the visual tokens of their clip, some or all of which may be gone.
+    """
+    found: list[int] = []
+    made = (source < 0).nonzero()[:, 0].tolist()
+    order = source.tolist() if made else []
+    for place in made:
+        before = next((each for each in reversed(order[:place]) if each >= 0), -1)
+        after = next((each for each in order[place:] if each >= 0), len(visual))
+        gone = visual[before + 1 : after].nonzero()[:, 0]
+        found.append(before + 1 + int(gone[-1]) if len(gone) else max(before, 0))
+    return source.new_tensor(found)
+
+
+@torch.no_grad()
+def choose(
+    call: Call, pruner: CachePruner, found: Recorded, sequence: Sequence, memories: list[Any]
+) -> None:
+    """Ask a pruner for every row and new token what the layers from here on look at.
+
+    Parameters
+    ----------
+    found : queries and keys of the layer before
+    sequence : the prompt's tokens in the first layer that looks at the choice
+    memories : one a row of the batch
+    """
+    seen = visible(
+        call.keys(found.sequence), call.n_new, call.chosen_keys(found.sequence, call.n_new)
+    )
+    chosen = call.chosen
+    if chosen is None:
+        entered = seen.new_ones(*seen.shape[:2], call.prompt.width)
+        chosen = Chosen(entered, seen.new_ones(*seen.shape[:2], call.n_later))
+    pruned = call.chosen is not None
+    for row, memory in enumerate(memories):
+        for number in range(call.n_new):
+            state, names, later = _cache_state(
+                call, row, number, found, seen[row, number], sequence, memory
+            )
+            kept = pruner.prune(state)
+            if kept is None:
+                continue
+            pruned = True
+            looked = torch.zeros(len(names) + len(later), dtype=torch.bool, device=names.device)
+            looked[kept] = True
+            looked[-1] = True  # a token always sees itself
+            gone, entered = ~looked[: len(names)], names < call.prompt.width
+            chosen.prompt[row, number, names[gone & entered]] = False
+            chosen.later[row, number, later[~looked[len(names) :]]] = False
+    call.chosen = chosen if pruned else None
+
+
+def _cache_state(
+    call: Call,
+    row: int,
+    number: int,
+    found: Recorded,
+    seen: Tensor,
+    sequence: Sequence,
+    memory: dict[str, Any],
+) -> tuple[CacheState, Tensor, Tensor]:
+    """Return what a pruner sees, the names of the prompt's tokens in it, and the later tokens."""
+    prompt_row = row // call.copies
+    step = call.n_later - call.n_new + number
+    query = found.query[row, :, found.query.shape[2] - call.n_new + number][:, None]
+    key = found.key[row].float()
+    weights = attention_rows(query.float(), key, scaling=found.scaling, visible=seen[None])[:, 0]
+    columns, held = found.sequence.row(prompt_row)
+    _, names = sequence.row(prompt_row)
+    where = places(held, names)
+    given = weights[:, columns][:, where.clamp_min(0)] * (where >= 0)
+    later = torch.arange(step + 1, device=names.device)
+    if call.later is not None:
+        later = later[call.later[row, : step + 1]]
+    facts = {}
+    for name in ("visual", "newline"):
+        fact = call.prompt.facts[name][prompt_row, names]
+        facts[name] = torch.cat((fact, fact.new_zeros(len(later))))
+    given = torch.cat((given, weights[:, found.sequence.width + later]), 1)
+    return CacheState(step=step, attention=given, memory=memory, **facts), names, later
