@@ -27,3 +27,8 @@ def combinations(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
         return list(product(*axes))
     longest = max(map(len, axes))
     return [tuple(axis[n % len(axis)] for axis in axes) for n in range(longest)]
+
+
+def share(values: Sequence[Any], parts: int, start: int = 0) -> list[Any]:
+    """Return all values; by default one in ``parts`` of them."""
+    return list(values) if thorough() else list(values[start % parts :: parts])

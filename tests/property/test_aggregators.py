@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from property.cases import make
@@ -24,7 +25,7 @@ def coupled(n: int, m: int, seed: int, name: str = "sinkhorn", **settings_: obje
 
 
 @given(SIZES, SIZES, st.integers(0, 99))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_plan_mass_moves_every_anchor_by_one_part_in_anchors_plus_one(
     n: int, m: int, seed: int
 ) -> None:
@@ -59,7 +60,7 @@ def test_unit_mass_is_the_plan_times_the_number_of_sources(
 
 
 @given(couplings())
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_unit_mass_ships_one_token_a_source(coupling: Coupling) -> None:
     weights = make("aggregator", "mass-normalised", mass="unit").weights(coupling)
     shipped = weights.source / weights.anchor[None, :]
@@ -68,7 +69,7 @@ def test_unit_mass_ships_one_token_a_source(coupling: Coupling) -> None:
 
 @pytest.mark.parametrize("name", ["mass-normalised", "row-normalised"])
 @given(coupling=couplings(), strength=st.floats(0, 5))
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_strength_is_the_weight_of_what_arrives(
     name: str, coupling: Coupling, strength: float
 ) -> None:
@@ -79,7 +80,7 @@ def test_strength_is_the_weight_of_what_arrives(
 
 
 @given(couplings())
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_mean_is_the_mean_of_an_anchor_and_its_sources(coupling: Coupling) -> None:
     weights = make("aggregator", "mean").weights(coupling)
     choice = coupling.plan.argmax(-1)
@@ -91,7 +92,7 @@ def test_mean_is_the_mean_of_an_anchor_and_its_sources(coupling: Coupling) -> No
 
 
 @given(couplings(), st.floats(0, 1))
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_blend_lies_between_its_parts(coupling: Coupling, share: float) -> None:
     def weights(fraction: float) -> tuple[Tensor, Tensor]:
         found = make("aggregator", "blend", share=fraction).weights(coupling)
@@ -112,7 +113,7 @@ def test_blend_lies_between_its_parts(coupling: Coupling, share: float) -> None:
 
 
 @given(couplings())
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_keep_only_is_the_identity(coupling: Coupling) -> None:
     weights = make("aggregator", "keep-only").weights(coupling)
     sources, anchors = coupling.plan.shape

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from profiles import examples
 
 from property import plugins
 from property.cases import CONTRACT, CUES, REQUIRED, VARIANTS, contract, subjects
@@ -46,7 +47,7 @@ CHECKS = {
     "cache pruner": cache_pruner_checks,
 }
 READS_CUES = ("selector", "cost term", "budget allocator", "token grouper")
-DEFAULTS, CHANGED = 8, 4
+DEFAULTS, CHANGED = examples(8), examples(8) // 2
 """Examples of a check for a strategy as it comes, and for one of its variants."""
 EXEMPT = {
     # The stop rule of the release looks at the whole batch; test_couplers holds that it does.
@@ -62,15 +63,15 @@ def _parameters() -> Iterator[Any]:
             stop = getattr(strategy.config, "stop", None)
             for check in CHECKS[role](strategy, **{**cues, **contract(role, strategy.config)}):
                 if (role, check.name, stop) not in EXEMPT:
-                    examples = CHANGED if "=" in str(parameter.id) else DEFAULTS
-                    yield pytest.param(check, examples, id=f"{role}-{parameter.id}-{check.name}")
+                    n_examples = CHANGED if "=" in str(parameter.id) else DEFAULTS
+                    yield pytest.param(check, n_examples, id=f"{role}-{parameter.id}-{check.name}")
 
 
-@pytest.mark.parametrize(("check", "examples"), list(_parameters()))
+@pytest.mark.parametrize(("check", "n_examples"), list(_parameters()))
 def test_strategy_meets_its_contract(
-    check: Check, examples: int, monkeypatch: pytest.MonkeyPatch
+    check: Check, n_examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run, "EXAMPLES", examples)
+    monkeypatch.setattr(_run, "EXAMPLES", n_examples)
     check()
 
 

@@ -5,6 +5,7 @@ import math
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 
 from property.cases import make
 from tokenred.testing.strategies import token_groups
@@ -14,7 +15,7 @@ PAIRS = st.tuples(token_groups(batch=(2,)), token_groups(batch=(2,)))
 
 
 @given(PAIRS, st.sampled_from((0.0, 1e-6, 0.3)), st.sampled_from(("none", "minimum")))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_cosine_is_one_minus_the_clipped_similarity(
     pair: tuple[TokenGroup, TokenGroup], clip: float, shift: str
 ) -> None:
@@ -38,7 +39,7 @@ def test_cosine_ignores_length_and_sees_direction() -> None:
 
 
 @given(PAIRS)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_spatial_is_the_distance_on_the_grid(pair: tuple[TokenGroup, TokenGroup]) -> None:
     cost = make("cost term", "spatial").cost(*pair)
     for i in range(cost.shape[1]):
@@ -49,7 +50,7 @@ def test_spatial_is_the_distance_on_the_grid(pair: tuple[TokenGroup, TokenGroup]
 
 
 @given(PAIRS, st.floats(0.3, 5), st.sampled_from((None, 1.0, 2.5)))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_temporal_rises_with_the_gap(
     pair: tuple[TokenGroup, TokenGroup], sigma: float, limit: float | None
 ) -> None:

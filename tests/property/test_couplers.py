@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from property.cases import make
@@ -60,7 +61,7 @@ def test_exact_meets_closed_forms(problem: KnownProblem) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 5))
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_exact_is_the_best_permutation(seed: int, n: int) -> None:
     cost = torch.rand(n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     mass = torch.full((n,), 1 / n, dtype=torch.float64)
@@ -83,7 +84,7 @@ def test_small_epsilon_approaches_the_exact_value_from_above(problem: KnownProbl
 
 
 @given(PROBLEMS)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_sinkhorn_never_undercuts_the_exact_plan(problem: CouplingProblem) -> None:
     cost, source, anchor = double(problem)
     wanted = exact_value(cost, source, anchor)
@@ -98,7 +99,7 @@ def test_sinkhorn_never_undercuts_the_exact_plan(problem: CouplingProblem) -> No
 
 
 @given(PROBLEMS, st.floats(0.01, 100), st.sampled_from(("kernel", "log")))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_scaling_cost_and_epsilon_together_changes_nothing(
     problem: CouplingProblem, factor: float, domain: str
 ) -> None:
@@ -110,7 +111,7 @@ def test_scaling_cost_and_epsilon_together_changes_nothing(
 
 
 @given(PROBLEMS, st.floats(-3, 3))
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_adding_a_constant_to_the_cost_changes_nothing(
     problem: CouplingProblem, shift: float
 ) -> None:
@@ -126,7 +127,7 @@ def test_adding_a_constant_to_the_cost_changes_nothing(
     st.sampled_from(("source", "anchor")),
     st.sampled_from(STOPS),
 )
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_kernel_and_log_domain_agree(
     problem: CouplingProblem, epsilon: float, last: str, stop: str
 ) -> None:
@@ -138,7 +139,7 @@ def test_kernel_and_log_domain_agree(
 
 
 @given(PROBLEMS)
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_a_large_epsilon_gives_the_outer_product(problem: CouplingProblem) -> None:
     cost, source, anchor = double(problem)
     plan = sinkhorn(cost, source, anchor, epsilon=1e6).plan
@@ -299,7 +300,7 @@ def algorithm_1(cost: Tensor, epsilon: float, sweeps: int, threshold: float) -> 
 @given(
     st.integers(0, 10_000), st.integers(2, 12), st.integers(1, 6), st.sampled_from((0.05, 0.1, 0.5))
 )
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_scaling_rule_is_algorithm_1_of_the_paper(
     seed: int, n: int, m: int, epsilon: float
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from property.cases import make
@@ -25,7 +26,7 @@ def distinct_scores(draw: st.DrawFn) -> Tensor:
 
 
 @given(distinct_scores(), ENDS, st.data())
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_count_keeps_the_first_by_score(score: Tensor, keep: str, data: st.DataObject) -> None:
     n_keep = data.draw(st.integers(0, len(score)))
     kept = make("keep decision", "count").decide(score, keep=keep, n_keep=n_keep)
@@ -34,7 +35,7 @@ def test_count_keeps_the_first_by_score(score: Tensor, keep: str, data: st.DataO
 
 
 @given(st.integers(1, 20), ENDS, st.data())
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_count_decides_ties_in_raster_order(n: int, keep: str, data: st.DataObject) -> None:
     n_keep = data.draw(st.integers(0, n))
     kept = make("keep decision", "count").decide(torch.ones(n), keep=keep, n_keep=n_keep)
@@ -47,7 +48,7 @@ def test_count_without_a_quota_is_refused() -> None:
 
 
 @given(distinct_scores(), ENDS, st.floats(0, 1, width=32))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_threshold_is_strict(score: Tensor, keep: str, tau: float) -> None:
     decision = make("keep decision", "threshold", tau=tau)
     kept = decision.decide(score, keep=keep, n_keep=None).tolist()
@@ -58,7 +59,7 @@ def test_threshold_is_strict(score: Tensor, keep: str, tau: float) -> None:
 
 
 @given(distinct_scores(), ENDS, st.floats(0, 1))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_quantile_keeps_its_share_without_ties(score: Tensor, keep: str, ratio: float) -> None:
     decision = make("keep decision", "quantile", keep_ratio=ratio)
     kept = decision.decide(score, keep=keep, n_keep=None)
@@ -76,7 +77,7 @@ def test_quantile_is_taken_of_each_row() -> None:
 
 
 @given(couplings())
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_scores_are_what_they_say(coupling: Coupling) -> None:
     p = coupling.plan / coupling.plan.sum(-1, keepdim=True)
     torch.testing.assert_close(make("keep score", "max-probability").score(coupling), p.amax(-1))

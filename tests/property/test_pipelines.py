@@ -1,5 +1,6 @@
 """Every preset, and random compositions of everything registered, as pipelines."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from profiles import combinations, examples, share
 
 from property.cases import (
     EXACT_PRESETS,
@@ -38,6 +40,8 @@ from tokenred.pipeline import load_config
 from tokenred.pipeline.budget import frame_quota
 
 every_preset = pytest.mark.parametrize("name", PRESETS)
+# Presets share their parts: what holds for a third of them, each time another one, holds for all.
+some_presets = [pytest.mark.parametrize("name", share(PRESETS, 3, n)) for n in range(3)]
 
 
 @pytest.mark.parametrize("name", registry().presets())
@@ -120,7 +124,7 @@ def same(first: ReducedTokens, second: ReducedTokens, exact: bool = True) -> boo
 
 @every_preset
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 def test_preset_is_sound_at_every_ratio(name: str, data: st.DataObject) -> None:
     pipeline, tokens = data.draw(preset_cases(name)).build()
     outcome = attempt(pipeline, tokens)
@@ -143,13 +147,13 @@ LAYOUTS = {"14x14 bilinear": "bilinear", "13x13 average": "average"}
 """What LLaVA-OneVision and LLaVA-Video make of 27x27 tokens a frame."""
 
 
-@pytest.mark.parametrize("native_pool", LAYOUTS.values(), ids=list(LAYOUTS))
-@pytest.mark.parametrize("name", EXACT_PRESETS)
-def test_preset_meets_the_budgets_of_the_tables(name: str, native_pool: str) -> None:
+@pytest.mark.parametrize(("name", "layout"), combinations(EXACT_PRESETS, list(LAYOUTS)))
+def test_preset_meets_the_budgets_of_the_tables(name: str, layout: str) -> None:
     """Exactly 25, 20, 15 and 10 %, or an error with the nearest ratio, which can then be had."""
+    native_pool = LAYOUTS[layout]
     settings_ = {"frames": 8, "grid": (27, 27), "native_pool": native_pool, "seed": 1}
     cells = cells_of((27, 27), native_pool)
-    for ratio in (0.25, 0.20, 0.15, 0.10):
+    for ratio in share((0.25, 0.20, 0.15, 0.10), 2, native_pool == "average"):
         pipeline = load_pipeline(name, {"budget.retention_ratio": ratio})
         tokens = pipeline_video(pipeline, **settings_)
         try:
@@ -169,7 +173,7 @@ def attempt(pipeline: Pipeline, tokens: VisualTokens) -> ReducedTokens | Tokenre
 
 
 @given(case=composition_cases("exact"))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_composition_meets_an_exact_budget_or_names_the_nearest(case: Case) -> None:
     pipeline, tokens = case.build()
     outcome = attempt(pipeline, tokens)
@@ -196,7 +200,7 @@ def check_the_way_out(pipeline: Pipeline, tokens: VisualTokens, error: BudgetErr
 
 
 @given(case=composition_cases("as-released"))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_composition_without_a_quota_is_sound(case: Case) -> None:
     pipeline, tokens = case.build()
     outcome = attempt(pipeline, tokens)
@@ -219,8 +223,7 @@ def test_exact_budget_on_real_grids(native_pool: str, grid: tuple[int, int], rat
         assert reduced.realised.n_tokens == 5 * {0.1: 20, 0.25: 49}[ratio]
 
 
-@every_preset
-@pytest.mark.parametrize("grid", [(1, 1), (4, 4)])
+@pytest.mark.parametrize(("name", "grid"), combinations(PRESETS, [(1, 1), (4, 4)]))
 def test_one_frame_or_one_token_is_enough(name: str, grid: tuple[int, int]) -> None:
     native_pool = "none" if grid == (1, 1) else "bilinear"
     for frames in (1, 3) if grid == (1, 1) else (1,):
@@ -234,8 +237,9 @@ def test_one_frame_or_one_token_is_enough(name: str, grid: tuple[int, int]) -> N
         check_sound(pipeline, tokens, pipeline.run(tokens, trace=True))
 
 
-@every_preset
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("name", "dtype"), combinations(PRESETS, [torch.float16, torch.bfloat16, torch.float64])
+)
 def test_features_keep_their_dtype(name: str, dtype: torch.dtype) -> None:
     video = enough(name, 5)
     pipeline = as_it_can(name, **video)
@@ -251,7 +255,7 @@ def test_features_keep_their_dtype(name: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(reduced.features.double(), wanted, atol=slack, rtol=slack)
 
 
-@every_preset
+@some_presets[0]
 def test_it_does_not_matter_how_features_lie_in_memory(name: str) -> None:
     video = enough(name, 5)
     pipeline = as_it_can(name, **video)
@@ -263,7 +267,7 @@ def test_it_does_not_matter_how_features_lie_in_memory(name: str) -> None:
     torch.testing.assert_close(found.features, wanted.features)
 
 
-@every_preset
+@some_presets[1]
 def test_constant_features_stay_constant(name: str) -> None:
     video = enough(name, 6)
     pipeline = as_it_can(name, **video)
@@ -276,8 +280,7 @@ def test_constant_features_stay_constant(name: str) -> None:
     torch.testing.assert_close(features, constant.expand_as(features), atol=1e-4, rtol=1e-5)
 
 
-@every_preset
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("name", "bad"), combinations(share(PRESETS, 3), [math.nan, math.inf]))
 def test_what_is_not_finite_is_refused(name: str, bad: float) -> None:
     pipeline = load_pipeline(name)
     tokens = pipeline_video(pipeline, native_pool="bilinear")
@@ -292,7 +295,7 @@ def test_what_is_not_finite_is_refused(name: str, bad: float) -> None:
             pipeline.run(replace(tokens, cues={**tokens.cues, cue: broken}))
 
 
-@every_preset
+@some_presets[2]
 def test_a_video_does_not_depend_on_the_one_before(name: str) -> None:
     video = enough(name, 5)
     pipeline = as_it_can(name, **video, seed=1)
@@ -307,7 +310,7 @@ def test_a_video_does_not_depend_on_the_one_before(name: str) -> None:
     assert same(before, again.run(first, generator=torch.Generator().manual_seed(0)))
 
 
-@every_preset
+@some_presets[0]
 def test_the_seed_decides_everything_random(name: str) -> None:
     runs = []
     video = enough(name, 4)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from property.cases import make
@@ -19,7 +20,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 @given(VIDEOS, st.integers(1, 12), st.sampled_from((-1.0, 0.0, 0.5, 0.9, 1.0)))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_dynamic_cuts_the_lowest_and_all_below_tau(
     video: Tensor, min_segments: int, tau: float
 ) -> None:
@@ -36,7 +37,7 @@ def test_dynamic_cuts_the_lowest_and_all_below_tau(
 
 
 @given(FRAMES, st.integers(1, 70))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_fixed_segments_are_even(frames: int, n: int) -> None:
     video = torch.zeros(frames, 2)
     lengths = [
@@ -53,7 +54,7 @@ def test_fixed_segments_are_even(frames: int, n: int) -> None:
 
 
 @given(VIDEOS, st.integers(1, 12), st.sampled_from(("ward", "average", "complete")))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_clustering_gives_the_number_asked_for(video: Tensor, n: int, linkage: str) -> None:
     found = make("segmenter", "clustering", n_segments=n, linkage=linkage).segment(video)
     assert len(found) == min(n, len(video))
@@ -71,7 +72,7 @@ def test_scene_cuts_are_found(name: str, linkage: str) -> None:
 
 
 @given(VIDEOS, st.floats(0.01, 100))
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_dynamic_ignores_the_scale(video: Tensor, scale: float) -> None:
     segmenter = make("segmenter", "dynamic", min_segments=4, tau=-1)
     gaps = torch.nn.functional.cosine_similarity(video[1:], video[:-1], dim=-1).sort().values

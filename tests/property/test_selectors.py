@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from torch import Tensor
 
 from property.cases import cue, make, video
@@ -41,7 +42,7 @@ def best_per_window(
 
 
 @given(GRIDS, WINDOWS)
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_windows_partition_the_grid_evenly(grid: tuple[int, int], windows: tuple[int, int]) -> None:
     ids = window_ids(grid, windows)
     wanted = [
@@ -59,7 +60,7 @@ def test_windows_partition_the_grid_evenly(grid: tuple[int, int], windows: tuple
 
 
 @given(GRIDS, WINDOWS, st.integers(0, 999), st.data())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_local_takes_the_best_of_every_window(
     grid: tuple[int, int], windows: tuple[int, int], seed: int, data: st.DataObject
 ) -> None:
@@ -83,7 +84,7 @@ def test_local_takes_the_best_of_every_window(
 
 
 @given(st.integers(0, 999), st.integers(9, 60))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_leftover_goes_to_the_most_important_of_the_next(seed: int, n_anchors: int) -> None:
     selector = make("selector", "local", layer=3)
     tokens = attended(1, (9, 9), selector.needs, seed)
@@ -97,7 +98,7 @@ def test_leftover_goes_to_the_most_important_of_the_next(seed: int, n_anchors: i
 
 
 @given(GRIDS, WINDOWS, st.integers(0, 999), st.floats(0, 1), st.data())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_local_and_global_anchors_are_distinct(
     grid: tuple[int, int],
     windows: tuple[int, int],
@@ -125,7 +126,7 @@ def test_local_and_global_anchors_are_distinct(
 
 
 @given(GRIDS, st.integers(0, 999), st.data())
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_floor_rounding_keeps_whole_windows_only(
     grid: tuple[int, int], seed: int, data: st.DataObject
 ) -> None:
@@ -150,7 +151,7 @@ def test_floor_rounding_keeps_whole_windows_only(
     ],
 )
 @given(seed=st.integers(0, 999), n_anchors=st.integers(1, 35), token=st.integers(0, 34))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_more_attention_never_costs_a_token_its_place(
     name: str, settings_: dict[str, Any], seed: int, n_anchors: int, token: int
 ) -> None:
@@ -166,7 +167,7 @@ def test_more_attention_never_costs_a_token_its_place(
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.data())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_uniform_grid_is_spread(rows: int, columns: int, data: st.DataObject) -> None:
     n_anchors = data.draw(st.integers(1, rows * columns))
     mask = anchor_mask(make("selector", "uniform-grid"), video(2, (rows, columns)), n_anchors)

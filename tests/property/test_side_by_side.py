@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 
 from property.cases import PRESETS, pipeline_video
 from tokenred import ReducedTokens, Segments, TokenredError, VisualTokens, load_pipeline
@@ -75,7 +76,7 @@ def video(frames: int, seed: int, share: float, empty: bool = False) -> VisualTo
     sources=st.sampled_from(("rest", "all")),
     mass=st.sampled_from(("uniform", "size")),
 )
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_passing_tokens_by_is_leaving_them_out(
     seed: int, share: float, coupler: Any, sources: str, mass: str
 ) -> None:
@@ -110,7 +111,7 @@ def test_passing_tokens_by_is_leaving_them_out(
     aggregator=st.sampled_from(("row-normalised", {"name": "sum", "own": "mass"}, "keep-only")),
     shift=st.sampled_from(("none", "minimum")),
 )
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_segments_side_by_side_are_segments_one_by_one(
     seed: int,
     lengths: list[int],
@@ -155,7 +156,7 @@ def test_segments_side_by_side_are_segments_one_by_one(
     aggregator=st.sampled_from(("mean", "keep-only")),
     scope=st.sampled_from(("frame", "video")),
 )
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_frames_compared_at_once_are_frames_compared_one_by_one(
     seed: int, share: float, reference: str, coupler: Any, aggregator: str, scope: str
 ) -> None:

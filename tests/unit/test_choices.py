@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 
 from tokenred import load_pipeline
 from tokenred.errors import InputError
@@ -200,7 +201,7 @@ def test_a_clip_of_equal_tokens_has_no_error():
 PRESETS = ("random", "downsample", "top-attention", "aot-paper", "cosine-merge", "vanilla")
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     st.sampled_from(PRESETS),
     st.sampled_from(["none", "bilinear"]),
@@ -227,7 +228,7 @@ def test_properties_of_any_reduction(name, pool, seed, retention):
         assert part.tokens == part.effective_tokens == part.cells == 1
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(st.integers(0, 50), st.floats(0.1, 50))
 def test_errors_have_no_unit(seed, scale):
     tokens = video_tokens(seed=seed)
