@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tokenred.kernels import triton as triton_path
 from tokenred.kernels.triton import sinkhorn
@@ -25,6 +26,7 @@ def test_kernels_in_the_interpreter() -> None:
         [
             *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p"),
             *("no:xdist", "-W", "ignore::UserWarning:triton", str(TESTS / "triton_cases.py")),
+            f"--hypothesis-profile={settings.get_current_profile_name()}",
         ],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=TESTS.parent,

@@ -4,10 +4,12 @@ import re
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from profiles import share
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [
@@ -95,7 +97,7 @@ def fits(built: Built) -> None:
 SIZES = {"603x126": (603, 126), "170x34": (170, 34), "300x200": (300, 200)}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", share(list(SIZES), 3))
 def test_resident_sweeps(size: str) -> None:
     from tokenred.kernels.triton import sinkhorn
     from tokenred.kernels.triton.device.sinkhorn import sweep_resident
@@ -119,8 +121,9 @@ def test_resident_sweeps(size: str) -> None:
     assert built.ops["HGMMA"] > 0
 
 
-@pytest.mark.parametrize("columns", [16, 128, 256, 512])
-@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(
+    ("columns", "warm"), share(list(product([512, 128, 16, 256], [True, False])), 5)
+)
 def test_exact_sweeps(columns: int, warm: bool) -> None:
     from tokenred.kernels.triton import sinkhorn
     from tokenred.kernels.triton.device.sinkhorn import sweep_exact
@@ -137,7 +140,7 @@ def test_exact_sweeps(columns: int, warm: bool) -> None:
     fits(build(sweep_exact, constants, sinkhorn.EXACT_OPTIONS, "fp32"))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("dtype", share(["bf16", "fp16", "fp32"], 2))
 def test_cost(dtype: str) -> None:
     from tokenred.kernels.triton import similarity
     from tokenred.kernels.triton.device.similarity import cosine_cost
@@ -159,7 +162,7 @@ def test_cost(dtype: str) -> None:
     assert (built.ops["HGMMA"] > 0) == half  # float32 is not rounded to tf32
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("dtype", share(["bf16", "fp16", "fp32"], 2))
 def test_merge(dtype: str) -> None:
     import torch
 
