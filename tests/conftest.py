@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
-from profiles import THOROUGH, examples
+from profiles import THOROUGH, examples, thorough
 
 # Before tokenred is imported: the plugins of this repository are tested with it.
 os.environ["TOKENRED_LOAD_PLUGINS"] = "1"
@@ -49,6 +50,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="run the golden cases of this directory instead of tests/golden/data",
     )
+
+
+WHOLE_RUNS = {"integration", "docs"}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check shapes where parts are tested; in whole runs, which are slow, only when thorough."""
+    whole = not thorough() and not WHOLE_RUNS.isdisjoint(item.path.parts)
+    jaxtyping.config.update("jaxtyping_disable", whole)
 
 
 def pytest_collection_finish() -> None:

@@ -30,7 +30,7 @@ from tokenred.evaluation.tasks.embedded import EmbeddedTask, EmbeddedTaskConfig
 from tokenred.evaluation.worker import InProcess, Worker
 from tokenred.report.table import caption, to_markdown
 
-N_SAMPLES = 20
+N_SAMPLES = 12
 N_ROWS = 7
 
 

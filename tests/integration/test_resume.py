@@ -15,6 +15,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+from profiles import examples
 
 from tests.evaluation_toys import ToyModel, ToyTask, contents, run_toy, toy_ablation, work
 from tokenred.cli import main
@@ -29,7 +30,7 @@ from tokenred.report.table import write_tables
 pytestmark = pytest.mark.usefixtures("library_of_the_user")
 
 N_SAMPLES = 20
-N_KILLS = 20
+N_KILLS = examples(20)
 Start = Callable[[Path, float], ForkServerProcess]
 
 
@@ -87,7 +88,7 @@ def n_stored(path: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_random_points_ends_in_the_same_results(
+def test_a_run_killed_at_random_points_ends_in_the_same_results(
     start: Start,
     path: Path,
     undisturbed: list[tuple[object, ...]],

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from profiles import share
 
 from tokenred import BudgetError, ConfigError, Pipeline, VisualTokens, calibrate
 from tokenred.pipeline import PipelineConfig, load_config
@@ -48,7 +49,7 @@ def retention(found: PipelineConfig, data: list[VisualTokens]) -> float:
     return sum(ratios) / len(ratios)
 
 
-@pytest.mark.parametrize("target", [0.25, 0.4, 0.7, 0.95])
+@pytest.mark.parametrize("target", share([0.25, 0.4, 0.7, 0.95], 3))
 def test_the_knob_meets_the_budget_and_is_frozen(target: float) -> None:
     held_out = videos(3)
     found = calibrate(config(target), held_out)

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import Phase
+from profiles import examples
 from property.cases import make
 
 from tokenred.testing import (
+    _run,
     cache_pruner_checks,
     layer_reducer_checks,
     layer_state,
@@ -21,6 +24,13 @@ from tokenred.testing import (
 )
 from tokenred.testing.inside import after_reduction
 from tokenred.types import LayerReduction, LayerStep
+
+
+@pytest.fixture(autouse=True)
+def any_example_will_do(monkeypatch):
+    """Nobody reads the examples that break what is broken, so they need not be small."""
+    monkeypatch.setattr(_run, "PHASES", (Phase.generate,))
+    monkeypatch.setattr(_run, "EXAMPLES", examples(40))
 
 
 def broken(checks: Any) -> set[str]:

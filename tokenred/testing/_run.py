@@ -13,6 +13,9 @@ from torch import Tensor
 EXAMPLES = 25
 """Examples of one check; the same ones in every run."""
 
+PHASES = (Phase.generate, Phase.shrink)
+"""What is done with them: an example that fails is made as small as it can be."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -47,7 +50,7 @@ def for_all(strategy: st.SearchStrategy[Any], body: Callable[[Any], None]) -> No
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
+        phases=PHASES,
         report_multiple_bugs=False,
     )
     @given(strategy)
