@@ -212,13 +212,14 @@ def test_pictures_that_cannot_be_read(capsys, folders, tmp_path):
 
 
 def test_an_image_is_turned_as_its_camera_says(folders, tmp_path):
-    from tokenred.cli._media import read_picture
+    from tokenred.cli._media import read_media
 
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # turn right
     Image.new("L", (4, 2)).save(path, exif=exif)
-    assert read_picture(path, 1).pixels.shape == (4, 2, 3)
+    (pixels,) = read_media(path, 1).pixels
+    assert pixels.shape == (1, 4, 2, 3)
 
 
 def test_the_embedded_format_in_a_folder_keeps_its_words(capsys, video, tmp_path):
