@@ -268,6 +268,16 @@ def test_apportioning_follows_the_weights_and_spills_over() -> None:
     assert apportion(5, [1.0, 0.0], [3, 9]) == [3, 2]  # in the end to those of no weight
 
 
+def test_what_is_settled_is_part_of_the_budget() -> None:
+    uniform = {"kind": "frame", "selector": "uniform-grid"}
+    stages = {"first": {**uniform, "n_anchors": 3, "rest": "leave"}, "then": uniform}
+    tokens = VisualTokens.of(torch.rand(2, 16, 3), (4, 4))
+    for mode in ("exact", "as-released"):
+        budget = {"mode": mode, "retention_ratio": 0.5}
+        reduced = load_pipeline({"budget": budget, "stages": stages}).run(tokens)
+        assert reduced.realised.tokens_per_frame == (8, 8)
+
+
 def test_anchor_frames_are_counted_from_the_end_of_their_segment() -> None:
     allocator = build("budget allocator", strategy_config("budget allocator", "anchor-frames"))
     cut = replace(VisualTokens.of(torch.rand(9, 4, 2), (2, 2)), segments=Segments((0, 6, 9)))

@@ -56,6 +56,27 @@ def test_frame_stage_merges_into_the_nearest_anchor() -> None:
     assert reduced.trace.to_dense()[1].tolist() == [0, 0, 0.5, 0.5, 0, 0, 0, 0]
 
 
+def test_sizes_of_both_sides_have_one_total() -> None:
+    """A coupler that meets both marginals cannot otherwise."""
+    stages = {
+        "merge": frame(3, **SPATIAL),
+        "again": frame(1, **{**SPATIAL, "coupler": "sinkhorn"}, mass="size"),
+    }
+    tokens = video(torch.arange(8.0).view(2, 4), (2, 2), attention_0=SCORES)
+    again = run(stages, tokens).realised.stages[1]
+    assert again.converged
+    assert again.residual < 1e-3
+
+
+def test_a_shuffled_anchor_takes_its_mass_along() -> None:
+    scores = torch.tensor([[0.1, 0.2, 0.8, 0.9]])
+    tokens = video(torch.tensor([[0.0, 1, 2, 9]]), (1, 4), attention_0=scores)
+    reduced = run({"a": frame(2, **SPATIAL, places="shuffled")}, tokens, trace=True)
+    assert reduced.token_index.tolist() == [2, 3]
+    assert reduced.features.flatten().tolist() == [9, 1]
+    assert reduced.mass.tolist() == [1, 3]
+
+
 def test_two_frame_stages_compose() -> None:
     tokens = video(torch.tensor([[0.0, 1, 2, 7]]), (1, 4), attention_0=SCORES[:1])
     stages = {"a": frame(2, **SPATIAL), "b": frame(1, **SPATIAL)}
@@ -103,6 +124,23 @@ def test_pool_stage_pools_features_mask_mass_and_cues() -> None:
     counted = {"a": frame(5), "pool": {**POOL, "keep": "count"}}
     two = run(counted, tokens, "exact", 2 / 16)
     assert two.token_index.tolist() == [0, 3]  # equal masks: block 3 is attended more than block 1
+
+
+def test_pool_stage_averages_masses() -> None:
+    tokens = video(torch.arange(4.0).view(1, 4), (2, 2), attention_0=SCORES[:1])
+    reduced = run({"a": frame(1, **SPATIAL), "pool": {**POOL, "keep": 0.25}}, tokens)
+    assert reduced.mass.tolist() == [(4 + 3 * 1) / 4]  # the anchor stands for all, others for one
+
+
+def test_pool_stage_looks_at_the_mask_before_attention() -> None:
+    attention = torch.zeros(1, 16)
+    attention[0, 7] = 1.0  # in block 1, which holds one anchor; block 3 holds two
+    stages = {
+        "a": {"kind": "frame", "n_anchors": 5, "selector": "uniform-grid"},
+        "pool": {**POOL, "keep": "count"},
+    }
+    tokens = video(torch.arange(16.0).view(1, 16), (4, 4), attention_0=attention)
+    assert run(stages, tokens, "exact", 1 / 16).token_index.tolist() == [3]
 
 
 def test_pool_stage_orders_equal_cells_by_raster() -> None:
@@ -169,6 +207,17 @@ def test_segment_stage_merges_what_resembles_the_first_frame() -> None:
     assert reduced.trace is not None
     assert reduced.trace.to_dense()[0].tolist() == [0.25, 0, 0.25, 0, 0.5, 0]
     assert reduced.realised.stages[0].n_segments == 1
+
+
+def test_what_a_chain_of_frames_repeats_reaches_the_first() -> None:
+    keep = {"score": "expected-cost", "decide": {"name": "threshold", "tau": 0.5}}
+    stage = {"kind": "reference", "coupler": "nearest", "aggregator": "mean", "keep": keep}
+    scene = torch.tensor([EAST, NORTH]) * torch.tensor([1.0, 2, 3])[:, None, None]
+    reduced = run({"r": stage}, video(scene, (1, 2)))
+    assert reduced.frame_index.tolist() == [0, 0]
+    assert reduced.mass.tolist() == [3, 3]
+    # frame 2 goes into frame 1, and what that is then into frame 0
+    assert reduced.features.tolist() == [[1.75, 0.0], [0.0, 1.75]]
 
 
 def test_segments_start_anew() -> None:

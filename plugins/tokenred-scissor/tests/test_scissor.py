@@ -225,3 +225,14 @@ def test_the_trace_explains_every_token(name, pool):
     torch.testing.assert_close(
         reduced.trace @ tokens.features.flatten(0, 1), reduced.features, atol=1e-5, rtol=0
     )
+
+
+def test_a_component_stands_for_what_its_tokens_stood_for():
+    merging = {"kind": "frame", "n_anchors": 2, "selector": "uniform-grid"}
+    merging |= {"coupler": "nearest", "aggregator": "mean"}
+    group = {"kind": "group", "grouper": {"name": "components", "tau": -1.0}}
+    stages = {"merge": merging, "group": group}
+    reduced = load_pipeline({"budget": {"mode": "as-released"}, "stages": stages}).run(
+        video_tokens(frames=3, grid=(3, 4))
+    )
+    assert reduced.mass.tolist() == [3 * 12]
