@@ -62,9 +62,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what lives as long as the session, such as modules and tests."""
+    """Spare the garbage collector what lives as long as the session; checks try few examples."""
+    from tokenred.testing import _run
+
     gc.collect()
     gc.freeze()
+    _run.EXAMPLES = examples(_run.EXAMPLES)
 
 
 @pytest.fixture(scope="session", autouse=True)

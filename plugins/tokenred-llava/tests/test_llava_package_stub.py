@@ -321,6 +321,10 @@ def test_original_positions_are_refused():
 
 class Reduce:
     needs: frozenset = frozenset()
+    frame_times = None
+
+    def encode(self, inputs):
+        raise AssertionError("nothing is to be encoded here")
 
     def __call__(self, clips):
         raise AssertionError("nothing is to be reduced here")

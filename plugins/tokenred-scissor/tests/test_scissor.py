@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from profiles import combinations
 from tokenred_scissor import graph
 from tokenred_scissor.components import ComponentsConfig, ComponentsGrouper
 from tokenred_scissor.connected import connected_components
@@ -151,9 +152,9 @@ def test_samples_can_be_given_and_come_from_the_generator_otherwise():
     assert not torch.equal(drawn.spatial.label, other.spatial.label)
 
 
-@pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize(("pool", "frames", "cells"), LAYOUTS)
-def test_the_threshold_is_calibrated_to_the_budget(ratio, pool, frames, cells):
+@pytest.mark.parametrize(("ratio", "layout"), combinations(RATIOS, LAYOUTS))
+def test_the_threshold_is_calibrated_to_the_budget(ratio, layout):
+    pool, frames, cells = layout
     video = {"grid": (27, 27), "dim": 8, "native_pool": pool, "similar": 0.6}
     held_out = [video_tokens(frames, **video, seed=seed) for seed in (1, 2)]
     config = load_config("scissor", {"budget.retention_ratio": ratio})
@@ -176,9 +177,11 @@ def exactly(ratio, grouping, **rest):
     return load_pipeline("scissor", changes)
 
 
-@pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize(("pool", "frames", "cells"), [("bilinear", 32, 196), LAYOUTS[1]])
-def test_a_frame_stage_behind_it_meets_the_budget_exactly(ratio, pool, frames, cells):
+@pytest.mark.parametrize(
+    ("ratio", "layout"), combinations(RATIOS, [("bilinear", 32, 196), LAYOUTS[1]])
+)
+def test_a_frame_stage_behind_it_meets_the_budget_exactly(ratio, layout):
+    pool, frames, cells = layout
     tokens = video_tokens(frames, (27, 27), dim=8, native_pool=pool, similar=0.5)
     reduced = exactly(ratio, {"name": "components", "tau": 0.93}).run(tokens)
     assert reduced.realised.stages[1].n_tokens > reduced.realised.n_tokens

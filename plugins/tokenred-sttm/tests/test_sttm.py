@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from profiles import combinations
 from tokenred_sttm.over_time import first_ancestor, released_union
 from tokenred_sttm.pyramid import pyramid
 from tokenred_sttm.quadtree import QuadtreeConfig, QuadtreeGrouper
@@ -198,9 +199,9 @@ def test_dropped_tokens_are_as_if_they_were_not_there():
     }
 
 
-@pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize(("pool", "frames", "cells"), LAYOUTS)
-def test_the_threshold_is_calibrated_to_the_budget(ratio, pool, frames, cells):
+@pytest.mark.parametrize(("ratio", "layout"), combinations(RATIOS, LAYOUTS))
+def test_the_threshold_is_calibrated_to_the_budget(ratio, layout):
+    pool, frames, cells = layout
     video = {"grid": (27, 27), "dim": 8, "native_pool": pool, "similar": 0.6}
     frames = min(frames, 8)
     held_out = [video_tokens(frames, **video, seed=seed) for seed in (1, 2)]
@@ -209,9 +210,9 @@ def test_the_threshold_is_calibrated_to_the_budget(ratio, pool, frames, cells):
     assert sum(reached) / 2 == pytest.approx(ratio, abs=0.01)
 
 
-@pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize(("pool", "frames", "cells"), LAYOUTS)
-def test_a_frame_stage_behind_it_meets_the_budget_exactly(ratio, pool, frames, cells):
+@pytest.mark.parametrize(("ratio", "layout"), combinations(RATIOS, LAYOUTS))
+def test_a_frame_stage_behind_it_meets_the_budget_exactly(ratio, layout):
+    pool, frames, cells = layout
     tokens = video_tokens(frames, (27, 27), dim=8, native_pool=pool, similar=0.5)
     pipeline = exactly(ratio, "sttm", {"name": "quadtree", "threshold": 0.6})
     reduced = pipeline.run(tokens)
