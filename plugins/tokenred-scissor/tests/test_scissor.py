@@ -154,7 +154,7 @@ def test_samples_can_be_given_and_come_from_the_generator_otherwise():
 
 @pytest.mark.parametrize(("ratio", "layout"), combinations(RATIOS, LAYOUTS))
 def test_the_threshold_is_calibrated_to_the_budget(ratio, layout):
-    pool, frames, cells = layout
+    pool, frames, _ = layout
     video = {"grid": (27, 27), "dim": 8, "native_pool": pool, "similar": 0.6}
     held_out = [video_tokens(frames, **video, seed=seed) for seed in (1, 2)]
     config = load_config("scissor", {"budget.retention_ratio": ratio})

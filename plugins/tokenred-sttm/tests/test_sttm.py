@@ -201,7 +201,7 @@ def test_dropped_tokens_are_as_if_they_were_not_there():
 
 @pytest.mark.parametrize(("ratio", "layout"), combinations(RATIOS, LAYOUTS))
 def test_the_threshold_is_calibrated_to_the_budget(ratio, layout):
-    pool, frames, cells = layout
+    pool, frames, _ = layout
     video = {"grid": (27, 27), "dim": 8, "native_pool": pool, "similar": 0.6}
     frames = min(frames, 8)
     held_out = [video_tokens(frames, **video, seed=seed) for seed in (1, 2)]
