@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,6 +25,8 @@ from typing import Any
 from faults import ROOT, Fault, chosen, load
 
 CHECK_FAILED = 4
+PATIENCE = 10
+"""Seconds that may pass for each second of computing: other work may be done at the same time."""
 LEFT_OUT = (".*", "__pycache__", "*.egg-info", "site", "build", "dist", "runs")
 PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider")
 PLACES = (
@@ -44,8 +47,9 @@ class Outcome:
 class Copy:
     """A copy of the tree, in which tests import the copy of everything."""
 
-    def __init__(self, folder: Path, limit_s: float) -> None:
-        self.root, self.limit_s = folder, limit_s
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
+        self.limit_s: int | None = None
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
         sources = sorted(folder.glob("plugins/*/src"))
         paths = os.pathsep.join(map(str, (folder, *sources)))
@@ -81,7 +85,7 @@ class Copy:
             os.killpg(self._running.pid, signal.SIGKILL)
 
     def _python(self, arguments: list[str]) -> Outcome:
-        start, caught_by = time.monotonic(), None
+        start = time.monotonic()
         with tempfile.TemporaryFile("w+") as told:  # a pipe stays open as long as a grandchild
             self._running = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -91,16 +95,23 @@ class Copy:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            if self.limit_s is not None:
+                with suppress(ProcessLookupError):  # it is done already
+                    limits = (self.limit_s, self.limit_s)
+                    resource.prlimit(self._running.pid, resource.RLIMIT_CPU, limits)
             try:
-                self._running.wait(self.limit_s)
+                self._running.wait(None if self.limit_s is None else PATIENCE * self.limit_s)
             except subprocess.TimeoutExpired:
                 self.stop()
-                caught_by = f"no answer within {self.limit_s:g} s"
+                self._running.wait()
             told.seek(0)
             output = told.read()
-        if caught_by is None and self._running.returncode:
-            failed = FAILED.findall(output)
-            caught_by = failed[0] if failed else f"exit code {self._running.returncode}"
+            code = self._running.returncode
+        caught_by = None
+        if code in (-signal.SIGXCPU, -signal.SIGKILL):
+            caught_by = f"no answer within {self.limit_s} s"
+        elif code:
+            caught_by = next(iter(FAILED.findall(output)), f"exit code {code}")
         return Outcome(caught_by, time.monotonic() - start, output[-4000:])
 
 
@@ -113,7 +124,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="show the faults and run nothing")
     parser.add_argument("--report", type=Path, help="also write the verdicts, .json or .md")
     parser.add_argument("--workers", type=int, default=2, help="copies that are tested at a time")
-    parser.add_argument("--limit", type=float, default=300, help="seconds for the tests of a fault")
+    parser.add_argument(
+        "--limit", type=int, default=180, help="seconds of computing for the tests of a fault"
+    )
     args = parser.parse_args()
     faults = chosen(load(), args.only) if args.only else load()
     if not faults:
@@ -127,16 +140,11 @@ def main() -> int:
         return CHECK_FAILED
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and clear up
     with tempfile.TemporaryDirectory(prefix="tokenred-faults-") as folder:
-        # A long way to the fault must not count as its absence, so the first run has more time.
-        copies = [Copy(Path(folder, str(n)), 10 * args.limit) for n in range(args.workers)]
-        try:
-            return _judge(faults, copies, args.limit, args.report)
-        finally:
-            for copy in copies:
-                copy.stop()
+        copies = [Copy(Path(folder, str(n))) for n in range(args.workers)]
+        return _judge(faults, copies, args.limit, args.report)
 
 
-def _judge(faults: list[Fault], copies: list[Copy], limit_s: float, report: Path | None) -> int:
+def _judge(faults: list[Fault], copies: list[Copy], limit_s: int, report: Path | None) -> int:
     print(f"faults: the tests of {len(faults)} faults without any", flush=True)
     for arguments, outcome in _each(_selections(faults, len(copies)), copies, Copy.test):
         if outcome.caught_by is not None:
@@ -185,6 +193,8 @@ def _each(
                 yield job.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            for copy in copies:
+                copy.stop()
 
 
 def _selections(faults: list[Fault], n_parts: int) -> list[list[str]]:

@@ -96,6 +96,14 @@ class TestRunner:
         assert found["two frames"][0].cost.frame_indices == (0, 70)
         assert found["downsample"][0].cost.n_tokens == 4 * found["two frames"][0].cost.n_tokens
 
+    def test_vanilla_of_fewer_frames_is_not_that_of_all(self) -> None:
+        rows = {"few": {"pipeline": "vanilla", "frames": 2}}
+        with Store(":memory:") as store:
+            planned, _ = run_toy(store, 1, ablation=load_ablation({"rows": rows}))
+            found = {cell.row.label: store.records(cell.origin, ["toy/000"]) for cell in planned}
+        assert found["vanilla"][0].cost.n_tokens == 4 * found["few"][0].cost.n_tokens
+        assert found["few"][0].answer.kl_nats > 0
+
     def test_the_model_learns_the_toy(self) -> None:
         """Otherwise the tests above would compare noise."""
         with Store(":memory:") as store:
@@ -370,6 +378,7 @@ class TestCalibration:
         assert first.n_encoded == len(task.calibration)
         assert again.n_encoded == N_SAMPLES
         assert planned["tau"].origin == resumed["tau"].origin
+        assert planned["tau"].origin.config_id == planned["tau"].row.config_id
         assert planned["tau"].row.config == resumed["tau"].row.config
         budget = planned["tau"].row.config.budget
         assert (budget.mode, budget.knob) == ("as-released", None)

@@ -399,6 +399,16 @@ def test_gradients_flow_to_the_pixels_and_every_part(loaded):
         assert weight.grad.abs().sum() > 0
 
 
+def test_padding_has_no_label(loaded, model):
+    inputs = make_inputs(loaded, *CASES["padded"])
+    real = (inputs["attention_mask"] > 0) & (inputs["input_ids"] != model.config.video_token_id)
+    labels = inputs["input_ids"].where(real, -100)
+    with torch.no_grad():
+        expected = model(**inputs, labels=labels).loss
+        with attach(model, "vanilla"):
+            assert torch.equal(model(**inputs, labels=labels).loss, expected)
+
+
 def test_labels_follow_their_tokens(loaded, model):
     inputs = make_inputs(loaded, *CASES["single"])
     labels = inputs["input_ids"].clone()

@@ -23,6 +23,7 @@ RULES = {
     "two-steps": {"shares": {1: 0.6, 3: 0.25}},
     "renumbered": {"shares": {1: 0.6, 3: 0.25}, "positions": "renumber"},
     "cut": {"shares": {2: 0.5}, "cut_cache": True},
+    "renumbered-cut": {"shares": {1: 0.6, 3: 0.25}, "positions": "renumber", "cut_cache": True},
     "unmasked": {"shares": {2: 0.5}, "unmasked": True},
 }
 ALONE = ((3, 12, 4),)
@@ -125,7 +126,7 @@ def test_writing_with_a_cache_equals_plain_torch(name: str, rows: Any, model: An
 
 
 @pytest.mark.parametrize("rows", [ALONE, RAGGED], ids=["alone", "ragged"])
-@pytest.mark.parametrize("name", [name for name in RULES if name != "cut"])
+@pytest.mark.parametrize("name", [name for name in RULES if not name.endswith("cut")])
 def test_without_a_cache_the_tokens_are_the_same(
     name: str, rows: Any, model: Any, uncached_ids: Any
 ) -> None:

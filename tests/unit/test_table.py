@@ -15,7 +15,7 @@ from tokenred.errors import TokenredError
 from tokenred.evaluation.ablation import Ablation, load_ablation
 from tokenred.evaluation.manifest import make_run
 from tokenred.evaluation.runner import PlannedRow, plan
-from tokenred.evaluation.store import MEASURED, Answer, Cost, Store
+from tokenred.evaluation.store import MEASURED, Answer, Cost, Failure, Store
 from tokenred.evaluation.summary import RowSummary, Summary, summarise
 from tokenred.report.columns import columns
 from tokenred.report.table import to_csv, to_json, to_markdown, to_rich, write_tables
@@ -170,6 +170,18 @@ def test_missing_results_are_named(ablation: Ablation) -> None:
         fill(store, planned[1:], n_videos=N_VIDEOS - 1)
         with pytest.raises(TokenredError, match=r"row 'AOT' lacks 1 of 8 .*; run again"):
             summarise(make_run(ablation, planned, task, model, N_VIDEOS), store)
+
+
+def test_a_video_on_which_a_row_failed_counts_in_no_row(ablation: Ablation) -> None:
+    task, model, last = ToyTask(), ToyModel(), N_VIDEOS - 1
+    with Store(":memory:") as store:
+        planned = plan(ablation.expand([0.3]), task, model, store)
+        fill(store, planned[1:])
+        fill(store, planned[:1], n_videos=last)
+        store.write_failure(Failure(planned[0].origin, task.sample_id(last), "no such cue"))
+        summary = summarise(make_run(ablation, planned, task, model, N_VIDEOS), store)
+    assert {(row.n_samples, row.n_questions) for row in summary.rows} == {(last, 2 * last)}
+    assert summary.failures == ((planned[0].row.label, task.sample_id(last), "no such cue"),)
 
 
 def shown(summary: Summary, width: int) -> str:
