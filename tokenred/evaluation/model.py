@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -16,9 +16,12 @@ from tokenred.embedded import MODEL_DIR
 from tokenred.errors import InputError, TokenredError
 from tokenred.evaluation.files import sampled_hash
 from tokenred.evaluation.task import Answering, Sample, fingerprint_of
-from tokenred.models.inputs.media import MediaInput
 from tokenred.pipeline import Pipeline
 from tokenred.types import ReducedTokens
+
+if TYPE_CHECKING:  # these import whole model families, so they wait for the first answer
+    from tokenred.models import ModelSession
+    from tokenred.models.loading import LoadedModel
 
 _COUNTED = (".safetensors", ".json", ".jinja", ".model", ".py")
 """Files of a checkpoint that can change an answer."""
@@ -167,7 +170,7 @@ class VideoLlm:
             self.shape = LlmShape.of(self._loaded.model.config.text_config)
 
     @cached_property
-    def _loaded(self) -> Any:
+    def _loaded(self) -> "LoadedModel":
         from tokenred import load_model
 
         self._on_load()
@@ -187,7 +190,7 @@ class VideoLlm:
             raise
 
     @property
-    def _session(self) -> Any:
+    def _session(self) -> "ModelSession":
         return self._loaded.session
 
     def check(self, needs: Collection[str]) -> None:
@@ -196,6 +199,8 @@ class VideoLlm:
 
     def encode(self, sample: Sample, needs: Collection[str]) -> Encoded:
         """Encode the frames of a sample, with the cues asked for, and tokenise its questions."""
+        from tokenred.models.inputs.media import MediaInput
+
         media = MediaInput("video", (sample.frames,), frame_times=(sample.frame_times,))
         prepared = self._loaded.prepare(media)
         device = self._loaded.plan.device

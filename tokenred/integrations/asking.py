@@ -174,7 +174,7 @@ class Asker:
         """Return how a call runs: pictures encoded once, and draws as in an ablation."""
         needs = self.pipeline.needs
         with _memory():
-            if sight.needs is None or not sight.needs >= needs:
+            if sight.prepared.inputs and (sight.needs is None or not sight.needs >= needs):
                 sight.needs = needs | self.needs
                 times = sight.media.frame_times
                 sight.clips = self.loaded.session.encode(inputs, sight.needs, times)
