@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
@@ -243,9 +242,10 @@ def adapter_class(model_class: str) -> type[ModelAdapter]:
 
 def check_transformers() -> None:
     """Raise a ``CapabilityError`` if transformers is outside the supported range."""
+    import transformers
     from packaging.version import Version
 
-    installed = version("transformers")
+    installed = transformers.__version__  # not from its metadata, which is read anew each time
     if not Version(MINIMUM_TRANSFORMERS) <= Version(installed) < Version(TRANSFORMERS_BELOW):
         raise CapabilityError(
             f"tokenred needs transformers {MINIMUM_TRANSFORMERS} or newer and below "

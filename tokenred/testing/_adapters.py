@@ -25,7 +25,7 @@ PROMPTS: Mapping[str, Sequence[str]] = {
 
 RATIO = 0.25
 N_FRAMES = 4
-N_GENERATED = 5
+N_GENERATED = 3
 SLACK = 1e-4
 """How far two ways to one result may lie apart in double precision: models norm in single."""
 
