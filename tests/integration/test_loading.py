@@ -275,9 +275,7 @@ def test_a_tokenizer_without_padding_gets_some(folder):
 
 
 def test_an_unsupported_transformers_is_said_first(folder, monkeypatch):
-    from tokenred.models import adapter as base
-
-    monkeypatch.setattr(base, "version", lambda name: "4.57.0")
+    monkeypatch.setattr("transformers.__version__", "4.57.0")
     sentence = refusal(CapabilityError, folder, on_plan=pytest.fail)
     assert "needs transformers 5.10 or newer" in sentence
 
