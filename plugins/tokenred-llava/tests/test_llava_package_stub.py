@@ -326,7 +326,7 @@ class Reduce:
     def encode(self, inputs):
         raise AssertionError("nothing is to be encoded here")
 
-    def __call__(self, clips):
+    def reduce(self, clips):
         raise AssertionError("nothing is to be reduced here")
 
 
