@@ -8,9 +8,11 @@ import torch
 
 from tokenred import CapabilityError, ConfigError, InputError, Segments, VisualTokens, load_pipeline
 from tokenred.kernels.merge import padded_index
+from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.flow import grid_positions, uniform_mass
 from tokenred.pipeline.pipeline import Pipeline
-from tokenred.types import ReducedTokens
+from tokenred.strategies.costs.cosine import CosineCost
+from tokenred.types import Grouping, ReducedTokens, TokenGroup
 
 
 def video(values: torch.Tensor, grid: tuple[int, int], **cues: torch.Tensor) -> VisualTokens:
@@ -300,3 +302,67 @@ def test_needs_are_those_of_all_stages() -> None:
     pipeline = load_pipeline("aot-paper", {"inter_frame.descriptor": "pooler"})
     assert pipeline.needs == {"attention@0.2", "attention@-2", "pooler"}
     assert isinstance(pipeline, Pipeline)
+
+
+KEYS = {"cost": [{"name": "cosine", "of": "keys@0"}], "coupler": "nearest", "aggregator": "mean"}
+THREES = {"name": "fixed-length", "segment_frames": 3}
+HALF = {"name": "share", "drop_ratio": 0.5}
+CUT = {"kind": "cut", "segmenter": THREES}
+LATER = frame(2, selector="uniform-grid", **KEYS)
+MERGING: dict[str, dict[str, Any]] = {
+    "frame": {"a": frame(4, selector="uniform-grid", **SPATIAL), "b": LATER},
+    "static": {
+        "cut": CUT,
+        "a": {"kind": "static", "rule": {"name": "pairwise", "tau": -1}},
+        "b": {**LATER, "part": "static"},
+    },
+    "reference": {
+        "cut": CUT,
+        "a": {"kind": "reference", **KEYS, "keep": {"score": "expected-cost", "decide": HALF}},
+        "b": {**LATER, "n_anchors": 1},
+    },
+    "group": {"a": {"kind": "group", "grouper": "quadtree"}, "b": {**LATER, "n_anchors": 1}},
+    "segment": {
+        "a": {"kind": "segment", "segmenter": THREES, **KEYS, "keep": {"decide": HALF}},
+    },
+}
+
+
+class _Pairs:
+    """Blends each even token of a frame with the odd one behind it."""
+
+    needs: frozenset[str] = frozenset()
+
+    def group(self, tokens: VisualTokens, **_: object) -> Grouping:
+        everything = torch.arange(tokens.keep.numel())
+        weights = torch.full((len(everything),), 0.5)
+        size = (len(everything) // 2, len(everything))
+        return Grouping(
+            everything[::2], sparse_map(torch.stack([everything // 2, everything]), weights, size)
+        )
+
+
+@pytest.mark.parametrize("kind", MERGING)
+def test_keys_of_a_later_cost_are_those_of_the_merged_tokens(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that equal the features stay equal to them, whatever is merged."""
+    features = torch.randn(6, 6, 5, generator=torch.Generator().manual_seed(0))
+    real, changed = CosineCost.cost, []
+
+    def cost(self: CosineCost, sources: TokenGroup, anchors: TokenGroup) -> torch.Tensor:
+        for group in (sources, anchors):
+            if "keys@0" in group.cues:
+                torch.testing.assert_close(group.cues["keys@0"], group.features)
+                known = (group.features.reshape(-1, 1, 5) == features.view(-1, 5)).all(-1).any(-1)
+                changed.append(not bool(known.all()))
+        return real(self, sources, anchors)
+
+    monkeypatch.setattr(CosineCost, "cost", cost)
+    config = {"budget": {"mode": "as-released"}, "stages": MERGING[kind]}
+    pipeline = load_pipeline(config)
+    for _, _, stage in pipeline._stages:
+        if hasattr(stage, "grouper"):
+            stage.grouper = _Pairs()
+    pipeline.run(VisualTokens.of(features, (2, 3), cues={"keys@0": features.clone()}))
+    assert any(changed)
