@@ -42,7 +42,7 @@ class StrategyConfig(FrozenModel):
 
 
 class CostTermConfig(StrategyConfig):
-    """Base of a cost term's settings: every term has a weight in the sum or product."""
+    """Base of a cost term's settings: what has a price has a weight in the sum or product."""
 
     weight: float = Field(1.0, gt=0, description="factor of this term")
 
@@ -112,7 +112,7 @@ SelectorSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("selector")]
 CouplerSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("coupler")]
 AggregatorSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("aggregator")]
 SegmenterSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("segmenter")]
-CostTermSlot = Annotated[SerializeAsAny[CostTermConfig], Slot("cost term")]
+CostTermSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("cost term")]
 KeepScoreSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("keep score")]
 KeepDecisionSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("keep decision")]
 FrameReferenceSlot = Annotated[SerializeAsAny[StrategyConfig], Slot("frame reference")]

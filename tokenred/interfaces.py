@@ -8,16 +8,19 @@ Some class attributes are optional. A cost term may have ``needs``, like a selec
 ``pairwise = True`` if a price depends on its source and its anchor alone: stages then price tokens
 that are none of its sources rather than gather the others, and merge segments of different sizes
 side by side. For the latter ``allows_repeats = True`` is enough: a token that comes twice changes
-no other price. A coupler whose problems do not depend on each other when they come in one batch
-needs to say nothing; one where they do says ``independent = False``. A selector may set
-``looks_across_frames = True`` if its answer for one frame depends on others (without it a stage may
-hand over some of the frames only), and ``adaptive = True`` if it may choose fewer tokens than asked
-for. A segmenter may set ``reads = "tokens"`` and is then given ``(frames, tokens, dim)`` instead of
-one descriptor a frame. A coupler that never couples anything says ``couples = False``. An
-aggregator or grouper whose weights do not sum to one says ``averages = False``.
+no other price. A method ``forbids(sources, anchors)`` beside ``cost`` returns the pairs that
+nothing may go through, as a mask or None. A coupler whose problems do not depend on each other when
+they come in one batch needs to say nothing; one where they do says ``independent = False``. A
+selector may set ``looks_across_frames = True`` if its answer for one frame depends on others
+(without it a stage may hand over some of the frames only), and ``adaptive = True`` if it may choose
+fewer tokens than asked for. A segmenter may set ``reads = "tokens"`` and is then given ``(frames,
+tokens, dim)`` instead of one descriptor a frame. A coupler that never couples anything says
+``couples = False``. An aggregator or grouper whose weights do not sum to one says ``averages =
+False``.
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -72,9 +75,21 @@ class Coupler(Protocol):
         cost: Float[Tensor, "*batch sources anchors"],
         source_mass: Float[Tensor, "*batch sources"],
         anchor_mass: Float[Tensor, "*batch anchors"],
+        forbidden: Bool[Tensor, "*batch sources anchors"] | None = None,
     ) -> Coupling:
-        """Return a coupling. A zero mass marks padding: it neither sends nor receives."""
+        """Return a coupling. A zero mass marks padding: it neither sends nor receives.
+
+        Nothing goes through a pair in ``forbidden``, even if a source has no other anchor. A
+        coupler without this argument sees such pairs at a high price, and what it sends there is
+        taken back.
+        """
         ...
+
+
+def takes_forbidden(coupler: Coupler) -> bool:
+    """Return whether a coupler can be told which pairs are forbidden."""
+    parameters = signature(coupler.couple).parameters.values()
+    return any(each.name == "forbidden" or each.kind is each.VAR_POSITIONAL for each in parameters)
 
 
 @runtime_checkable

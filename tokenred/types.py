@@ -121,6 +121,7 @@ class Coupling:
     residual : (*batch,) worst absolute error of the declared marginals
     converged : (*batch,) bool, whether the coupler's own stop rule was met
     terms : the unweighted cost terms by name, for strategies that blend couplings
+    forbidden : (*batch, sources, anchors) bool, pairs that stay apart; their plan is zero
     """
 
     plan: Float[Tensor, "*batch sources anchors"]
@@ -131,6 +132,7 @@ class Coupling:
     residual: Float[Tensor, "*batch"]
     converged: Bool[Tensor, "*batch"]
     terms: Mapping[str, Tensor] = field(default_factory=lambda: _EMPTY)
+    forbidden: Bool[Tensor, "*batch sources anchors"] | None = None
 
     @classmethod
     def direct(

@@ -103,6 +103,7 @@ def _merged(
     stages = _stages(pipeline)
     everything = torch.cat([selected, complement], dim=-1)
     itself = torch.eye(everything.shape[1], dtype=torch.bool)[:, : selected.shape[1]]
+    itself = itself.expand(len(everything), -1, -1)
     kept = _solve(stages["kept"], tokens, selected, everything, itself)
     mass = tokens.cues[stages["rest"].config.mass]
     strongest = complement.gather(-1, mass.gather(-1, complement).argmax(-1, keepdim=True))

@@ -187,7 +187,7 @@ def _slots(config: Any) -> Iterator[tuple[str, Any]]:
         if role is not None:
             yield role, value
         elif isinstance(value, tuple):
-            yield from (("cost term", each) for each in value if hasattr(each, "weight"))
+            yield from (("cost term", each) for each in value if hasattr(each, "name"))
         if isinstance(value, BaseModel):
             yield from _slots(value)
 

@@ -55,13 +55,13 @@ def test_temporal_rises_with_the_gap(
     pair: tuple[TokenGroup, TokenGroup], sigma: float, limit: float | None
 ) -> None:
     term = make("cost term", "temporal", sigma_frames=sigma, max_gap_frames=limit)
-    cost = term.cost(*pair)
+    cost, apart = term.cost(*pair), term.forbids(*pair)
     for i in range(cost.shape[1]):
         for j in range(cost.shape[2]):
             gap = abs(float(pair[0].times[0, i] - pair[1].times[0, j]))
             wanted = 1 - math.exp(-(gap**2) / (2 * sigma**2))
-            wanted += 1e6 if limit is not None and gap > limit else 0
-            assert abs(float(cost[0, i, j]) - wanted) < max(1e-5, 1e-6 * wanted)
+            assert abs(float(cost[0, i, j]) - wanted) < 1e-5
+            assert limit is None or bool(apart[0, i, j]) == (gap > limit)
 
 
 def test_temporal_scales_near_frames_down_as_documented() -> None:

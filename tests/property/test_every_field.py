@@ -299,21 +299,6 @@ CHANGES = {
     "cost term euclidean.of": Change(
         frame(cost=["euclidean"]), "stages.frame.cost.0.of", "features", "tower"
     ),
-    "cost term aligned.weight": Change(
-        several(
-            {
-                "kind": "reference",
-                "cost": ["aligned"],
-                "coupler": "sinkhorn",
-                "aggregator": "row-normalised",
-                "keep": {"score": "expected-cost", "decide": {"name": "share", "drop_ratio": 0.3}},
-            },
-            **RELEASED,
-        ),
-        "stages.a.cost.0.weight",
-        1.0,
-        1e-7,
-    ),
     "cost term spatial.weight": Change(
         frame(cost=["cosine", "spatial"]), "stages.frame.cost.1.weight", 1.0, 0.2
     ),

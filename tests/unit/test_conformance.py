@@ -54,7 +54,7 @@ class Nearest:
     marginals = "source"
     nudge = 0.0
 
-    def couple(self, cost, source_mass, anchor_mass):
+    def couple(self, cost, source_mass, anchor_mass, forbidden=None):
         dtype = torch.promote_types(cost.dtype, torch.float32)
         real = cost.masked_fill((anchor_mass <= 0)[..., None, :], torch.inf)
         choice = torch.nn.functional.one_hot(real.argmin(-1), cost.shape[-1]).to(dtype)
@@ -138,8 +138,8 @@ def test_copies_are_fine_for_a_coupler_that_says_so():
 
 def test_an_overstated_residual_is_refused():
     class Modest(SinkhornCoupler):
-        def couple(self, cost, source_mass, anchor_mass):
-            found = super().couple(cost, source_mass, anchor_mass)
+        def couple(self, cost, source_mass, anchor_mass, forbidden=None):
+            found = super().couple(cost, source_mass, anchor_mass, forbidden)
             return type(found)(**{**vars(found), "residual": found.residual + 0.5})
 
     assert broken(coupler_checks(Modest(SinkhornConfig())), "marginals")

@@ -49,7 +49,7 @@ def test_a_longer_video_is_not_looked_at_more_often(
     preset: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU, where everything is solved at once."""
-    monkeypatch.setattr(Flow, "together", lambda self, n_items, n_values: [slice(0, n_items)])
+    monkeypatch.setattr(Flow, "chunks", lambda self, n_items, n_values: [slice(0, n_items)])
     stages = ("intra_frame", "inter_frame") if preset == "aot-paper" else ()
     fixed = {f"{stage}.{key}": value for stage in stages for key, value in FIXED.items()}
     pipeline, seen = load_pipeline(preset, fixed), []

@@ -1,5 +1,6 @@
 """Keep rules across frames by example; their properties are in tests/property."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,3 +46,13 @@ def test_scores_by_hand(name: str, wanted: list[float]) -> None:
     coupling = Coupling.direct(plan, cost, torch.tensor([0.4, 0.4, 0.0]), torch.tensor([0.5, 0.3]))
     score = build("keep score", strategy_config("keep score", name)).score(coupling)
     torch.testing.assert_close(score, torch.tensor(wanted))
+
+
+def test_what_may_go_nowhere_is_represented_worst() -> None:
+    apart = torch.tensor([[False, False], [True, True], [False, True]])
+    cost, mass = torch.tensor([[0.2, 0.4], [0.0, 0.0], [0.3, 0.0]]), torch.full((3,), 1 / 3)
+    coupler = build("coupler", strategy_config("coupler", "nearest"))
+    coupling = coupler.couple(cost, mass, torch.full((2,), 0.5), apart)
+    score = build("keep score", strategy_config("keep score", "expected-cost"))
+    coupling = replace(coupling, forbidden=apart)
+    assert score.score(coupling).argsort(descending=True).tolist() == [1, 2, 0]

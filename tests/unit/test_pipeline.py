@@ -9,8 +9,7 @@ from torch import Tensor
 
 from tokenred import CapabilityError, InputError, VisualTokens, load_pipeline
 from tokenred.kernels import similarity
-from tokenred.pipeline.budget import BudgetConfig
-from tokenred.pipeline.flow import Flow
+from tokenred.pipeline.patched import Patched
 
 
 def tokens(frames: int = 3, native_pool: str = "none", **cues: torch.Tensor) -> VisualTokens:
@@ -105,22 +104,18 @@ def test_keep_of_the_input_is_respected() -> None:
     assert bool((reduced.token_index >= 30).all())
 
 
-class TestWrite:
-    """Written features are seen by every reader, and those of the caller never change."""
+class TestPatched:
+    """Written rows are seen by every reader, and those of the caller never change."""
 
     PLACES = torch.tensor([7, 1, 20, 12])
-    READERS: tuple[Callable[[Flow], Tensor], ...] = (
-        lambda flow: flow.at(torch.tensor([12, 0, 1])),
-        lambda flow: flow.by_frames(torch.square),
-        lambda flow: flow.tokens.features,
+    READERS: tuple[Callable[[Patched], Tensor], ...] = (
+        lambda patch: patch.at(torch.tensor([12, 0, 1])),
+        lambda patch: patch.by_frames(torch.square),
+        lambda patch: patch.whole,
     )
 
     def draw(self, *shape: int, seed: int = 0) -> Tensor:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-    def start(self, features: Tensor) -> Flow:
-        tokens = VisualTokens.of(features, (2, 3))
-        return Flow.start(tokens, BudgetConfig(), torch.Generator(), tracing=False)
 
     def put(self, features: Tensor, places: Tensor, values: Tensor) -> Tensor:
         """Return a new tensor with the values in place."""
@@ -134,14 +129,14 @@ class TestWrite:
     def test_is_seen_at_places(self, places: list[int]) -> None:
         features, values = self.draw(4, 6, 5), self.draw(4, 5, seed=1)
         before, asked = features.clone(), torch.tensor(list(places), dtype=torch.long)
-        flow = self.start(features)
-        assert torch.equal(flow.at(asked), before.flatten(0, 1)[asked])
-        flow.write(self.PLACES, values)
+        patch = Patched(features)
+        assert torch.equal(patch.at(asked), before.flatten(0, 1)[asked])
+        patch.write(self.PLACES, values)
         wanted = self.put(before, self.PLACES, values).flatten(0, 1)[asked]
-        assert torch.equal(flow.at(asked), wanted)
-        assert flow.dated.features is features  # nothing is copied for so few
-        flow.tokens  # noqa: B018
-        assert torch.equal(flow.at(asked), wanted)
+        assert torch.equal(patch.at(asked), wanted)
+        assert patch.pending  # nothing is copied for so few
+        patch.whole  # noqa: B018
+        assert torch.equal(patch.at(asked), wanted)
         assert torch.equal(features, before)
 
     @pytest.mark.parametrize(
@@ -163,43 +158,43 @@ class TestWrite:
             seen.append(len(part))
             return part.cumsum(1)[:, ::2]
 
-        flow = self.start(features)
-        flow.write(self.PLACES, values)
+        patch = Patched(features)
+        patch.write(self.PLACES, values)
         wanted = self.put(before, self.PLACES, values).cumsum(1)[:, ::2]
-        assert torch.equal(flow.by_frames(change), wanted)
+        assert torch.equal(patch.by_frames(change), wanted)
         assert (max(seen), sum(seen)) == (frames, 4)
-        assert torch.equal(change(flow.tokens.features), wanted)
-        assert torch.equal(flow.by_frames(change), wanted)
+        assert torch.equal(change(patch.whole), wanted)
+        assert torch.equal(patch.by_frames(change), wanted)
         assert torch.equal(features, before)
 
-    @pytest.mark.parametrize("reader", READERS, ids=["at", "by_frames", "tokens"])
-    def test_later_writes_go_into_the_same_copy(self, reader: Callable[[Flow], Tensor]) -> None:
+    @pytest.mark.parametrize("reader", READERS, ids=["at", "by_frames", "whole"])
+    def test_later_writes_go_into_the_same_copy(self, reader: Callable[[Patched], Tensor]) -> None:
         features, (first, second) = self.draw(4, 6, 5), self.draw(2, 4, 5, seed=1)
         before, others = features.clone(), torch.tensor([12, 0, 23, 1])
-        flow = self.start(features)
+        patch = Patched(features)
         wanted = self.put(self.put(before, self.PLACES, first), others, second)
-        flow.write(self.PLACES, first)
-        flow.write(others, second)
-        assert torch.equal(reader(flow), reader(self.start(wanted)))
-        copy = flow.tokens.features
-        flow.write(self.PLACES, second)
-        assert flow.tokens.features is copy
+        patch.write(self.PLACES, first)
+        patch.write(others, second)
+        assert torch.equal(reader(patch), reader(Patched(wanted)))
+        copy = patch.whole
+        patch.write(self.PLACES, second)
+        assert patch.whole is copy
         wanted = self.put(wanted, self.PLACES, second)
-        assert torch.equal(reader(flow), reader(self.start(wanted)))
+        assert torch.equal(reader(patch), reader(Patched(wanted)))
         assert torch.equal(features, before)
 
-    @pytest.mark.parametrize("reader", READERS, ids=["at", "by_frames", "tokens"])
-    def test_has_a_gradient(self, reader: Callable[[Flow], Tensor]) -> None:
+    @pytest.mark.parametrize("reader", READERS, ids=["at", "by_frames", "whole"])
+    def test_has_a_gradient(self, reader: Callable[[Patched], Tensor]) -> None:
         """Of what was there and of what is written, also on top of values that have none."""
         features, values = self.draw(4, 6, 5).double(), self.draw(2, 4, 5, seed=1).double()
         others = torch.tensor([12, 0, 23, 1])
 
         def written(features: Tensor, first: Tensor, second: Tensor) -> Tensor:
-            flow = self.start(features)
-            flow.write(self.PLACES, first)
-            between = reader(flow).square()
-            flow.write(others, second)
-            return between + reader(flow).square()
+            patch = Patched(features)
+            patch.write(self.PLACES, first)
+            between = reader(patch).square()
+            patch.write(others, second)
+            return between + reader(patch).square()
 
         inputs = features, *values
         wanted = written(*inputs)

@@ -8,9 +8,13 @@ import torch
 
 from tokenred import CapabilityError, ConfigError, InputError, Segments, VisualTokens, load_pipeline
 from tokenred.kernels.merge import padded_index
-from tokenred.pipeline.flow import grid_positions, uniform_mass
+from tokenred.kernels.sparse import sparse_map
+from tokenred.pipeline.flow import Transport, grid_positions, uniform_mass
 from tokenred.pipeline.pipeline import Pipeline
-from tokenred.types import ReducedTokens
+from tokenred.strategies.costs.cosine import CosineCost
+from tokenred.strategies.costs.temporal import TemporalConfig
+from tokenred.strategies.couplers.sinkhorn import SinkhornConfig, SinkhornCoupler
+from tokenred.types import Grouping, ReducedTokens, TokenGroup
 
 
 def video(values: torch.Tensor, grid: tuple[int, int], **cues: torch.Tensor) -> VisualTokens:
@@ -349,3 +353,91 @@ def test_needs_are_those_of_all_stages() -> None:
     pipeline = load_pipeline("aot-paper", {"inter_frame.descriptor": "pooler"})
     assert pipeline.needs == {"attention@0.2", "attention@-2", "pooler"}
     assert isinstance(pipeline, Pipeline)
+
+
+KEYS = {"cost": [{"name": "cosine", "of": "keys@0"}], "coupler": "nearest", "aggregator": "mean"}
+THREES = {"name": "fixed-length", "segment_frames": 3}
+HALF = {"name": "share", "drop_ratio": 0.5}
+CUT = {"kind": "cut", "segmenter": THREES}
+LATER = frame(2, selector="uniform-grid", **KEYS)
+MERGING: dict[str, dict[str, Any]] = {
+    "frame": {"a": frame(4, selector="uniform-grid", **SPATIAL), "b": LATER},
+    "static": {
+        "cut": CUT,
+        "a": {"kind": "static", "rule": {"name": "pairwise", "tau": -1}},
+        "b": {**LATER, "part": "static"},
+    },
+    "reference": {
+        "cut": CUT,
+        "a": {"kind": "reference", **KEYS, "keep": {"score": "expected-cost", "decide": HALF}},
+        "b": {**LATER, "n_anchors": 1},
+    },
+    "group": {"a": {"kind": "group", "grouper": "quadtree"}, "b": {**LATER, "n_anchors": 1}},
+    "segment": {
+        "a": {"kind": "segment", "segmenter": THREES, **KEYS, "keep": {"decide": HALF}},
+    },
+}
+
+
+class _Pairs:
+    """Blends each even token of a frame with the odd one behind it."""
+
+    needs: frozenset[str] = frozenset()
+
+    def group(self, tokens: VisualTokens, **_: object) -> Grouping:
+        everything = torch.arange(tokens.keep.numel())
+        weights = torch.full((len(everything),), 0.5)
+        size = (len(everything) // 2, len(everything))
+        return Grouping(
+            everything[::2], sparse_map(torch.stack([everything // 2, everything]), weights, size)
+        )
+
+
+@pytest.mark.parametrize("kind", MERGING)
+def test_keys_of_a_later_cost_are_those_of_the_merged_tokens(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that equal the features stay equal to them, whatever is merged."""
+    features = torch.randn(6, 6, 5, generator=torch.Generator().manual_seed(0))
+    real, changed = CosineCost.cost, []
+
+    def cost(self: CosineCost, sources: TokenGroup, anchors: TokenGroup) -> torch.Tensor:
+        for group in (sources, anchors):
+            if "keys@0" in group.cues:
+                torch.testing.assert_close(group.cues["keys@0"], group.features)
+                known = (group.features.reshape(-1, 1, 5) == features.view(-1, 5)).all(-1).any(-1)
+                changed.append(not bool(known.all()))
+        return real(self, sources, anchors)
+
+    monkeypatch.setattr(CosineCost, "cost", cost)
+    config = {"budget": {"mode": "as-released"}, "stages": MERGING[kind]}
+    pipeline = load_pipeline(config)
+    for _, _, stage in pipeline._stages:
+        if hasattr(stage, "grouper"):
+            stage.grouper = _Pairs()
+    pipeline.run(VisualTokens.of(features, (2, 3), cues={"keys@0": features.clone()}))
+    assert any(changed)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_nothing_goes_through_a_forbidden_pair(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the coupler can be told of such pairs, or sees them at a high price."""
+
+    transport = Transport(
+        [TemporalConfig(name="temporal", max_gap_frames=1)],
+        "sum",
+        SinkhornConfig(name="sinkhorn", epsilon=0.1),
+    )
+    if not told:
+        whole = SinkhornCoupler.couple
+        monkeypatch.setattr(
+            transport.coupler, "couple", lambda cost, a, b: whole(transport.coupler, cost, a, b)
+        )
+    group = TokenGroup(torch.zeros(4, 2), torch.zeros(4, 2), torch.arange(4.0))
+    mass = torch.full((4,), 0.25)
+    coupling = transport(group, group, mass, mass)
+    far = (torch.arange(4)[:, None] - torch.arange(4)).abs() > 1
+    assert bool((coupling.plan[far] == 0).all())
+    assert bool((coupling.plan[~far] > 0).all())
+    assert coupling.forbidden is not None
+    assert torch.equal(coupling.forbidden, far)

@@ -69,6 +69,18 @@ def pieces(n_items: int, n_values: int, least: int = 1) -> list[slice]:
     return [slice(start, min(start + each, n_items)) for start in range(0, n_items, each)]
 
 
+def chunks(n_items: int, n_values: int, device: torch.device) -> list[slice]:
+    """Cut independent problems into chunks that are solved at once.
+
+    All at once, but on a CPU no more than make tensors of about ``CHUNK_BYTES``, or one for each
+    thread, where ``n_values`` are in the largest tensor of a problem. What is needed beside the
+    result then does not grow with the video.
+    """
+    if device.type != "cpu":
+        return [slice(0, n_items)]
+    return pieces(n_items, n_values, torch.get_num_threads())
+
+
 def _wide_products(left: Tensor, right: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     return (right @ left.mT).mT, (_lengths(left, left.dtype), _lengths(right, right.dtype))
 

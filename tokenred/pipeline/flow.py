@@ -1,35 +1,39 @@
 """The state of one run: tokens on their way, and what has to be remembered about them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tokenred.config import CostTermConfig, StrategyConfig, build
+from tokenred.config import StrategyConfig, build
 from tokenred.errors import BudgetError
+from tokenred.interfaces import takes_forbidden
 from tokenred.kernels.pooling import PoolMode, pooled_grid
-from tokenred.kernels.similarity import pieces
+from tokenred.kernels.similarity import chunks
 from tokenred.kernels.sparse import compose
 from tokenred.pipeline.budget import BudgetConfig, frame_quota, unreachable
+from tokenred.pipeline.merges import Merge, Rows, stage_map
+from tokenred.pipeline.patched import Patched
 from tokenred.types import Coupling, Segments, TokenGroup, VisualTokens
 
 NATIVE_STRIDE = 2
 """The stride of the pooling in LLaVA's video models."""
 
 FORBIDDEN = 1e6
-"""Cost of a pair that must not be coupled; finite, so that no coupler meets NaN."""
+"""The price of a forbidden pair for a coupler that knows none; finite, so that it meets no NaN."""
 
 Part = Literal["static", "dynamic"]
+FEATURES = "features"
 
 
 @dataclass
 class Flow:
     """Mutable state that the stages of one run hand on; never leaves the pipeline.
 
-    ``dated`` are the tokens with features that may lack what was written last: for whoever reads
-    anything else of them. All others read ``tokens``, which puts the features in place before.
+    ``unflushed`` are the tokens with features and cues that may lack what was merged last: for
+    whoever reads anything else of them. All others read ``tokens``, which puts those in place.
     ``mass`` (frames, tokens) counts the tokens averaged into each token. ``keep_value`` says how
     firmly the last stage kept a token. ``pooled`` says that the grid is the LLM's. ``trace`` is the
     sparse map from encoder tokens to the current dense tokens, None while it is the identity.
@@ -40,7 +44,7 @@ class Flow:
     a second time, unmerged. ``sequence`` orders the output when that is not by frames.
     """
 
-    dated: VisualTokens
+    unflushed: VisualTokens
     budget: BudgetConfig
     generator: torch.Generator
     tracing: bool
@@ -57,8 +61,7 @@ class Flow:
     twins: "Twins | None" = None
     sequence: Tensor | None = None
     notes: "Notes" = field(default_factory=lambda: Notes())
-    _own: Tensor | None = None
-    _written: tuple[Tensor, Tensor] | None = None
+    _patches: dict[str, Patched] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -73,17 +76,27 @@ class Flow:
     @property
     def tokens(self) -> VisualTokens:
         """The tokens, up to date."""
-        if self._written is not None:
-            (places, values), self._written = self._written, None
-            own = self.dated.features.clone(memory_format=torch.contiguous_format)
-            own.view(-1, own.shape[-1]).index_copy_(0, places, values)
-            self.own(own)
-        return self.dated
+        return self._flushed(self._patches)
+
+    @property
+    def cues(self) -> Mapping[str, Tensor]:
+        """The cues, up to date."""
+        return self._flushed(name for name in self._patches if name != FEATURES).cues
+
+    def _flushed(self, names: Iterable[str]) -> VisualTokens:
+        """Put what was merged in its place in some tensors."""
+        patches = {name: self._patches[name] for name in names}
+        new = {name: patch.whole for name, patch in patches.items() if patch.pending}
+        if new:
+            features = new.pop(FEATURES, self.unflushed.features)
+            cues = {**self.unflushed.cues, **new}
+            self.unflushed = replace(self.unflushed, features=features, cues=cues)
+        return self.unflushed
 
     @property
     def frames(self) -> int:
         """Number of frames."""
-        return self.dated.features.shape[0]
+        return self.unflushed.features.shape[0]
 
     @property
     def quota(self) -> int:
@@ -94,11 +107,11 @@ class Flow:
     @property
     def segments(self) -> Segments:
         """Runs of frames that belong together; the whole video if nothing cut it."""
-        return self.dated.segments or Segments((0, self.frames))
+        return self.unflushed.segments or Segments((0, self.frames))
 
     def open(self, part: Literal["all", "static", "dynamic"] = "all") -> Tensor:
         """Return (frames, tokens): alive, not settled, and in a part."""
-        keep = self.dated.keep
+        keep = self.unflushed.keep
         mask = keep if self.settled is None else keep & ~self.settled
         if part == "all":
             return mask
@@ -123,7 +136,7 @@ class Flow:
         """Keep these tokens for good."""
         self.settled = tokens if self.settled is None else self.settled | tokens
 
-    def put_behind(self, tokens: Tensor, rank: Tensor | None = None) -> None:
+    def order_last(self, tokens: Tensor, rank: Tensor | None = None) -> None:
         """Let these tokens stand behind all others of their frame, by ``rank`` if it is given."""
         if self.order is None:
             self.order = torch.zeros(tokens.shape, dtype=torch.long, device=tokens.device)
@@ -131,69 +144,63 @@ class Flow:
         self.order = torch.where(tokens, behind, self.order)
 
     def update(self, **changes: object) -> None:
-        """Replace fields of the tokens."""
-        self.dated = replace(self.dated, **changes)  # type: ignore[arg-type]
-
-    def write(self, places: Tensor, values: Tensor) -> None:
-        """Put new features at flat places; all the features are copied at most once in a run.
-
-        The first call only notes them, for ``tokens``, ``at`` or ``by_frames`` to put in place; the
-        copy that ``tokens`` makes is what later calls write into: read before you write.
-        """
-        features = self.tokens.features
-        if torch.is_grad_enabled() and (features.requires_grad or values.requires_grad):
-            flat = features.flatten(0, 1).index_put((places,), values)
-            self.update(features=flat.view_as(features))
-        elif features is self._own:
-            features.view(-1, features.shape[-1]).index_copy_(0, places, values)
-        else:
-            self._written = places, values
-
-    def at(self, places: Tensor) -> Tensor:
-        """Return the features at flat places, without a copy of all of them."""
-        found = self.dated.features.flatten(0, 1)
-        if self._written is None:
-            return found.index_select(0, places)
-        written, values = self._written
-        if torch.equal(places, written):
-            return values
-        row = torch.full((self.dated.keep.numel(),), -1, device=places.device)
-        row[written] = torch.arange(len(written), device=places.device)
-        new = (row[places] >= 0).nonzero()[:, 0]
-        changed = values.index_select(0, row[places[new]])
-        return found.index_select(0, places).index_copy_(0, new, changed)
-
-    def by_frames(self, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return ``change`` of the features, frames by frames, without a copy of all of them.
-
-        Parameters
-        ----------
-        change : (frames, tokens, dim) -> (frames, n, dim), each frame on its own; a new tensor, as
-            the one that is given is written over
-        """
-        if self._written is None:
-            return change(self.dated.features)
-        (written, values), features = self._written, self.dated.features
-        n, room, changed = features.shape[1], None, None
-        frame = written // n
-        for piece in self.together(len(features), features[:1].numel()):
-            part = features[piece]
-            if room is None:
-                room = torch.empty_like(part, memory_format=torch.contiguous_format)
-            now = room[: len(part)].copy_(part)
-            here = ((frame >= piece.start) & (frame < piece.stop)).nonzero()[:, 0]
-            now.flatten(0, 1).index_copy_(0, written[here] - n * piece.start, values[here])
-            new = change(now)
-            if changed is None:
-                changed = new.new_empty((len(features), *new.shape[1:]))
-            changed[piece] = new
-        assert changed is not None
-        return changed
+        """Replace fields of the tokens; new features or cues take the place of all merged ones."""
+        self.unflushed = replace(self.unflushed, **changes)  # type: ignore[arg-type]
+        if "features" in changes:
+            self._patches.pop(FEATURES, None)
+        if "cues" in changes:
+            self._patches = {k: v for k, v in self._patches.items() if k == FEATURES}
 
     def own(self, features: Tensor, **changes: object) -> None:
         """Replace the features by a tensor that nobody else holds, and other fields."""
-        self._own, self._written = features.contiguous(), None
-        self.update(features=self._own, **changes)
+        self.update(features=features.contiguous(), **changes)
+        self._patches[FEATURES] = Patched(self.unflushed.features, owned=True)
+
+    def merge(self, merges: Iterable[Merge], n_anchors: int) -> None:
+        """Let tokens take others in; every merge reads what was there before all of them.
+
+        What a token is moves with it: features, the vectors it is compared by (keys and all other
+        cues with a vector for each token), its mass and the trace. Merges are taken one by one, so
+        that the plans of all of them need not exist at once; they have at most ``n_anchors``
+        anchors.
+        """
+        moving = [name for name in self.unflushed.cues if self._values(name).ndim == 3]
+        moved = {name: (self._patch(name), Rows(n_anchors)) for name in (FEATURES, *moving)}
+        places, mass, entries = Rows(n_anchors), Rows(n_anchors), []
+        for merge in merges:
+            places.add(merge.places)
+            mass.add(merge.masses(self.mass).detach())
+            for patch, rows in moved.values():
+                rows.add(merge.of(patch))
+            if self.tracing:
+                entries.append(merge.entries())
+        if not places.parts:
+            return
+        where = places.all
+        for patch, rows in moved.values():
+            patch.write(where, rows.all)
+        if self.tracing:
+            self.extend_trace(stage_map(self.mass.numel(), where, entries))
+        self.mass = self.mass.flatten().index_put((where,), mass.all).view_as(self.mass)
+
+    def at(self, places: Tensor, name: str = FEATURES) -> Tensor:
+        """Return features, or a cue, at flat places, without a copy of all of them."""
+        if name in self._patches:
+            return self._patches[name].at(places)
+        values = self._values(name).flatten(0, 1)
+        return values.index_select(0, places.flatten()).view(*places.shape, *values.shape[1:])
+
+    def by_frames(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``change`` of the features (see ``Patched.by_frames``)."""
+        return self._patch(FEATURES).by_frames(change)
+
+    def _values(self, name: str) -> Tensor:
+        return self.unflushed.features if name == FEATURES else self.unflushed.cues[name]
+
+    def _patch(self, name: str) -> Patched:
+        if name not in self._patches:
+            self._patches[name] = Patched(self._values(name))
+        return self._patches[name]
 
     def extend_trace(self, stage_map: Tensor) -> None:
         """Put the sparse map of one stage behind what happened before."""
@@ -207,16 +214,9 @@ class Flow:
         self.notes.residual = max(self.notes.residual, float(coupling.residual.max()))
         self.notes.converged = self.notes.converged and bool(coupling.converged.all())
 
-    def together(self, n_items: int, n_values: int) -> list[slice]:
-        """Cut independent problems into parts that are solved at once.
-
-        All at once, but on a CPU no more than make tensors of about ``CHUNK_BYTES``, or one for
-        each thread, where ``n_values`` are in the largest tensor of a problem. What is needed
-        beside the result then does not grow with the video.
-        """
-        if self.mass.device.type != "cpu":
-            return [slice(0, n_items)]
-        return pieces(n_items, n_values, torch.get_num_threads())
+    def chunks(self, n_items: int, n_values: int) -> list[slice]:
+        """Cut independent problems into chunks that are solved at once, on this device."""
+        return chunks(n_items, n_values, self.mass.device)
 
     def remark(self, text: str) -> None:
         """Add a sentence to the report of this stage."""
@@ -257,17 +257,6 @@ def uniform_mass(real: Tensor) -> Tensor:
     return mass / mass.sum(-1, keepdim=True).clamp_min(1.0)
 
 
-def items(group: TokenGroup, which: slice) -> TokenGroup:
-    """Return some items of a batch."""
-    return TokenGroup(
-        group.features[which],
-        group.positions[which],
-        group.times[which],
-        None if group.rank is None else group.rank[which],
-        {name: cue[which] for name, cue in group.cues.items()},
-    )
-
-
 class TokenTable:
     """What cost terms may look at, of all tokens of a flow, to be gathered in groups.
 
@@ -280,50 +269,46 @@ class TokenTable:
     def __init__(
         self, flow: Flow, needs: frozenset[str] = frozenset(), rank: Tensor | None = None
     ) -> None:
-        tokens = flow.tokens
-        frames, n = tokens.keep.shape
-        device = tokens.features.device
-        positions = grid_positions(tokens.grid, device)
+        frames, n = flow.mass.shape
+        device = flow.mass.device
         times = [t - segment[0] for segment in flow.segments for t in segment]
-        self.all = TokenGroup(
-            tokens.features,
-            positions.repeat(frames, 1).view(frames, n, 2),
-            torch.tensor(times, dtype=positions.dtype, device=device)[:, None].repeat(1, n),
-            rank,
-            {name: tokens.cues[name] for name in needs},
-        )
+        self._positions = grid_positions(flow.unflushed.grid, device).repeat(frames, 1)
+        self._times = torch.tensor(times, dtype=self._positions.dtype, device=device)
+        self._flow, self._needs, self._rank, self._n = flow, needs, rank, n
 
     def __getitem__(self, places: Tensor) -> TokenGroup:
         """Gather the tokens at (*batch, n) flat places, frame * tokens + token."""
-        return self.at(places, self.features(places))
-
-    def features(self, places: Tensor) -> Tensor:
-        """Gather the features alone."""
-        return self._gather(self.all.features, places)
-
-    def at(self, places: Tensor, features: Tensor) -> TokenGroup:
-        """Gather everything but the features, which are (*batch, n, dim)."""
-        rank = self.all.rank
         return TokenGroup(
-            features,
-            self._gather(self.all.positions, places),
-            self._gather(self.all.times, places),
-            None if rank is None else self._gather(rank, places),
-            {name: self._gather(cue, places) for name, cue in self.all.cues.items()},
+            self._flow.at(places),
+            self._positions[places],
+            self._times[places // self._n],
+            None if self._rank is None else self._rank.flatten()[places],
+            {name: self._flow.at(places, name) for name in self._needs},
         )
 
-    def _gather(self, values: Tensor, places: Tensor) -> Tensor:
-        flat = values.flatten(0, 1)
-        return flat.index_select(0, places.flatten()).view(*places.shape, *flat.shape[1:])
+    def frames(self, which: slice) -> TokenGroup:
+        """Return all tokens of some frames, none of which is copied."""
+        tokens = self._flow.tokens
+        times = self._times[which]
+        shape = len(times), self._n
+        return TokenGroup(
+            tokens.features[which],
+            self._positions.view(-1, self._n, 2)[which],
+            times[:, None].expand(shape),
+            None if self._rank is None else self._rank[which],
+            {name: tokens.cues[name][which] for name in self._needs},
+        )
 
 
 class Transport:
     """Cost terms and coupler of a stage: from two token groups to a coupling."""
 
     def __init__(
-        self, terms: Sequence[CostTermConfig], combine: str, coupler: StrategyConfig
+        self, terms: Sequence[StrategyConfig], combine: str, coupler: StrategyConfig
     ) -> None:
-        self.terms = [(term.name, term.weight, build("cost term", term)) for term in terms]
+        self.terms = [
+            (term.name, getattr(term, "weight", 1.0), build("cost term", term)) for term in terms
+        ]
         self.combine = combine
         self.coupler = build("coupler", coupler)
 
@@ -370,10 +355,15 @@ class Transport:
         total = weighted[0]
         for cost in weighted[1:]:
             total = total + cost if self.combine == "sum" else total * cost
-        if forbidden is not None:
-            total = total.masked_fill(forbidden, FORBIDDEN)
-            named = {name: cost.masked_fill(forbidden, FORBIDDEN) for name, cost in named.items()}
-        coupling = self.coupler.couple(total, source_mass, anchor_mass)
-        if forbidden is not None:
+        for _, _, term in self.terms:
+            apart = term.forbids(sources, anchors) if hasattr(term, "forbids") else None
+            if apart is not None:
+                forbidden = apart if forbidden is None else forbidden | apart
+        if forbidden is None or takes_forbidden(self.coupler):
+            more = () if forbidden is None else (forbidden,)
+            coupling = self.coupler.couple(total, source_mass, anchor_mass, *more)
+        else:
+            priced = total.masked_fill(forbidden, FORBIDDEN)
+            coupling = self.coupler.couple(priced, source_mass, anchor_mass)
             coupling = replace(coupling, plan=coupling.plan.masked_fill(forbidden, 0.0))
-        return replace(coupling, terms=named)
+        return replace(coupling, terms=named, forbidden=forbidden)

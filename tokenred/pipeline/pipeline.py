@@ -151,7 +151,7 @@ class Pipeline:
         except TokenredError as error:
             raise type(error)(f"stage '{label}': {error}") from None
         # Counting waits for the device, so the time is that of the finished stage.
-        n_tokens = int(flow.dated.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
+        n_tokens = int(flow.unflushed.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
         ms = (time.perf_counter() - start) * 1e3
         return StageReport(label, kind, n_tokens, ms, **vars(flow.notes))
 
@@ -193,7 +193,7 @@ def load_pipeline(
 
 def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
     """Collect the surviving tokens in the order of the sequence."""
-    tokens, mass, trace = flow.dated, flow.mass.flatten(), flow.trace
+    tokens, mass, trace = flow.unflushed, flow.mass.flatten(), flow.trace
     places = _in_order(flow) if flow.sequence is None else flow.sequence
     origin = torch.arange(len(mass), device=mass.device)
     if flow.tracing and trace is None:
@@ -233,8 +233,8 @@ def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
 
 def _in_order(flow: Flow) -> Tensor:
     """Return the flat places of the surviving tokens, frame by frame."""
-    places = flow.dated.keep.flatten().nonzero()[:, 0]
+    places = flow.unflushed.keep.flatten().nonzero()[:, 0]
     if flow.order is None:
         return places
     by_order = places[flow.order.flatten()[places].argsort(stable=True)]
-    return by_order[(by_order // flow.dated.keep.shape[1]).argsort(stable=True)]
+    return by_order[(by_order // flow.unflushed.keep.shape[1]).argsort(stable=True)]

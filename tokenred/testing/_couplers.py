@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenred.interfaces import Coupler
+from tokenred.interfaces import Coupler, takes_forbidden
 from tokenred.testing._run import Check, collect, expect, expect_close, expect_finite, for_all
 from tokenred.testing.strategies import CouplingProblem, coupling_problems, generators
 from tokenred.types import Coupling
@@ -154,6 +154,26 @@ def padding_neither_sends_nor_receives(coupler: Coupler) -> None:
     for_all(st.tuples(coupling_problems(kinds=("distinct",)), st.sampled_from((0.0, 1.0))), body)
 
 
+def nothing_goes_through_a_forbidden_pair(coupler: Coupler) -> None:
+    """A pair that is forbidden gets nothing, and what could go there goes elsewhere."""
+    if not takes_forbidden(coupler):
+        return  # stages take back what it sends there
+
+    def body(problem: CouplingProblem) -> None:
+        n, m = problem.cost.shape
+        apart = torch.zeros(n, m, dtype=torch.bool)
+        if n > 1 and m > 1:
+            apart.view(-1)[problem.cost.argmin()] = True
+        masses = torch.full((n,), 1 / n), torch.full((m,), 1 / m)
+        coupling = coupler.couple(problem.cost, *masses, apart)
+        expect_finite(coupling.plan, "the plan")
+        expect((coupling.plan[apart] == 0).all(), "something goes through a forbidden pair")
+        if coupler.marginals == "source":
+            expect_close(coupling.plan.sum(-1), masses[0], "what the sources send", ROUNDING)
+
+    for_all(coupling_problems(), body)
+
+
 def inputs_are_left_alone(coupler: Coupler) -> None:
     """``couple`` does not write into its arguments, and the same input gives the same plan."""
 
@@ -220,6 +240,7 @@ _BODIES = (
     half_precision_is_computed_in_float32,
     float64_stays_float64,
     padding_neither_sends_nor_receives,
+    nothing_goes_through_a_forbidden_pair,
     inputs_are_left_alone,
     one_anchor_receives_what_is_sent,
 )

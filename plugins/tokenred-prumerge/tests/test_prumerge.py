@@ -76,12 +76,13 @@ def test_fewer_sources_than_neighbours_all_go_or_fail():
 
 
 def test_pairs_that_are_kept_apart_are_nobodys_neighbours():
-    cost = COST.clone()
-    cost[0, 0] = 1e6
+    apart = torch.zeros(COST.shape, dtype=torch.bool)
+    apart[0, 0] = True
     strict = NeighboursCoupler(NeighboursConfig(neighbours=4, fewer="error"))
     with pytest.raises(InputError, match="has 3 sources"):
-        strict.couple(cost, MASS, MASS[:2])
-    plan = NeighboursCoupler(NeighboursConfig(neighbours=4)).couple(cost, MASS, MASS[:2]).plan
+        strict.couple(COST, MASS, MASS[:2], apart)
+    some = NeighboursCoupler(NeighboursConfig(neighbours=4))
+    plan = some.couple(COST, MASS, MASS[:2], apart).plan
     assert plan[:, 0].tolist() == pytest.approx([0.0, 0.3, 0.2, 0.1])
 
 

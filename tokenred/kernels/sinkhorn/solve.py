@@ -1,6 +1,7 @@
 """The public function: which domain, which sweeps, which gradient."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,6 +52,7 @@ def sinkhorn(
     domain: Domain = "auto",
     acceleration: Acceleration = "auto",
     gradient: Gradient = "unrolled",
+    forbidden: Bool[Tensor, "*batch sources anchors"] | None = None,
 ) -> Scaling:
     """Solve ``min <T, C> - epsilon H(T)`` with the given marginals.
 
@@ -77,6 +79,10 @@ def sinkhorn(
     gradient : ``unrolled`` differentiates the sweeps; ``implicit`` the equations that the solution
         satisfies, in memory that does not grow with the sweeps. It presumes convergence: it is off
         by as much as the plan is, and by no more at a small tolerance
+    forbidden : pairs that get nothing. Every path sees a finite cost there, at which the kernel is
+        lost in the rounding of any allowed pair's, and which has no say in the domain. Where
+        allowed pairs cannot carry all mass, the marginals are those before the rest is taken away.
+        ``domain: kernel`` has zeros there, and NaN for what has no allowed pair
 
     Raises
     ------
@@ -101,13 +107,22 @@ def sinkhorn(
         plan = cost if cost.dtype == torch.float64 else cost.float()
         return Scaling(plan, 0, plan.new_zeros(batch), plan.new_ones(batch, dtype=torch.bool))
     problems = Problems.of(cost, source_mass, anchor_mass, epsilon)
+    apart = None if forbidden is None else forbidden.expand(cost.shape).reshape(problems.cost.shape)
+    if apart is not None:
+        problems = replace(problems, cost=problems.cost.masked_fill(apart, 0.0))
+    zeros = domain == "kernel"
     if domain == "auto":
         widest = GRADIENT_RANGE if _has_gradient(problems) else KERNEL_RANGE
         domain = _choose(problems.cost.detach(), epsilon, stop, widest)
+    if apart is not None:
+        price = torch.inf if zeros else _beyond(problems.cost, epsilon)
+        problems = replace(problems, cost=problems.cost.where(~apart, price))
     plan, run = _solve(problems, rules, domain, gradient)
     source_error, anchor_error = _marginal_errors(plan.detach(), problems.detach())
     if problems.empty is not None:
         plan = plan.masked_fill(problems.empty[:, None, None], 0.0)
+    if apart is not None and not zeros:
+        plan = plan.masked_fill(apart, 0.0)
     residual = torch.maximum(source_error, anchor_error)
     converged = residual <= tolerance if stop == "none" else run.done
     if stop == "residual" and last == "anchor" and is_plain(rules, max_iter):
@@ -131,6 +146,12 @@ def _solve(
         return implicit.differentiable(problems, rules, domain)
     run = paths.solve(problems.detach(), rules, domain)[1]
     return unrolled.replay(problems, rules, run, domain), run
+
+
+def _beyond(cost: Tensor, epsilon: float) -> Tensor:
+    """Return a cost beyond the dearest of each problem, at which the kernel counts for nothing."""
+    log_rounding = -math.log(torch.finfo(cost.dtype).eps)
+    return cost.detach().amax((-2, -1), keepdim=True) + (log_rounding + 4) * epsilon
 
 
 def _has_gradient(problems: Problems) -> bool:

@@ -11,11 +11,11 @@ from torch import Tensor
 from tokenred.config import (
     AggregatorSlot,
     BudgetAllocatorSlot,
-    CostTermConfig,
     CostTermSlot,
     CouplerSlot,
     FrozenModel,
     SelectorSlot,
+    StrategyConfig,
     build,
 )
 from tokenred.errors import ConfigError, InputError
@@ -23,7 +23,8 @@ from tokenred.kernels.merge import padded_index
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.budget import AnchorCount, Rounding
 from tokenred.pipeline.flow import Flow, TokenTable, Transport
-from tokenred.pipeline.merging import Merge, Problem, apply, couple, mass_needs, solve
+from tokenred.pipeline.merges import Merge, Problem
+from tokenred.pipeline.merging import couple, mass_needs, solve
 from tokenred.pipeline.quotas import anchor_counts
 from tokenred.types import VisualTokens
 
@@ -44,7 +45,7 @@ class CouplingStageConfig(FrozenModel):
 
     @field_validator("cost")
     @classmethod
-    def _distinct(cls, terms: tuple[CostTermConfig, ...]) -> tuple[CostTermConfig, ...]:
+    def _distinct(cls, terms: tuple[StrategyConfig, ...]) -> tuple[StrategyConfig, ...]:
         names = [term.name for term in terms]
         if not names or len(set(names)) != len(names):
             raise ConfigError("a cost is one or more different terms")
@@ -103,7 +104,7 @@ class FrameStageConfig(CouplingStageConfig):
     )
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "FrameStageConfig":
+    def _fits_chunks(self) -> "FrameStageConfig":
         if self.max_drop is not None and self.rest == "leave":
             raise ConfigError("rest: leave drops nothing, so it has no max_drop", ["max_drop"])
         if self.part == "all" and self.spare_up_to:
@@ -156,16 +157,16 @@ class FrameStage:
         rest = tokens & ~anchors
         sources = tokens if self.config.sources == "all" else rest
         if self.aggregator.merges and bool(sources.any()) and bool(anchors.any()):
-            apply(flow, self._merges(flow, tokens, anchors, sources), int(anchors.sum()))
+            flow.merge(self._merges(flow, tokens, anchors, sources), int(anchors.sum()))
         if self.config.places == "shuffled":
             _shuffle(flow, anchors, rank)
         if self.config.order != "raster":
-            flow.put_behind(anchors, rank if self.config.order == "selection" else None)
+            flow.order_last(anchors, rank if self.config.order == "selection" else None)
         flow.keep_value = anchors.float()
         if self.config.rest == "leave":
             flow.settle(anchors)
         else:
-            flow.update(keep=flow.dated.keep & ~rest)
+            flow.update(keep=flow.unflushed.keep & ~rest)
 
     def _select(self, flow: Flow, tokens: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the anchors as a mask, and each one's place in the selector's order."""
@@ -234,15 +235,15 @@ class FrameStage:
             yield solve(problem, coupling, self.aggregator, self.config.mass)
 
     def _problems(self, flow: Flow, anchors: Tensor, sources: Tensor) -> Iterator[Problem]:
-        (count, n), dim = anchors.shape, flow.dated.features.shape[-1]
+        (count, n), dim = anchors.shape, flow.unflushed.features.shape[-1]
         if self.config.scope == "frame":
             # A gathered row costs about what a needless one does in the matrix products.
             whole = self.transport.pairwise and 2 * int(sources.sum()) >= sources.numel()
             most = int((anchors if whole else anchors | sources).sum(-1).max())
-            together = [slice(0, count)]
+            chunks = [slice(0, count)]
             if self.transport.independent:
-                together = flow.together(count, most * max(n, dim))
-            for frames in together:
+                chunks = flow.chunks(count, most * max(n, dim))
+            for frames in chunks:
                 start = torch.arange(frames.start, frames.stop, device=anchors.device)[:, None] * n
                 right = padded_index(anchors[frames])
                 if whole:

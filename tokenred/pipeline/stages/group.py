@@ -7,8 +7,8 @@ from pydantic import Field
 
 from tokenred.config import FrozenModel, TokenGrouperSlot, build
 from tokenred.errors import InputError
-from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.flow import Flow
+from tokenred.pipeline.merges import Grouped
 from tokenred.types import Grouping
 
 
@@ -42,7 +42,7 @@ class GroupStage:
         keep = torch.zeros_like(flow.tokens.keep).flatten()
         keep[heads] = True
         if self.config.merge == "mean":
-            self._apply(flow, grouping)
+            flow.merge([Grouped(grouping)], len(heads))
         flow.update(keep=keep.view_as(flow.tokens.keep))
 
     def _check(self, flow: Flow, grouping: Grouping) -> None:
@@ -56,17 +56,3 @@ class GroupStage:
         used = grouping.map.coalesce().indices()[1]
         if not bool(alive[heads].all()) or not bool(alive[used].all()):
             raise InputError(f"token grouper '{self.config.grouper.name}' used a dropped token")
-
-    def _apply(self, flow: Flow, grouping: Grouping) -> None:
-        features, heads, weights = flow.tokens.features, grouping.head, grouping.map.coalesce()
-        wide = features.flatten(0, 1).to(torch.promote_types(features.dtype, torch.float32))
-        merged = torch.sparse.mm(weights.to(wide.dtype), wide).to(features.dtype)
-        group, place = weights.indices()
-        size = torch.zeros(len(heads), device=heads.device)
-        size = size.index_add(0, group, flow.mass.flatten()[place])
-        flat = features.flatten(0, 1).index_put((heads,), merged)
-        flow.mass = flow.mass.flatten().index_put((heads,), size).view_as(flow.mass)
-        flow.update(features=flat.view_as(features))
-        if flow.tracing:
-            index, n = torch.stack([heads[group], place]), flow.tokens.keep.numel()
-            flow.extend_trace(sparse_map(index, weights.values().float(), (n, n)))

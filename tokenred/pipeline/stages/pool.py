@@ -61,11 +61,11 @@ class PoolStage:
     def mode(self, flow: Flow) -> PoolMode:
         """Return the pooling that applies to the tokens at hand."""
         mode = self.config.mode
-        return flow.dated.native_pool if mode == "model" else mode  # type: ignore[return-value]
+        return flow.unflushed.native_pool if mode == "model" else mode  # type: ignore[return-value]
 
     def run(self, flow: Flow) -> None:
         """Pool everything that lives on the grid."""
-        tokens, mode, stride = flow.dated, self.mode(flow), self.config.stride
+        tokens, mode, stride = flow.unflushed, self.mode(flow), self.config.stride
         grid = pooled_grid(tokens.grid, mode, stride)
         if 0 in grid:
             raise ConfigError(f"stride {stride} pools a {tokens.grid} grid away", ["stride"])
@@ -77,7 +77,7 @@ class PoolStage:
 
         cues = {
             name: cue if name in PER_FRAME_CUES else _pool_cue(cue, pool)
-            for name, cue in tokens.cues.items()
+            for name, cue in flow.cues.items()
         }
         value = pool(tokens.keep.float()[..., None])[..., 0]
         mass = pool(flow.mass[..., None])[..., 0]
@@ -108,7 +108,9 @@ class PoolStage:
 
 def _best(flow: Flow, value: Tensor, keep: Tensor, count: int) -> Tensor:
     """Mark the ``count`` first cells of each frame by keep, pooled mask, attention, raster."""
-    attention = [cue for name, cue in flow.dated.cues.items() if name.startswith(ATTENTION_CUES)]
+    attention = [
+        cue for name, cue in flow.unflushed.cues.items() if name.startswith(ATTENTION_CUES)
+    ]
     keys = [keep.float(), value, *([torch.stack(attention).sum(0)] if attention else [])]
     order = torch.arange(value.shape[1], device=value.device).expand(value.shape)
     for key in reversed(keys):

@@ -13,7 +13,8 @@ from tokenred.errors import InputError
 from tokenred.kernels.merge import padded_index
 from tokenred.pipeline.budget import rounded, shares
 from tokenred.pipeline.flow import Flow, TokenTable, Transport
-from tokenred.pipeline.merging import Problem, apply, couple, solve
+from tokenred.pipeline.merges import Problem
+from tokenred.pipeline.merging import couple, solve
 from tokenred.pipeline.stages.frame import CouplingStageConfig
 from tokenred.pipeline.stages.segment import KeepRuleConfig
 from tokenred.types import Coupling
@@ -115,7 +116,7 @@ class ReferenceStage:
         counts = open_.sum(-1).tolist()
         pairs = [(t, to) for t, to in pairs if t != to and counts[t] and counts[to]]
         table, values = TokenTable(flow, self.transport.needs), flow.tokens.features[:1].numel()
-        parts = flow.together(len(pairs), values)
+        parts = flow.chunks(len(pairs), values)
         if not self.transport.batches:
             parts = [slice(i, i + 1) for i in range(len(pairs))]
         return [
@@ -191,7 +192,7 @@ class ReferenceStage:
             source_mass=each.coupling.source_mass * gone,
         )
         merge = solve(each.problem, coupling, self.aggregator, "uniform")
-        apply(flow, [merge], each.problem.anchors.numel())
+        flow.merge([merge], each.problem.anchors.numel())
 
     def _sort(self, flow: Flow, keep: Tensor, compared: list[_Compared]) -> None:
         rank = torch.zeros(keep.shape, dtype=torch.long, device=keep.device)
@@ -202,7 +203,7 @@ class ReferenceStage:
             place[order] = torch.arange(len(order), device=order.device)
             rank.view(-1)[each.problem.sources[0]] = place
             pruned[each.frame] = keep[each.frame]
-        flow.put_behind(pruned, rank)
+        flow.order_last(pruned, rank)
 
 
 def _part(coupling: Coupling, item: slice, sources: slice, anchors: slice) -> Coupling:
@@ -215,6 +216,7 @@ def _part(coupling: Coupling, item: slice, sources: slice, anchors: slice) -> Co
         coupling,
         plan=cut(coupling.plan),
         cost=cut(coupling.cost),
+        forbidden=None if coupling.forbidden is None else cut(coupling.forbidden),
         source_mass=coupling.source_mass[item, sources],
         anchor_mass=coupling.anchor_mass[item, anchors],
         residual=coupling.residual[item],

@@ -1,6 +1,6 @@
 """The segment stage: inside each run of frames, merge later frames into the first one's tokens."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -15,13 +15,15 @@ from tokenred.config import (
     build,
     nested,
 )
-from tokenred.kernels.merge import apply_merge, gather_tokens, padded_index
-from tokenred.kernels.sparse import sparse_identity, sparse_map
+from tokenred.kernels.merge import gather_tokens, padded_index
+from tokenred.kernels.sparse import sparse_identity
 from tokenred.pipeline.budget import shares, trim
-from tokenred.pipeline.flow import Flow, TokenTable, Transport, Twins, items, uniform_mass
+from tokenred.pipeline.flow import Flow, TokenTable, Transport, Twins
+from tokenred.pipeline.merges import Problem, Solved
+from tokenred.pipeline.merging import couple
 from tokenred.pipeline.stages.cut import DESCRIPTOR_TEXT, Descriptor, cut, descriptor_needs
 from tokenred.pipeline.stages.frame import CouplingStageConfig
-from tokenred.types import Coupling, MergeWeights, Segments, TokenGroup
+from tokenred.types import Coupling, MergeWeights, Segments
 
 
 class KeepRuleConfig(FrozenModel):
@@ -52,33 +54,6 @@ class SegmentStageConfig(CouplingStageConfig):
         "temporal",
         description="by frame, or anchors - kept - merged anchors a segment, as released",
     )
-
-
-@dataclass(frozen=True)
-class _Step:
-    """The next frame of each of the first segments of a batch, merged into their anchors."""
-
-    sources: Tensor  # (segments, sources) flat places; padding has weight zero
-    weights: MergeWeights
-
-
-@dataclass
-class _Batch:
-    """Segments that are merged side by side, the longest first, and their growing anchors."""
-
-    place: Tensor  # (segments, anchors) flat places in the first frames
-    real: Tensor
-    anchors: TokenGroup
-    mass: Tensor
-    steps: list[_Step] = field(default_factory=list)
-
-    def take(self, features: Tensor, mass: Tensor) -> None:
-        """Replace the anchors of the first segments."""
-        rest = slice(len(mass), None)
-        if len(mass) < len(self.mass):
-            features = torch.cat([features, self.anchors.features[rest]])
-            mass = torch.cat([mass, self.mass[rest]])
-        self.anchors, self.mass = replace(self.anchors, features=features), mass
 
 
 class SegmentStage:
@@ -117,18 +92,13 @@ class SegmentStage:
             flow.twins = _twins(flow, twins)
         sizes = list(zip(flow.tokens.keep.sum(-1).tolist(), quotas))
         keep = flow.tokens.keep.clone()
-        batches = [
-            self._merge(flow, keep, part, sizes)
-            for part in self._together(flow, keep, segments, sizes)
-        ]
-        if flow.tracing:
-            flow.extend_trace(_segment_map(keep, batches))
-        self._write(flow, batches)
+        for chunk in self._chunks(flow, keep, segments, sizes):
+            self._merge(flow, keep, chunk, sizes)
         flow.update(keep=keep)
         if self.copies == 2 or self.config.order == "segment":
             flow.sequence = self._sequence(keep, segments, twins)
 
-    def _together(
+    def _chunks(
         self,
         flow: Flow,
         keep: Tensor,
@@ -151,8 +121,8 @@ class SegmentStage:
             return [[frames] for frames in some]
         some.sort(key=len, reverse=True)
         most = max(n for n, _ in sizes)
-        values = most * max(most, flow.dated.features.shape[-1])
-        return [some[part] for part in flow.together(len(some), values)]
+        values = most * max(most, flow.unflushed.features.shape[-1])
+        return [some[part] for part in flow.chunks(len(some), values)]
 
     def _twin_frames(self, segments: Segments) -> list[int]:
         """Return the first frames that are emitted twice.
@@ -202,33 +172,29 @@ class SegmentStage:
         keep: Tensor,
         segments: list[range],
         sizes: list[tuple[int, int | None]],
-    ) -> _Batch:
+    ) -> None:
         """Merge later frames into the first ones, and narrow ``keep`` (in place) to what stays."""
-        rank = flow.tokens.keep.long().cumsum(-1) - 1
+        rank = flow.unflushed.keep.long().cumsum(-1) - 1
         table = TokenTable(flow, self.transport.needs, rank)
-        place, real = _places(keep, [frames[0] for frames in segments])
-        batch = _Batch(place, real, table[place], flow.mass.flatten()[place])
+        anchors = _places(keep, [frames[0] for frames in segments])
         for gap in range(1, len(segments[0])):
             frames = [each[gap] for each in segments if gap < len(each)]
             if any(sizes[t][0] for t in frames):
-                self._merge_frames(flow, keep, table, batch, frames, [sizes[t] for t in frames])
-        return batch
+                place, real = (side[: len(frames)] for side in anchors)
+                problem = Problem(place, real, *_places(keep, frames))
+                self._merge_frames(flow, keep, table, problem, [sizes[t] for t in frames])
 
     def _merge_frames(
         self,
         flow: Flow,
         keep: Tensor,
         table: TokenTable,
-        batch: _Batch,
-        frames: list[int],
+        problem: Problem,
         sizes: list[tuple[int, int | None]],
     ) -> None:
-        """Merge one frame of each of the first segments of a batch."""
-        sources, real = _places(keep, frames)
-        left, right = table[sources], items(batch.anchors, slice(len(frames)))
-        mass = uniform_mass(real), uniform_mass(batch.real[: len(frames)])
-        coupling = self.transport(left, right, *mass)
-        flow.note(coupling)
+        """Merge one frame of each of some segments into the anchors of these."""
+        coupling = couple(flow, table, problem, self.transport)
+        sources, real = problem.sources, problem.source_real
         stays = self._stays(coupling, sizes)
         # Padding repeats the first source of its row, and says the same of it.
         keep.view(-1).index_put_((sources,), stays.where(real, stays[:, :1]))
@@ -238,16 +204,10 @@ class SegmentStage:
             return
         hit = gone.any(-1)[:, None]  # anchors that nothing goes to stay as they are
         index, real = padded_index(gone)  # the others have weight zero, and are not multiplied
-        sources = sources.gather(1, index)
         sent = gather_tokens(weights.source, index).where(real[..., None], 0.0)
         weights = MergeWeights(weights.anchor.where(hit, 1.0), sent)
-        # The weights are in float64 where the features are; masses never are.
-        own = weights.anchor.detach().to(batch.mass)
-        sent = flow.mass.flatten()[sources][:, None] @ weights.source.detach().to(batch.mass)
-        grown = batch.mass[: len(frames)] + sent[:, 0] / own.where(own > 0, 1.0)
-        batch.take(apply_merge(right.features, table.features(sources), weights), grown)
-        if flow.tracing:
-            batch.steps.append(_Step(sources, weights))
+        problem = replace(problem, sources=sources.gather(1, index), source_real=real)
+        flow.merge([Solved(problem, weights)], problem.anchors.numel())
 
     def _stays(self, coupling: Coupling, sizes: list[tuple[int, int | None]]) -> Tensor:
         """Decide over the real sources of every problem, given their number and the quota."""
@@ -279,15 +239,6 @@ class SegmentStage:
         )
         weights: MergeWeights = self.aggregator.weights(rest)
         return weights
-
-    def _write(self, flow: Flow, batches: list[_Batch]) -> None:
-        if not self.aggregator.merges or not batches:
-            return
-        places = torch.cat([batch.place[batch.real] for batch in batches])
-        mass = torch.cat([batch.mass[batch.real] for batch in batches])
-        flow.mass = flow.mass.flatten().index_put((places,), mass).view_as(flow.mass)
-        values = [_rows(batch.anchors.features, batch.real) for batch in batches]
-        flow.write(places, torch.cat(values) if len(values) > 1 else values[0])
 
     def _sequence(self, keep: Tensor, segments: Segments, twins: list[int]) -> Tensor:
         """Return flat places in output order; places from ``keep`` on are twins (unmerged)."""
@@ -321,32 +272,3 @@ def _places(keep: Tensor, frames: list[int]) -> tuple[Tensor, Tensor]:
     now = torch.tensor(frames, device=keep.device)
     index, real = padded_index(keep[now])
     return index + now[:, None] * keep.shape[1], real
-
-
-def _rows(features: Tensor, real: Tensor) -> Tensor:
-    """Return the real rows of a padded batch; none of them is copied if all are."""
-    if bool(real.all()):
-        return features.flatten(0, 1)
-    return features.flatten(0, 1).index_select(0, real.flatten().nonzero()[:, 0])
-
-
-def _segment_map(keep: Tensor, batches: list[_Batch]) -> Tensor:
-    """Return the sparse map of all merges over flat tokens; untouched ones map to themselves."""
-    diagonal = torch.ones(keep.numel(), device=keep.device)
-    index, values = [], []
-    for batch in batches:
-        left = torch.ones(batch.place.shape, device=keep.device)
-        for step in reversed(batch.steps):  # what goes in is diluted by what goes in later
-            n = len(step.sources)
-            entry = step.weights.source.detach().float() * left[:n, None]
-            hit = (entry != 0) & batch.real[:n, None]
-            row, column = batch.place[:n, None], step.sources[..., None]
-            index.append(torch.stack([row.expand_as(hit)[hit], column.expand_as(hit)[hit]]))
-            values.append(entry[hit])
-            left[:n] *= step.weights.anchor.detach().float()
-        diagonal[batch.place[batch.real]] = left[batch.real]
-    rest = diagonal.nonzero()[:, 0]
-    index.append(torch.stack([rest, rest]))
-    values.append(diagonal[rest])
-    size = (keep.numel(), keep.numel())
-    return sparse_map(torch.cat(index, 1), torch.cat(values), size)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tokenred.config import AggregatorSlot, FrozenModel, StaticRuleSlot, build
 from tokenred.errors import InputError
 from tokenred.pipeline.flow import Flow, uniform_mass
-from tokenred.pipeline.merging import Merge, Problem, apply
+from tokenred.pipeline.merges import Merge, Problem, Solved
 from tokenred.types import Coupling
 
 
@@ -63,7 +63,7 @@ class StaticStage:
             keep[frames[1] : frames[-1] + 1] &= ~still
             if self.aggregator.merges and bool(still.any()):
                 merges.append(self._merge(still.nonzero()[:, 0], frames, keep.shape[1]))
-        apply(flow, merges, int(static.sum()))
+        flow.merge(merges, int(static.sum()))
         flow.notes.n_segments = len(flow.segments)
         flow.static, flow.split = static, int(keep.sum())
         flow.update(keep=keep)
@@ -90,4 +90,4 @@ class StaticStage:
         mass = uniform_mass(left), uniform_mass(right)
         plan = mass[0][..., None]
         coupling = Coupling.direct(plan, torch.zeros_like(plan), *mass)
-        return Merge(Problem(anchors, right, sources, left), self.aggregator.weights(coupling))
+        return Solved(Problem(anchors, right, sources, left), self.aggregator.weights(coupling))

@@ -66,7 +66,7 @@ class BlendAggregator:
                 ["aggregator", "second_cost"],
             )
         other = self.second_coupler.couple(
-            coupling.terms[name], coupling.source_mass, coupling.anchor_mass
+            coupling.terms[name], coupling.source_mass, coupling.anchor_mass, coupling.forbidden
         )
         first, second = self.first.weights(coupling), self.second.weights(other)
         share = self.config.share

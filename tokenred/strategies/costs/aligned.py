@@ -4,31 +4,29 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tokenred.config import CostTermConfig
+from tokenred.config import StrategyConfig
 from tokenred.types import TokenGroup
 
-APART = 1e6
 
-
-class AlignedConfig(CostTermConfig):
-    """Settings of the aligned cost."""
+class AlignedConfig(StrategyConfig):
+    """No settings, and no weight: it has no price."""
 
 
 class AlignedCost:
-    """Cost 0 between tokens in the same place of their frames, a million between all others.
+    """Cost nothing, and forbid all pairs but those in the same place of their frames.
 
-    Added to a cost of features it pins every source to the token in its own place.
+    Beside a cost of features it pins every source to the token in its own place.
 
     Shapes
     ------
-    positions : (*batch, n, 2); returns (*batch, sources, anchors), 0 or 1e6
+    positions : (*batch, n, 2); returns (*batch, sources, anchors)
 
     Source
     ------
     The comparison of like places in DyCoke (KD-TAO/DyCoke@dd74634), DTD
     (yaolinli/TimeChat-Online@25a1578) and EVS (vllm-project/vllm@926c71f). Licence of source:
     Apache-2.0, BSD-3-Clause, Apache-2.0 (written from our description).
-    Differs: a source whose place has no anchor goes to the cheapest other one.
+    Differs: a source whose place has no anchor goes nowhere.
     """
 
     pairwise: ClassVar[bool] = True
@@ -37,6 +35,11 @@ class AlignedCost:
         self.config = config
 
     def cost(self, sources: TokenGroup, anchors: TokenGroup) -> Tensor:
-        """Return the cost of every (source, anchor) pair."""
+        """Return zeros."""
+        left, right = sources.positions, anchors.positions
+        return left.new_zeros((*left.shape[:-1], right.shape[-2]))
+
+    def forbids(self, sources: TokenGroup, anchors: TokenGroup) -> Tensor:
+        """Return the pairs in different places."""
         left, right = sources.positions[..., :, None, :], anchors.positions[..., None, :, :]
-        return (left != right).any(-1).to(left.dtype) * APART
+        return (left != right).any(-1)

@@ -15,7 +15,7 @@ class TemporalConfig(CostTermConfig):
 
     sigma_frames: float = Field(1.5, gt=0, description="width of the gap kernel, in frames")
     max_gap_frames: float | None = Field(
-        None, gt=0, description="pairs further apart cost a million more; null: no limit"
+        None, gt=0, description="pairs further apart are forbidden; null: no limit"
     )
 
 
@@ -43,8 +43,15 @@ class TemporalCost:
 
     def cost(self, sources: TokenGroup, anchors: TokenGroup) -> Tensor:
         """Return the cost of the time gap of every pair."""
-        gap = (sources.times[..., :, None] - anchors.times[..., None, :]).abs()
-        cost = 1 - torch.exp(-(gap**2) / (2 * self.config.sigma_frames**2 + 1e-9))
-        if self.config.max_gap_frames is not None:
-            cost = cost + 1e6 * (gap > self.config.max_gap_frames)
-        return cost
+        return 1 - torch.exp(
+            -(_gap(sources, anchors) ** 2) / (2 * self.config.sigma_frames**2 + 1e-9)
+        )
+
+    def forbids(self, sources: TokenGroup, anchors: TokenGroup) -> Tensor | None:
+        """Return the pairs that are too far apart."""
+        most = self.config.max_gap_frames
+        return None if most is None else _gap(sources, anchors) > most
+
+
+def _gap(sources: TokenGroup, anchors: TokenGroup) -> Tensor:
+    return (sources.times[..., :, None] - anchors.times[..., None, :]).abs()

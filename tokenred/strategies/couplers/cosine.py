@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tokenred.config import StrategyConfig
 from tokenred.interfaces import Marginals
+from tokenred.strategies.couplers.closed import closed_pairs
 from tokenred.types import Coupling
 
 
@@ -39,10 +40,19 @@ class CosineCoupler:
     def __init__(self, config: CosineCouplerConfig) -> None:
         self.config = config
 
-    def couple(self, cost: Tensor, source_mass: Tensor, anchor_mass: Tensor) -> Coupling:
-        """Return the plan; padded anchors receive nothing."""
+    def couple(
+        self,
+        cost: Tensor,
+        source_mass: Tensor,
+        anchor_mass: Tensor,
+        forbidden: Tensor | None = None,
+    ) -> Coupling:
+        """Return the plan; padded and forbidden anchors receive nothing."""
         dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
         logits = -cost.to(dtype) / self.config.temperature
-        logits = logits.masked_fill((anchor_mass <= 0)[..., None, :], torch.finfo(dtype).min)
+        closed = closed_pairs(anchor_mass, forbidden)
+        logits = logits.masked_fill(closed, torch.finfo(dtype).min)
         plan = torch.softmax(logits, dim=-1) * source_mass.to(dtype)[..., :, None]
+        if forbidden is not None:
+            plan = plan.masked_fill(forbidden, 0.0)
         return Coupling.direct(plan, cost, source_mass, anchor_mass)

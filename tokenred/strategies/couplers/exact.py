@@ -39,7 +39,13 @@ class ExactCoupler:
     def __init__(self, config: ExactConfig) -> None:
         self.config = config
 
-    def couple(self, cost: Tensor, source_mass: Tensor, anchor_mass: Tensor) -> Coupling:
+    def couple(
+        self,
+        cost: Tensor,
+        source_mass: Tensor,
+        anchor_mass: Tensor,
+        forbidden: Tensor | None = None,
+    ) -> Coupling:
         """Return the cheapest plan with both marginals."""
         try:
             import ot
@@ -48,7 +54,12 @@ class ExactCoupler:
                 "coupler 'exact' needs POT: pip install 'tokenred[pot]'"
             ) from None
         batch = cost.shape[:-2]
-        flat = cost.detach().double().cpu().reshape(-1, *cost.shape[-2:]).numpy()
+        priced = cost.detach().double()
+        if forbidden is not None and cost.numel():
+            # Dearer than any detour over allowed pairs, so that it is taken only without one.
+            allowed = priced.abs().masked_fill(forbidden, 0.0).amax((-2, -1), keepdim=True)
+            priced = priced.where(~forbidden, (1 + 2 * allowed) * sum(cost.shape[-2:]))
+        flat = priced.cpu().reshape(-1, *cost.shape[-2:]).numpy()
         rows = source_mass.detach().double().cpu().expand(*batch, -1).reshape(len(flat), -1).numpy()
         columns = (
             anchor_mass.detach().double().cpu().expand(*batch, -1).reshape(len(flat), -1).numpy()
@@ -62,4 +73,6 @@ class ExactCoupler:
             plans.append(torch.from_numpy(ot.emd(a, b * (a.sum() / b.sum()), matrix)))
         dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
         plan = torch.stack(plans).reshape(cost.shape).to(cost.device, dtype)
+        if forbidden is not None:
+            plan = plan.masked_fill(forbidden, 0.0)
         return Coupling.direct(plan, cost, source_mass, anchor_mass)

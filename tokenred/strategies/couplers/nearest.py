@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tokenred.config import StrategyConfig
 from tokenred.interfaces import Marginals
+from tokenred.strategies.couplers.closed import closed_pairs
 from tokenred.types import Coupling
 
 
@@ -33,11 +34,18 @@ class NearestCoupler:
     def __init__(self, config: NearestConfig) -> None:
         self.config = config
 
-    def couple(self, cost: Tensor, source_mass: Tensor, anchor_mass: Tensor) -> Coupling:
-        """Return the plan; padded anchors receive nothing."""
+    def couple(
+        self,
+        cost: Tensor,
+        source_mass: Tensor,
+        anchor_mass: Tensor,
+        forbidden: Tensor | None = None,
+    ) -> Coupling:
+        """Return the plan; padded and forbidden anchors receive nothing."""
         dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
-        real = cost.masked_fill((anchor_mass <= 0)[..., None, :], torch.inf)
+        real = cost.masked_fill(closed_pairs(anchor_mass, forbidden), torch.inf)
         choice = torch.nn.functional.one_hot(real.argmin(-1), cost.shape[-1]).to(dtype)
-        return Coupling.direct(
-            choice * source_mass.to(dtype)[..., :, None], cost, source_mass, anchor_mass
-        )
+        plan = choice * source_mass.to(dtype)[..., :, None]
+        if forbidden is not None:  # a source may have nowhere to go
+            plan = plan.masked_fill(forbidden, 0.0)
+        return Coupling.direct(plan, cost, source_mass, anchor_mass)

@@ -33,7 +33,13 @@ class NoCoupler:
     def __init__(self, config: NoCouplerConfig) -> None:
         self.config = config
 
-    def couple(self, cost: Tensor, source_mass: Tensor, anchor_mass: Tensor) -> Coupling:
+    def couple(
+        self,
+        cost: Tensor,
+        source_mass: Tensor,
+        anchor_mass: Tensor,
+        forbidden: Tensor | None = None,
+    ) -> Coupling:
         """Return the empty plan."""
         dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
         plan = torch.zeros(cost.shape, dtype=dtype, device=cost.device)

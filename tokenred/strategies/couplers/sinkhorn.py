@@ -76,10 +76,16 @@ class SinkhornCoupler:
         """Whether a problem's plan does not depend on what else is in its batch."""
         return self.config.stop != "scaling-batch"
 
-    def couple(self, cost: Tensor, source_mass: Tensor, anchor_mass: Tensor) -> Coupling:
+    def couple(
+        self,
+        cost: Tensor,
+        source_mass: Tensor,
+        anchor_mass: Tensor,
+        forbidden: Tensor | None = None,
+    ) -> Coupling:
         """Return the transport plan."""
         settings = self.config.model_dump(exclude={"name"})
-        solution = sinkhorn(cost, source_mass, anchor_mass, **settings)
+        solution = sinkhorn(cost, source_mass, anchor_mass, forbidden=forbidden, **settings)
         return Coupling(
             solution.plan,
             cost,

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
@@ -16,7 +17,8 @@ class ExpectedCostScore:
     """Score a source by what moving it costs on average: ``sum_j p_ij C_ij``.
 
     Sources with a high score, which no anchor resembles, are kept. Unlike the largest probability
-    it does not fall when a source is equally close to several anchors.
+    it does not fall when a source is equally close to several anchors. A source that may go to no
+    anchor has the highest score of all.
 
     Shapes
     ------
@@ -36,4 +38,8 @@ class ExpectedCostScore:
     def score(self, coupling: Coupling) -> Tensor:
         """Return the expected cost of every row."""
         rows = coupling.plan.sum(-1).clamp_min(1e-9)
-        return (coupling.plan * coupling.cost.to(coupling.plan.dtype)).sum(-1) / rows
+        score = (coupling.plan * coupling.cost.to(coupling.plan.dtype)).sum(-1) / rows
+        if coupling.forbidden is None:
+            return score
+        nowhere = (coupling.forbidden | (coupling.anchor_mass <= 0)[..., None, :]).all(-1)
+        return score.masked_fill(nowhere, torch.finfo(score.dtype).max)

@@ -3,14 +3,11 @@
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
 from tokenred import Coupling, InputError, StrategyConfig
-
-APART = 1e6
-"""Pairs that cost this much are kept apart, whatever the coupler."""
 
 
 class NeighboursConfig(StrategyConfig):
@@ -56,11 +53,14 @@ class NeighboursCoupler:
         cost: Float[Tensor, "*batch sources anchors"],
         source_mass: Float[Tensor, "*batch sources"],
         anchor_mass: Float[Tensor, "*batch anchors"],
+        forbidden: Bool[Tensor, "*batch sources anchors"] | None = None,
     ) -> Coupling:
-        """Return the plan; padding, which has no mass, is nobody's neighbour."""
+        """Return the plan; padding and forbidden sources are nobody's neighbours."""
         dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
         takes = (anchor_mass > 0)[..., None, :]
-        real = (source_mass > 0)[..., :, None] & takes & (cost < APART)
+        real = (source_mass > 0)[..., :, None] & takes
+        if forbidden is not None:
+            real = real & ~forbidden
         self._check(real, takes)
         order = cost.masked_fill(~real, torch.inf).argsort(dim=-2, stable=True)
         nearest = order[..., : self.config.neighbours, :]

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -40,10 +40,13 @@ class MutualNearestCoupler:
         cost: Float[Tensor, "*batch sources anchors"],
         source_mass: Float[Tensor, "*batch sources"],
         anchor_mass: Float[Tensor, "*batch anchors"],
+        forbidden: Bool[Tensor, "*batch sources anchors"] | None = None,
     ) -> Coupling:
-        """Return the plan; padding, which has no mass, is nobody's nearest."""
+        """Return the plan; padding and what is forbidden is nobody's nearest."""
         dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
         real = (source_mass > 0)[..., :, None] & (anchor_mass > 0)[..., None, :]
+        if forbidden is not None:
+            real = real & ~forbidden
         price = cost.to(dtype).masked_fill(~real, torch.inf)
         mutual = _one_hot_minimum(price, -1) & _one_hot_minimum(price, -2) & real
         if self.config.max_cost is not None:

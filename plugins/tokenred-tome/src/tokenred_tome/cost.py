@@ -2,22 +2,19 @@
 
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokenred.config import CostTermConfig
+from tokenred.config import StrategyConfig
 from tokenred.types import TokenGroup
 
-FORBIDDEN = 1e6
 
-
-class BipartiteCostConfig(CostTermConfig):
-    """No settings; the weight stands beside the term."""
+class BipartiteCostConfig(StrategyConfig):
+    """No settings, and no weight: it has no price."""
 
 
 class BipartiteCost:
-    """Keep even tokens apart: 1e6 for an even source and an even anchor, 0 for all other pairs.
+    """Cost nothing, and forbid pairs of an even source and an even anchor.
 
     Tokens are numbered as the stage counts them in each frame, in raster order. Beside another cost
     term this makes a matching bipartite. A stage that does not count its tokens forbids nothing.
@@ -41,11 +38,14 @@ class BipartiteCost:
     def cost(
         self, sources: TokenGroup, anchors: TokenGroup
     ) -> Float[Tensor, "*batch sources anchors"]:
-        """Return the cost of every (source, anchor) pair."""
+        """Return zeros."""
+        return sources.times.new_zeros((*sources.times.shape, anchors.times.shape[-1]))
+
+    def forbids(
+        self, sources: TokenGroup, anchors: TokenGroup
+    ) -> Bool[Tensor, "*batch sources anchors"] | None:
+        """Return the pairs of two even tokens."""
         if sources.rank is None or anchors.rank is None:
-            return torch.zeros(
-                (*sources.times.shape, anchors.times.shape[-1]), device=sources.times.device
-            )
+            return None
         odd = [rank % 2 for rank in (sources.rank, anchors.rank)]
-        both_even = (odd[0][..., :, None] + odd[1][..., None, :]) == 0
-        return FORBIDDEN * both_even.float()
+        return (odd[0][..., :, None] + odd[1][..., None, :]) == 0
