@@ -180,12 +180,12 @@ def one_at_a_time() -> Iterator[list[int]]:
     """Solve every problem on its own; yield how many there were, each time it was asked."""
     asked: list[int] = []
 
-    def together(flow: Flow, n_items: int, n_values: int) -> list[slice]:
+    def chunks(flow: Flow, n_items: int, n_values: int) -> list[slice]:
         asked.append(n_items)
         return [slice(i, i + 1) for i in range(n_items)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Flow, "together", together)
+        patch.setattr(Flow, "chunks", chunks)
         yield asked
 
 
@@ -233,13 +233,13 @@ def test_frames_that_have_no_anchor_are_passed_by(share: float) -> None:
 
 def test_a_run_copies_the_features_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    write = Flow.write
+    merge = Flow.merge
 
-    def spy(flow: Flow, places: torch.Tensor, values: torch.Tensor) -> None:
-        write(flow, places, values)
+    def spy(flow: Flow, *merges: Any) -> None:
+        merge(flow, *merges)
         seen.append(flow.tokens.features.data_ptr())
 
-    monkeypatch.setattr(Flow, "write", spy)
+    monkeypatch.setattr(Flow, "merge", spy)
     stages = {
         "first": {**MEAN, "n_anchors": 8},
         "second": {**MEAN, "n_anchors": 4},

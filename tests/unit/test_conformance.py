@@ -54,7 +54,7 @@ class Nearest:
     marginals = "source"
     nudge = 0.0
 
-    def couple(self, cost, source_mass, anchor_mass, forbidden=None):
+    def couple(self, cost, source_mass, anchor_mass):
         dtype = torch.promote_types(cost.dtype, torch.float32)
         real = cost.masked_fill((anchor_mass <= 0)[..., None, :], torch.inf)
         choice = torch.nn.functional.one_hot(real.argmin(-1), cost.shape[-1]).to(dtype)

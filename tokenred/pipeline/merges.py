@@ -14,7 +14,7 @@ from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.patched import Patched
 from tokenred.types import Grouping, MergeWeights
 
-Entries = tuple[Int[Tensor, "entries"], Int[Tensor, "entries"], Float[Tensor, "entries"]]
+Entries = tuple[Tensor, Tensor, Tensor]
 """Rows (anchors) and columns (all that goes in) of a map over flat places, and its values."""
 
 

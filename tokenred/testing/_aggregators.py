@@ -149,9 +149,10 @@ def weights_are_seen_not_to_sum_to_one(aggregator: Aggregator) -> None:
 
 def _item(coupling: Coupling, item: int) -> Coupling:
     parts = {
-        field.name: getattr(coupling, field.name)[item]
+        field.name: value[item]
         for field in fields(coupling)
         if field.name not in ("n_iter", "terms")
+        and (value := getattr(coupling, field.name)) is not None
     }
     terms = {name: term[item] for name, term in coupling.terms.items()}
     return replace(coupling, **parts, terms=terms)
