@@ -3,6 +3,7 @@
 A method is what presets name in ``about.method``. Its page is ``docs/methods/SLUG.md``.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 from tokenred import BudgetError, load_pipeline
 from tokenred.config import StrategyConfig, build, role_of
 from tokenred.pipeline.config import PipelineConfig, load_config, read_pipeline
-from tokenred.registry import registry
+from tokenred.registry import Entry, registry
 from tokenred.testing import video_tokens
 
 GOLDEN = Path(__file__).parent / "reference" / "golden.json"
@@ -380,16 +381,22 @@ def golden_sum(names: list[str]) -> str:
 
 def _distributions(names: list[str]) -> str:
     owners = dict.fromkeys(registry().presets()[name][1] for name in names)
+    homes = {registry().presets()[name][0].parents[1] for name in names}
     mine = []
     for owner in owners:
         brings = [
             f"{entry.role} [{entry.name}](../reference/strategies.md#"
             f"{f'{entry.role} {entry.name}'.replace(' ', '-')})"
             for entry in registry().entries()
-            if entry.owner == owner and owner != "tokenred"
+            if entry.owner == owner and owner != "tokenred" and _lives_in(entry, homes)
         ]
         mine.append(f"`{owner}`" + (f", which brings {', '.join(brings)}" if brings else ""))
     return "; ".join(mine)
+
+
+def _lives_in(entry: Entry, homes: set[Path]) -> bool:
+    """Say whether a strategy stands in the package of a method, beside its presets."""
+    return any(Path(inspect.getfile(entry.factory)).is_relative_to(home) for home in homes)
 
 
 def _cell(text: str) -> str:

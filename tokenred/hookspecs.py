@@ -9,7 +9,8 @@ for each thing it brings::
 
 Classes may be given by name, ``register("nearest", ".couplers:NearestCoupler", "NearestConfig")``,
 and are then imported when they are first used. Dots in front stand for the package of the plugin,
-as in imports; a name alone is one of the same module.
+as in imports; a name alone is one of the same module. A plugin in several packages names those with
+hooks in ``tokenred_plugins = (".one", ".two")``.
 """
 
 from collections.abc import Callable

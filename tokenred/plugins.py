@@ -72,6 +72,9 @@ def plugin_statuses() -> list[PluginStatus]:
 def register_plugin(registry: Registry, plugin: object, owner: str) -> None:
     """Let one plugin register everything it brings, all or nothing.
 
+    A plugin in several packages names them in ``tokenred_plugins = (".one", ".two")``; each holds
+    hooks of its own.
+
     Raises
     ------
     PluginError
@@ -92,6 +95,8 @@ def register_plugin(registry: Registry, plugin: object, owner: str) -> None:
             _call(manager, hook, _adder(registry, role, owner, package))
         _call(manager, "register_model_adapters", _adapter_adder(registry, owner, package))
         _call(manager, "register_presets", partial(registry.add_preset, owner=owner))
+        for inner in getattr(plugin, "tokenred_plugins", ()):
+            register_plugin(registry, import_module(inner, package), owner)
     except Exception:
         registry._entries, registry._presets, registry._adapters = before
         raise

@@ -3,6 +3,7 @@
 It remembers who owns each name, refuses collisions and suggests near names.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +34,9 @@ ROLES = {
 
 HARNESS_ROLES = {"task": "register_tasks", "scorer": "register_scorers"}
 """What a comparison is made of -> its hook."""
+
+METHODS = Path(__file__).with_name("methods.json")
+"""Role, or ``pipeline`` -> the names that tokenred-methods brings, for errors without it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Registry:
     def get(self, role: str, name: str) -> Entry:
         """Return the strategy called ``name``, or a ConfigError with the nearest name."""
         if (role, name) not in self._entries:
-            raise ConfigError(f"unknown {role} '{name}'{nearest(name, self.names(role))}")
+            raise _unknown(role, name, self.names(role))
         return self._entries[role, name]
 
     def names(self, role: str) -> list[str]:
@@ -146,7 +150,7 @@ class Registry:
     def preset(self, name: str) -> Path:
         """Return the file of a preset, or a ConfigError with the nearest name."""
         if name not in self._presets:
-            raise ConfigError(f"unknown pipeline '{name}'{nearest(name, self._presets)}")
+            raise _unknown("pipeline", name, self._presets)
         return self._presets[name][0]
 
 
@@ -155,6 +159,14 @@ def registry() -> Registry:
     from tokenred.plugins import loaded  # the manager needs the class above
 
     return loaded()[0]
+
+
+def _unknown(role: str, name: str, names: Iterable[str]) -> ConfigError:
+    """Say where a name would come from, or which one is near."""
+    hint = nearest(name, names)
+    if name in json.loads(METHODS.read_text(encoding="utf-8")).get(role, []):
+        hint = "; it comes with tokenred-methods: pip install 'tokenred[methods]'"
+    return ConfigError(f"unknown {role} '{name}'{hint}")
 
 
 def _check_target(target: Any, owner: str) -> None:

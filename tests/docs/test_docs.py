@@ -288,7 +288,7 @@ def _commands_in(path):
 
 @pytest.mark.parametrize(
     "path",
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES, *ROOT.glob("plugins/*/README.md")],
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES, *ROOT.glob("plugins/**/README.md")],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_commands_and_links_exist(path):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tokenred_clip_pruners.relevance import clip_relevance
+from tokenred_methods.clip_pruners.relevance import clip_relevance
 from torch import Tensor
 
 from golden.aot import _Given

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tokenred_holitom.static_windows import static_windows
+from tokenred_methods.holitom.static_windows import static_windows
 from torch import Tensor
 
 from tokenred import Pipeline, VisualTokens, load_pipeline

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tokenred_prumerge.outliers import outlier_limit
+from tokenred_methods.prumerge.outliers import outlier_limit
 from torch import Tensor
 
 from tokenred import Pipeline, load_pipeline

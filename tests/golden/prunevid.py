@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tokenred_prunevid.runs import refine_runs
+from tokenred_methods.prunevid.runs import refine_runs
 from torch import Tensor
 
 from golden.holitom import Replay, noise_of, stage_of, static_places

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tokenred_sttm.quadtree import QuadtreeGrouper
+from tokenred_methods.sttm.quadtree import QuadtreeGrouper
 from torch import Tensor
 
 from tokenred.pipeline import load_pipeline

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tokenred_tome.matching import match, match_every
-from tokenred_tome.merging import merge, merge_by_size, merge_source, unmerge
+from tokenred_methods.tome.matching import match, match_every
+from tokenred_methods.tome.merging import merge, merge_by_size, merge_source, unmerge
 from torch import Tensor
 
 from tokenred.pipeline import Pipeline, load_config

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tokenred_vidcom2.commonness import commonness
+from tokenred_methods.vidcom2.commonness import commonness
 from torch import Tensor
 
 from tokenred import VisualTokens, load_pipeline

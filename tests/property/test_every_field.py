@@ -472,7 +472,7 @@ def every_field() -> list[str]:
 
 
 def test_every_field_is_in_the_table() -> None:
-    """A plugin's rows are in its ``tests/fields.py``."""
+    """A plugin's rows are in its ``tests/fields``."""
     assert sorted(set(every_field()) - set(CHANGES)) == []
     assert sorted(set(CHANGES) - set(every_field())) == []
 

@@ -78,8 +78,7 @@ def test_what_is_registered_is_shown_without_importing_it(verb: str) -> None:
 
 
 def test_plugins_of_this_repository_register_by_name() -> None:
-    owners = ["tokenred-dycoke", "tokenred-visionzip", "tokenred-tome"]
-    assert not loaded(REGISTER, *owners) & {*HEAVY, "pydantic"}
+    assert not loaded(REGISTER, "tokenred-methods") & {*HEAVY, "pydantic"}
 
 
 def test_a_pipeline_imports_its_own_strategies_and_no_model_library() -> None:

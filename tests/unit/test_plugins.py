@@ -361,6 +361,36 @@ def test_the_name_of_an_adapter_may_be_relative_too(by_name: Registry) -> None:
     assert by_name.adapters()["TheirModel"] == ("by_name.adapter:TheirAdapter", "them")
 
 
+@pytest.mark.parametrize("second", ["mine", "sinkhorn"])
+def test_the_packages_of_a_plugin_register_all_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    top = f"many_{second}"
+    texts = {"": 'tokenred_plugins = (".one", ".two")'}
+    for package, name in {"one": "first", "two": second}.items():
+        texts[package] = (
+            "import tokenred\n@tokenred.hookimpl\ndef register_couplers(register):\n"
+            f"    register('{name}', '.parts:Coupler', 'Settings')\n"
+        )
+    for package, text in texts.items():
+        (tmp_path / top / package).mkdir(parents=True)
+        (tmp_path / top / package / "__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = builtins()
+    before = names(found)
+    if second == "sinkhorn":
+        with pytest.raises(PluginError, match="coupler 'sinkhorn' of them is already taken"):
+            register_plugin(found, import_module(top), "them")
+        assert names(found) == before
+        return
+    register_plugin(found, import_module(top), "them")
+    brought = [found.get("coupler", name) for name in ("first", second)]
+    assert {each.owner for each in brought} == {"them"}
+    assert [each.strategy for each in brought] == [
+        f"{top}.{p}.parts:Coupler" for p in ("one", "two")
+    ]
+
+
 def test_broken_names_hide_nothing_from_the_list(
     by_name: Registry,
     tmp_path: Path,

@@ -1,11 +1,14 @@
 """The registry: one owner a name, near names, fixed order."""
 
+import json
 from pathlib import Path
 
+import methods_names
 import pytest
 
 from tokenred import ConfigError, PluginError, StrategyConfig, registry
-from tokenred.registry import HARNESS_ROLES, ROLES, Entry, Registry
+from tokenred.plugins import load_registry
+from tokenred.registry import HARNESS_ROLES, METHODS, ROLES, Entry, Registry
 
 
 class Settings(StrategyConfig):
@@ -108,6 +111,23 @@ def test_an_unknown_preset_gets_the_nearest() -> None:
         ConfigError, match="unknown pipeline 'aot-papers'; did you mean 'aot-paper'"
     ):
         registry().preset("aot-papers")
+
+
+def test_an_unknown_name_of_a_published_method_says_what_brings_it() -> None:
+    bare, _ = load_registry(third_party=False)
+    hint = "; it comes with tokenred-methods: pip install 'tokenred[methods]'"
+    for ask, message in [
+        (lambda: bare.preset("visionzip"), "unknown pipeline 'visionzip'" + hint),
+        (lambda: bare.get("selector", "outliers"), "unknown selector 'outliers'" + hint),
+        (lambda: bare.get("coupler", "outliers"), "unknown coupler 'outliers'; valid: "),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            ask()
+        assert str(caught.value).startswith(message)
+
+
+def test_the_names_of_published_methods_are_those_that_are_registered() -> None:
+    assert json.loads(METHODS.read_text(encoding="utf-8")) == methods_names.names()
 
 
 def test_the_registry_of_a_process_is_one() -> None:

@@ -1,0 +1,9 @@
+"""DyCoke, arXiv 2411.15024, as a strategy and presets of tokenred."""
+
+from tokenred import hookimpl
+
+
+@hookimpl
+def register_frame_references(register):
+    """Bring the order in which frames are compared."""
+    register("dyadic", ".dyadic:DyadicReference", "DyadicConfig")

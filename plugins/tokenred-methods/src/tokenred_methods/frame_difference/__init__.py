@@ -1,0 +1,9 @@
+"""DTD of TimeChat-Online and EVS of vLLM, as a strategy and presets of tokenred."""
+
+from tokenred import hookimpl
+
+
+@hookimpl
+def register_cost_terms(register):
+    """Bring the comparison of pixels."""
+    register("pixel-difference", ".pixel_difference:PixelDifferenceCost", "PixelDifferenceConfig")
