@@ -16,7 +16,7 @@ DEV := $(VENV)/.dev
 EXTRAS := run$(if $(shell command -v nvidia-smi 2>/dev/null),$(comma)gpu)
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 # The template is a text to copy; its own test installs it.
-PLUGINS := $(filter-out %-template,$(wildcard plugins/tokenred-*))
+PLUGINS := $(filter-out %-template,$(patsubst %/pyproject.toml,%,$(wildcard plugins/tokenred-*/pyproject.toml)))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # uv where there is one, pip otherwise. Bytecode is written when a module is first imported.
 PIP_INSTALL := $(PIP) install --no-compile --progress-bar off
