@@ -127,7 +127,7 @@ class Registry:
     def get(self, role: str, name: str) -> Entry:
         """Return the strategy called ``name``, or a ConfigError with the nearest name."""
         if (role, name) not in self._entries:
-            raise _unknown(role, name, self.names(role))
+            raise ConfigError(f"unknown {role} '{name}'{hint(role, name, self.names(role))}")
         return self._entries[role, name]
 
     def names(self, role: str) -> list[str]:
@@ -150,7 +150,7 @@ class Registry:
     def preset(self, name: str) -> Path:
         """Return the file of a preset, or a ConfigError with the nearest name."""
         if name not in self._presets:
-            raise _unknown("pipeline", name, self._presets)
+            raise ConfigError(f"unknown pipeline '{name}'{hint('pipeline', name, self._presets)}")
         return self._presets[name][0]
 
 
@@ -161,12 +161,11 @@ def registry() -> Registry:
     return loaded()[0]
 
 
-def _unknown(role: str, name: str, names: Iterable[str]) -> ConfigError:
-    """Say where a name would come from, or which one is near."""
-    hint = nearest(name, names)
+def hint(role: str, name: str, valid: Iterable[str]) -> str:
+    """Return a clause on an unknown name: what would bring it, or which valid one is near."""
     if name in json.loads(METHODS.read_text(encoding="utf-8")).get(role, []):
-        hint = "; it comes with tokenred-methods: pip install 'tokenred[methods]'"
-    return ConfigError(f"unknown {role} '{name}'{hint}")
+        return "; it comes with tokenred-methods: pip install 'tokenred[methods]'"
+    return nearest(name, valid)
 
 
 def _check_target(target: Any, owner: str) -> None:

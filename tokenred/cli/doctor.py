@@ -24,6 +24,7 @@ EXTRAS = {
     "report": ("jinja2", "matplotlib"),
     "export": ("pyarrow",),
     "ray": ("ray",),
+    "methods": ("tokenred_methods",),
 }
 """Optional extra -> the modules that it installs."""
 CHECK_FAILED = 4

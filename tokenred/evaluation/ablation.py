@@ -18,7 +18,7 @@ from tokenred.config import FrozenModel, build, nested, short_hash, strategy_con
 from tokenred.errors import ConfigError, nearest
 from tokenred.files import SUFFIXES, read_pipeline, read_yaml, shipped_files
 from tokenred.pipeline import PipelineConfig, load_config
-from tokenred.registry import registry
+from tokenred.registry import hint, registry
 
 ALWAYS = ("vanilla", "random", "downsample")
 RETENTION = "budget.retention_ratio"
@@ -302,7 +302,9 @@ def load_ablation(
             return Ablation(_of_preset(str(source)), overrides)
         if str(source) not in shipped:
             known = [*shipped, *registry().presets()]
-            raise ConfigError(f"no ablation or pipeline '{source}'{nearest(str(source), known)}")
+            raise ConfigError(
+                f"no ablation or pipeline '{source}'{hint('pipeline', str(source), known)}"
+            )
         path = shipped[str(source)]
     data = {"name": path.stem, **read_yaml(path)}
     try:
