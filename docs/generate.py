@@ -114,11 +114,12 @@ def command(arguments: str) -> str:
 
 
 def table(arguments: str) -> str:
-    """Run an ablation now, on a few videos: ``table NAME LIMIT``; return its table."""
-    name, limit = arguments.split()
+    """Run an ablation now, on a few videos: ``table NAME LIMIT OPTION ...``; return its table."""
+    name, limit, *options = arguments.split()
     with tempfile.TemporaryDirectory() as folder:
-        words = ["ablate", name, "--limit", limit, "--out", folder]
+        words = ["ablate", name, "--limit", limit, "--out", folder, *options]
         with (
+            contextlib.chdir(Path(__file__).parent / "how-to"),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
             contextlib.suppress(SystemExit),
@@ -126,7 +127,14 @@ def table(arguments: str) -> str:
             main(words)
         lines = (Path(folder) / "table.md").read_text(encoding="utf-8").splitlines()
     shown = "\n".join(line for line in lines if not line.startswith("# "))
-    return f"```console\n$ tokenred ablate {name} --limit {limit}\n```\n{shown}"
+    typed = " ".join(["tokenred", "ablate", name, "--limit", limit, *options])
+    return f"```console\n$ {typed}\n```\n{shown}"
+
+
+def code(path: str) -> str:
+    """Show a Python file that lies beside the how-to guides."""
+    text = (Path(__file__).parent / "how-to" / path).read_text(encoding="utf-8")
+    return f'```python title="{path}"\n{text.rstrip()}\n```'
 
 
 def conformance(_: str = "") -> str:
@@ -164,6 +172,7 @@ GENERATORS: dict[str, Callable[[str], str]] = {
     "verbs": verbs,
     "command": command,
     "table": table,
+    "code": code,
 }
 CONFIGS: dict[str, type[BaseModel]] = {
     "pipeline": PipelineConfig,

@@ -19,6 +19,7 @@ from tokenred.registry import registry
 
 if TYPE_CHECKING:  # what these modules import takes seconds, so it waits for the first use
     from tokenred.config import CostTermConfig, StrategyConfig
+    from tokenred.decorator import register
     from tokenred.interfaces import (
         Aggregator,
         AnchorSelector,
@@ -76,11 +77,13 @@ __all__ = [
     "load_model",
     "load_pipeline",
     "read_video",
+    "register",
     "registry",
 ]
 
 _LAZY = {
     "config": "CostTermConfig StrategyConfig",
+    "decorator": "register",
     "interfaces": "Aggregator AnchorSelector CostTerm Coupler KeepDecision KeepScore "
     "TemporalSegmenter",
     "models.attach": "attach",

@@ -5,13 +5,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tokenred.errors import ConfigError
 from tokenred.registry import registry
 
 SUFFIXES = (".yaml", ".yml")
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 
 
 def shipped_files(folder: str) -> dict[str, Path]:
@@ -28,8 +25,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     ConfigError
         If the file cannot be read or holds something else.
     """
+    import yaml  # the help of the command line does without
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"{path} cannot be read: {reason}") from None

@@ -25,7 +25,7 @@ Register = Callable[..., None]
 
 
 @hookspec
-def register_anchor_selectors(register: Register) -> None:
+def register_selectors(register: Register) -> None:
     """Call ``register(name, SelectorClass, ConfigClass)`` for every anchor selector."""
 
 
@@ -40,7 +40,7 @@ def register_aggregators(register: Register) -> None:
 
 
 @hookspec
-def register_temporal_segmenters(register: Register) -> None:
+def register_segmenters(register: Register) -> None:
     """Call ``register(name, SegmenterClass, ConfigClass)`` for every temporal segmenter."""
 
 
@@ -120,3 +120,24 @@ def register_scorers(register: Register) -> None:
 @hookspec
 def register_presets(register: Register) -> None:
     """Call ``register(name, path_to_yaml)`` for every pipeline file that the plugin ships."""
+
+
+@hookspec
+def register_ablations(register: Register) -> None:
+    """Call ``register(name, path_to_yaml)`` for every ablation file that the plugin ships."""
+
+
+@hookspec
+def register_verbs(register: Register) -> None:
+    """Call ``register(name, "module:function")`` for every verb of the command line.
+
+    Instead of a function it may be a ``typer.Typer``. The module is imported when it is needed.
+    """
+
+
+@hookspec
+def register_executors(register: Register) -> None:
+    """Call ``register(name, "module:function")`` for every executor that ``ablate`` may use.
+
+    The function is called with an ``ExecutorRequest`` and returns the executor.
+    """

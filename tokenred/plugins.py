@@ -4,32 +4,45 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import resolve_name
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from tokenred import hookspecs
-from tokenred.errors import PluginError, TokenredError
-from tokenred.registry import HARNESS_ROLES, ROLES, Entry, Registry
+from tokenred.errors import PluginError, TokenredError, nearest
+from tokenred.registry import FILES, HARNESS_ROLES, ROLES, TARGETS, Entry, Registry, hook_of
 
-BUILTIN = ("tokenred.strategies", "tokenred.families", "tokenred.evaluation.builtin")
+BUILTIN = (
+    "tokenred.strategies",
+    "tokenred.families",
+    "tokenred.evaluation.builtin",
+    "tokenred.verbs",
+)
 ENTRY_POINT_GROUP = "tokenred"
 SWITCH = "TOKENRED_LOAD_PLUGINS"
 """Set this environment variable to ``0`` and no third-party plugin is loaded."""
 
 
+_loading: list[bool] = []
+
+
 @dataclass(frozen=True)
 class PluginStatus:
-    """One plugin as found: where it comes from, and why it did not load, if it did not."""
+    """One plugin as found: where it comes from, and why it did not load, if it did not.
+
+    ``file`` is set if it is a single file; its version is then a hash of what the file holds.
+    """
 
     name: str
     distribution: str
     version: str
     error: str | None = None
+    file: str = ""
 
 
 def load_registry(third_party: bool | None = None) -> tuple[Registry, list[PluginStatus]]:
@@ -43,7 +56,8 @@ def load_registry(third_party: bool | None = None) -> tuple[Registry, list[Plugi
     registry = Registry()
     for module in BUILTIN:
         register_plugin(registry, import_module(module), "tokenred")
-    statuses = []
+    statuses: list[PluginStatus] = []
+    _loading.append(True)
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP)) if third_party else []:
         dist = point.dist
         owner = dist.name if dist else point.name
@@ -55,6 +69,7 @@ def load_registry(third_party: bool | None = None) -> tuple[Registry, list[Plugi
         except Exception as failure:  # a stranger's import may raise anything
             error = f"{type(failure).__name__}: {failure}"
         statuses.append(PluginStatus(point.name, owner, dist.version if dist else "?", error))
+    _loading.pop()
     return registry, statuses
 
 
@@ -64,16 +79,25 @@ def loaded() -> tuple[Registry, list[PluginStatus]]:
     return load_registry()
 
 
+def is_loading() -> bool:
+    """Return whether plugins are being loaded just now."""
+    return bool(_loading)
+
+
 def plugin_statuses() -> list[PluginStatus]:
-    """Return what happened to every third-party plugin."""
+    """Return what happened to every third-party plugin, single files included."""
     return loaded()[1]
 
 
-def register_plugin(registry: Registry, plugin: object, owner: str) -> None:
+def register_plugin(registry: Registry, plugin: object, owner: str, folder: Path = Path()) -> None:
     """Let one plugin register everything it brings, all or nothing.
 
     A plugin in several packages names them in ``tokenred_plugins = (".one", ".two")``; each holds
     hooks of its own.
+
+    Parameters
+    ----------
+    folder : from which relative paths of its files are meant
 
     Raises
     ------
@@ -85,26 +109,25 @@ def register_plugin(registry: Registry, plugin: object, owner: str) -> None:
     manager.add_hookspecs(hookspecs)
     try:
         manager.register(plugin, owner)
-        manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(f"plugin {owner}: {_one_line(error)}") from None
+    hooks = {hook_of(kind): kind for kind in (*ROLES, *HARNESS_ROLES, *FILES, *TARGETS)}
+    for caller in manager.get_hookcallers(plugin) or ():
+        if caller.name not in hooks:
+            hint = nearest(caller.name, hooks)
+            raise PluginError(f"plugin {owner}: unknown hook '{caller.name}'{hint}")
     package = _package_of(plugin)
-    before = dict(registry._entries), dict(registry._presets), dict(registry._adapters)
-    try:
-        for role, hook in {**ROLES, **HARNESS_ROLES}.items():
-            _call(manager, hook, _adder(registry, role, owner, package))
-        _call(manager, "register_model_adapters", _adapter_adder(registry, owner, package))
-        _call(manager, "register_presets", partial(registry.add_preset, owner=owner))
+    with registry.all_or_nothing():
+        for hook, kind in hooks.items():
+            register = (
+                _adder(registry, kind, owner, package)
+                if kind in (*ROLES, *HARNESS_ROLES)
+                else _other_adder(registry, kind, owner, package, folder)
+            )
+            for implementation in getattr(manager.hook, hook).get_hookimpls():
+                implementation.function(register=register)
         for inner in getattr(plugin, "tokenred_plugins", ()):
-            register_plugin(registry, import_module(inner, package), owner)
-    except Exception:
-        registry._entries, registry._presets, registry._adapters = before
-        raise
-
-
-def _call(manager: pluggy.PluginManager, hook: str, register: Callable[..., None]) -> None:
-    for implementation in getattr(manager.hook, hook).get_hookimpls():
-        implementation.function(register=register)
+            register_plugin(registry, import_module(inner, package), owner, folder)
 
 
 def _adder(
@@ -119,9 +142,12 @@ def _adder(
     return register
 
 
-def _adapter_adder(registry: Registry, owner: str, package: str) -> Callable[[str, str], None]:
-    def register(model_class: str, target: str) -> None:
-        registry.add_adapter(model_class, _absolute(target, package), owner)
+def _other_adder(
+    registry: Registry, kind: str, owner: str, package: str, folder: Path
+) -> Callable[[str, Any], None]:
+    def register(name: str, what: Any) -> None:
+        what = folder / what if kind in FILES else _absolute(what, package)
+        registry.add_other(kind, name, what, owner)
 
     return register
 

@@ -4,7 +4,8 @@ It remembers who owns each name, refuses collisions and suggests near names.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -13,27 +14,44 @@ from typing import Any
 
 from tokenred.errors import ConfigError, PluginError, nearest
 
-ROLES = {
-    "selector": "register_anchor_selectors",
-    "coupler": "register_couplers",
-    "aggregator": "register_aggregators",
-    "segmenter": "register_temporal_segmenters",
-    "cost term": "register_cost_terms",
-    "keep score": "register_keep_scores",
-    "keep decision": "register_keep_decisions",
-    "frame reference": "register_frame_references",
-    "static rule": "register_static_rules",
-    "budget allocator": "register_budget_allocators",
-    "token grouper": "register_token_groupers",
-    "token ranker": "register_token_rankers",
-    "layer merger": "register_layer_mergers",
-    "layer reducer": "register_layer_reducers",
-    "cache pruner": "register_cache_pruners",
-}
-"""What a pipeline is made of -> its hook."""
+ROLES = (
+    "selector",
+    "coupler",
+    "aggregator",
+    "segmenter",
+    "cost term",
+    "keep score",
+    "keep decision",
+    "frame reference",
+    "static rule",
+    "budget allocator",
+    "token grouper",
+    "token ranker",
+    "layer merger",
+    "layer reducer",
+    "cache pruner",
+)
+"""What a pipeline is made of."""
 
-HARNESS_ROLES = {"task": "register_tasks", "scorer": "register_scorers"}
-"""What a comparison is made of -> its hook."""
+HARNESS_ROLES = ("task", "scorer")
+"""What a comparison is made of."""
+
+FILES = ("preset", "ablation")
+"""What is registered by a file."""
+
+TARGETS = ("model adapter", "verb", "executor")
+"""What is registered by a name, and imported when it is first used."""
+
+
+def plural(kind: str) -> str:
+    """Return ``cost-terms`` for a cost term: what `tokenred list` calls them."""
+    return f"{kind}s".replace(" ", "-")
+
+
+def hook_of(kind: str) -> str:
+    """Return the name of the hook that registers a kind, such as ``register_cost_terms``."""
+    return f"register_{plural(kind)}".replace("-", "_")
+
 
 METHODS = Path(__file__).with_name("methods.json")
 """Role, or ``pipeline`` -> the names that tokenred-methods brings, for errors without it."""
@@ -72,23 +90,15 @@ class Entry:
         return found
 
     def _imported(self, target: Any) -> Any:
-        if not isinstance(target, str):
-            return target
-        module, name = target.split(":")
-        try:
-            return getattr(import_module(module), name)
-        except Exception as error:  # a stranger's import may raise anything
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise PluginError(f"{self}: {target} cannot be imported ({why})") from error
+        return import_target(target, str(self))
 
 
 @dataclass
 class Registry:
-    """Names of all strategies by role, of presets, and the adapters of models."""
+    """What is registered, each under its owner: strategies by role, and the rest by kind."""
 
     _entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    _presets: dict[str, tuple[Path, str]] = field(default_factory=dict)
-    _adapters: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _others: dict[tuple[str, str], tuple[Any, str]] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         """Add a strategy; a name that is taken in its role is a PluginError."""
@@ -105,24 +115,61 @@ class Registry:
             _ = entry.config_class  # a fault that shows without an import shows now
         self._entries[entry.role, entry.name] = entry
 
-    def add_preset(self, name: str, path: Path, owner: str) -> None:
-        """Add a pipeline file under ``name``."""
-        if name in self._presets:
-            taken = self._presets[name][1]
-            raise PluginError(f"preset '{name}' of {owner} is already taken by {taken}")
-        self._presets[name] = (Path(path), owner)
+    def add_other(self, kind: str, name: str, what: Any, owner: str) -> None:
+        """Add what is no strategy: a file, or ``"module:name"`` of what is imported when needed."""
+        taken = self._others.get((kind, name))
+        if taken is not None:
+            raise PluginError(f"{kind} '{name}' of {owner} is already taken by {taken[1]}")
+        if kind not in FILES:
+            _check_target(what, owner)
+        self._others[kind, name] = (Path(what) if kind in FILES else what, owner)
 
-    def add_adapter(self, model_class: str, target: str, owner: str) -> None:
-        """Add the adapter ``module:Class`` of a model class."""
-        if model_class in self._adapters:
-            taken = self._adapters[model_class][1]
-            raise PluginError(f"the adapter of {model_class} is already that of {taken}")
-        _check_target(target, owner)
-        self._adapters[model_class] = (target, owner)
+    def others(self, kind: str) -> dict[str, tuple[Any, str]]:
+        """Return name -> (file, or what is imported; owner)."""
+        return {name: found for (its, name), found in self._others.items() if its == kind}
 
     def adapters(self) -> dict[str, tuple[str, str]]:
         """Return model class -> (``module:Class`` of its adapter, owner)."""
-        return dict(self._adapters)
+        return self.others("model adapter")
+
+    def ablations(self) -> dict[str, tuple[Path, str]]:
+        """Return ablation name -> (file, owner)."""
+        return dict(sorted(self.others("ablation").items()))
+
+    def imported(self, kind: str, name: str) -> Any:
+        """Return what is registered under a name, imported; or a ConfigError with the nearest."""
+        known = self.others(kind)
+        if name not in known:
+            raise ConfigError(f"unknown {kind} '{name}'{nearest(name, known)}")
+        target, owner = known[name]
+        return import_target(target, f"{kind} '{name}' of {owner}")
+
+    def owned(self, owner: str) -> list[str]:
+        """Return what an owner has registered, such as ``"coupler nearest"``."""
+        strategies = [e for role in (None, *HARNESS_ROLES) for e in self.entries(role)]
+        return [f"{e.role} {e.name}" for e in strategies if e.owner == owner] + [
+            " ".join(key) for key, (_, whose) in sorted(self._others.items()) if whose == owner
+        ]
+
+    def forget(self, owner: str, key: tuple[str, str] | None = None) -> None:
+        """Remove what an owner has registered: everything, or one role and name."""
+        for entries, whose in (
+            (self._entries, {each: entry.owner for each, entry in self._entries.items()}),
+            (self._others, {each: found[1] for each, found in self._others.items()}),
+        ):
+            for each, its in whose.items():
+                if its == owner and key in (None, each):
+                    del entries[each]
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Undo what is registered inside if it ends in an error."""
+        before = dict(self._entries), dict(self._others)
+        try:
+            yield
+        except BaseException:
+            self._entries, self._others = before
+            raise
 
     def get(self, role: str, name: str) -> Entry:
         """Return the strategy called ``name``, or a ConfigError with the nearest name."""
@@ -145,13 +192,14 @@ class Registry:
 
     def presets(self) -> dict[str, tuple[Path, str]]:
         """Return preset name -> (file, owner)."""
-        return dict(sorted(self._presets.items()))
+        return dict(sorted(self.others("preset").items()))
 
     def preset(self, name: str) -> Path:
         """Return the file of a preset, or a ConfigError with the nearest name."""
-        if name not in self._presets:
-            raise ConfigError(f"unknown pipeline '{name}'{hint('pipeline', name, self._presets)}")
-        return self._presets[name][0]
+        known = self.others("preset")
+        if name not in known:
+            raise ConfigError(f"unknown pipeline '{name}'{hint('pipeline', name, known)}")
+        return known[name][0]
 
 
 def registry() -> Registry:
@@ -166,6 +214,18 @@ def hint(role: str, name: str, valid: Iterable[str]) -> str:
     if name in json.loads(METHODS.read_text(encoding="utf-8")).get(role, []):
         return "; it comes with tokenred-methods: pip install 'tokenred[methods]'"
     return nearest(name, valid)
+
+
+def import_target(target: Any, what: str) -> Any:
+    """Return what ``"module:name"`` names, or what is no name as it is."""
+    if not isinstance(target, str):
+        return target
+    module, name = target.split(":")
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # a stranger's import may raise anything
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginError(f"{what}: {target} cannot be imported ({why})") from error
 
 
 def _check_target(target: Any, owner: str) -> None:

@@ -47,7 +47,8 @@ FAMILY = TinyFamily("a plain one", tiny_llava_1_5, (24, 24), ("image",))
 def _ours_instead(monkeypatch):
     """Let ``adapter_for`` find this adapter, as if a plugin had brought it."""
     registry, _ = load_registry(third_party=False)
-    registry._adapters["LlavaForConditionalGeneration"] = (f"{__name__}:PlainAdapter", "a plugin")
+    key = "model adapter", "LlavaForConditionalGeneration"
+    registry._others[key] = (f"{__name__}:PlainAdapter", "a plugin")
     monkeypatch.setattr("tokenred.models.adapter.registry", lambda: registry)
 
 

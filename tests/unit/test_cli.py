@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 import yaml
 
 from tokenred.cli import app, main
@@ -200,7 +201,7 @@ def test_the_script_is_installed_and_every_verb_has_help():
     )
     assert done.returncode == 0
     assert "Exits with 4" in done.stdout
-    assert all(command.callback.__doc__ for command in app.registered_commands)
+    assert all(command.help for command in typer.main.get_command(app).commands.values())
 
 
 def test_a_command_to_paste_starts_as_this_one_was_typed(monkeypatch, tmp_path):

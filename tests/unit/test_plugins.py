@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tokenred import PluginError, StrategyConfig, files, hookimpl, plugins
+from tokenred import PluginError, StrategyConfig, hookimpl, plugins
 from tokenred.cli import doctor, main
 from tokenred.plugins import SWITCH, PluginStatus, load_registry, register_plugin
 from tokenred.registry import Registry
@@ -269,7 +269,7 @@ def test_a_plugin_brings_the_adapter_of_its_models() -> None:
 @pytest.mark.parametrize(
     ("plugin", "sentence"),
     [
-        (CollidingFamily(), "adapter of LlavaOnevisionFor.* is already that of tokenred"),
+        (CollidingFamily(), "model adapter 'LlavaOnevisionFor.* is already taken by tokenred"),
         (ShapelessFamily(), "given as 'module:Class', their-package gives"),
     ],
 )
@@ -399,18 +399,15 @@ def test_broken_names_hide_nothing_from_the_list(
 ) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("about: [")
-    by_name.add_preset("broken", broken, "them")
+    by_name.add_other("preset", "broken", broken, "them")
     monkeypatch.setattr(plugins, "loaded", lambda: (by_name, []))
-    monkeypatch.setattr(files, "shipped_files", lambda _: {"broken": broken, "absent": tmp_path})
+    for name, path in (("broken", broken), ("absent", tmp_path)):
+        by_name.add_other("ablation", name, path, "them")
     with pytest.raises(SystemExit) as stop:
         main(["list", "--json"])
     assert not stop.value.code
     rows = json.loads(capsys.readouterr().out)
-    theirs = {
-        (row["kind"], row["name"]): row["summary"]
-        for row in rows
-        if row["owner"] == "them" or row["kind"] == "ablation"
-    }
+    theirs = {(row["kind"], row["name"]): row["summary"] for row in rows if row["owner"] == "them"}
     assert theirs["coupler", "near"] == "Near."
     assert theirs["coupler", "far"] == "Far."
     for key in [

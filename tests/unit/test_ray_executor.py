@@ -25,6 +25,8 @@ from tokenred.evaluation.model import ModelSpec
 from tokenred.evaluation.runner import plan, run
 from tokenred.evaluation.store import Origin, Store
 from tokenred.evaluation.worker import InProcess, Job, Worker
+from tokenred.plugin_files import unload_plugin_file
+from tokenred.registry import registry
 
 N_SAMPLES = 3
 
@@ -64,9 +66,9 @@ class PlayedRay:
         return value
 
     def remote(self, host: type) -> Any:
-        def hire() -> Any:
+        def hire(*given: Any) -> Any:
             self.n_hired += 1
-            there = host()
+            there = host(*given)
             actor = SimpleNamespace(start=_Method(there.start), step=_Method(there.step))
             self.alive.add(id(actor))
             return actor
@@ -304,15 +306,27 @@ ORDER = Order(
     ],
 )
 def test_a_worker_that_differs_is_refused(order, message) -> None:
-    assert Host().start(ORDER).outcome is None
-    refused = Host().start(replace(ORDER, **order)).outcome
+    assert Host({}).start(ORDER).outcome is None
+    refused = Host({}).start(replace(ORDER, **order)).outcome
     assert isinstance(refused, TokenredError)
     assert re.search(message, str(refused))
     assert str(pickle.loads(pickle.dumps(refused))) == str(refused)
 
 
+def test_a_worker_loads_the_plugin_files_of_this_process() -> None:
+    text = b"import tokenred\n@tokenred.hookimpl\ndef register_presets(register):\n"
+    path = Path("/nowhere/mine.py")
+    try:
+        assert Host({path: text + b"    register('mine', 'x.yaml')"}).start(ORDER).outcome is None
+        assert registry().preset("mine") == Path("/nowhere/x.yaml")
+    finally:
+        unload_plugin_file(path)
+    refused = Host({path: b"1 / 0"}).start(ORDER).outcome
+    assert "mine.py cannot be loaded: ZeroDivisionError" in str(refused)
+
+
 def test_what_a_worker_logs_is_told() -> None:
-    host = Host()
+    host = Host({})
     logging.getLogger("tokenred.somewhere").warning("the cache cannot be written")
     assert host.start(ORDER).warnings == ("the cache cannot be written",)
     assert host.start(ORDER).warnings == ()

@@ -81,9 +81,9 @@ def test_names_are_lower_kebab_case(name: str) -> None:
 
 def test_a_taken_preset_is_refused_with_both_owners() -> None:
     found = Registry()
-    found.add_preset("p", Path("a.yaml"), "first")
+    found.add_other("preset", "p", Path("a.yaml"), "first")
     with pytest.raises(PluginError, match="preset 'p' of second is already taken by first"):
-        found.add_preset("p", Path("b.yaml"), "second")
+        found.add_other("preset", "p", Path("b.yaml"), "second")
     assert found.preset("p") == Path("a.yaml")
 
 

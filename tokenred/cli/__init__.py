@@ -6,52 +6,70 @@ Exit codes: 0 ok, 1 the run failed, 2 usage or configuration, 3 budget, 4 a chec
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from tokenred.cli import (
-    ablate,
-    bench,
-    choices,
-    config,
-    conformance,
-    doctor,
-    export,
-    flops,
-    listing,
-    native,
-    plugins,
-    report,
-    run,
-    viz,
-)
 from tokenred.cli._common import say
 from tokenred.errors import TokenredError
+from tokenred.registry import registry
+
+
+class _Verbs(Mapping[str, Any]):
+    """Verb -> command: each is imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        verbs = registry()
+        if name not in verbs.others("verb"):
+            raise KeyError(name)
+        try:
+            return _command(name, verbs.imported("verb", name))
+        except TokenredError as error:
+            return _command(name, _broken(error))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registry().others("verb"))
+
+    def __len__(self) -> int:
+        return len(registry().others("verb"))
+
+
+def _command(name: str, found: Any) -> Any:
+    holder = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+    if isinstance(found, typer.Typer):
+        holder.add_typer(found, name=name)
+    else:
+        holder.command(name)(found)
+    return typer.main.get_group(holder).commands[name]
+
+
+def _broken(error: TokenredError) -> Any:
+    def fail() -> None:
+        raise error
+
+    fail.__doc__ = f"(cannot be loaded: {error})"
+    return fail
+
+
+class _Group(TyperGroup):
+    """The command line, with every verb that is registered."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Verbs()
+
 
 app = typer.Typer(
     name="tokenred",
+    cls=_Group,
     help="Visual-token reduction for video LLMs, and a fair way to compare methods.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("ablate")(ablate.ablate)
-app.command("bench")(bench.bench)
-app.command("choices")(choices.choices)
-app.command("export")(export.export)
-app.command("report")(report.report)
-app.command("run")(run.run)
-app.command("viz")(viz.viz)
-app.command("flops")(flops.flops)
-app.command("list")(listing.list_)
-app.add_typer(config.app, name="config")
-app.add_typer(native.app, name="native")
-app.command("plugins")(plugins.plugins)
-app.command("conformance")(conformance.conformance)
-app.command("doctor")(doctor.doctor)
 
 _debug = False
 
@@ -64,11 +82,24 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _without_plugins(wanted: bool) -> None:
+    if wanted:
+        from tokenred.plugins import SWITCH
+
+        os.environ[SWITCH] = "0"  # noqa: TID251 - the switch that plugins.py reads
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with errors.")] = False,
     no_plugins: Annotated[
-        bool, typer.Option("--no-plugins", help="Load no third-party plugin.")
+        bool,
+        typer.Option(
+            "--no-plugins",
+            callback=_without_plugins,  # before the verb is looked up, which a plugin may bring
+            is_eager=True,
+            help="Load no third-party plugin.",
+        ),
     ] = False,
     version: Annotated[
         bool,
@@ -79,10 +110,6 @@ def _options(
 ) -> None:
     global _debug
     _debug = debug
-    if no_plugins:
-        from tokenred.plugins import SWITCH
-
-        os.environ[SWITCH] = "0"  # noqa: TID251 - the switch that plugins.py reads
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

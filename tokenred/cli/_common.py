@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +20,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a dotted path; repeat for more."),
+]
+
+
+def _load_plugin_files(context: typer.Context, paths: list[Path] | None) -> list[Path]:
+    """Load single files for the time of one call."""
+    from tokenred.plugin_files import load_plugin_file, unload_plugin_file
+
+    for path in paths or ():
+        load_plugin_file(path)
+        context.call_on_close(partial(unload_plugin_file, path))
+    return paths or []
+
+
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="A Python file with strategies of your own; repeat for more.",
+        callback=_load_plugin_files,
+    ),
 ]
 
 

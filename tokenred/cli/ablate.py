@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, Overrides, emit, parse_overrides, say, table_console
+from tokenred.cli._common import (
+    Json,
+    Overrides,
+    PluginFiles,
+    emit,
+    parse_overrides,
+    say,
+    table_console,
+)
 from tokenred.cli._media import (
     Device,
     Dtype,
@@ -20,18 +28,17 @@ from tokenred.cli._media import (
 )
 from tokenred.cli._talk import command, progress_line
 from tokenred.errors import ConfigError, TokenredError
+from tokenred.registry import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tokenred.evaluation.preview import Preview
-    from tokenred.evaluation.runner import Executor, Progress
+    from tokenred.evaluation.runner import Progress
     from tokenred.evaluation.summary import Summary
-    from tokenred.evaluation.task import Task
 
 DEFAULT = "components"
 DEFAULT_LIMIT = 200
-EXECUTORS = ("local", "ray")
 
 
 def ablate(
@@ -46,6 +53,7 @@ def ablate(
         Path | None, typer.Option(help="Folder for results and tables; runs/NAME by default.")
     ] = None,
     set_: Overrides = None,
+    plugin: PluginFiles = None,
     json: Json = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute these rows again instead of resuming.")
@@ -89,7 +97,10 @@ def ablate(
         typer.Option("--allow-mixed", help="Take stored answers of other versions of the code."),
     ] = False,
     executor: Annotated[
-        str, typer.Option(help="local: in this process; ray: in many, on one machine or a cluster.")
+        str,
+        typer.Option(
+            help="local: in this process; ray: in many, on one machine or a cluster; or a plugin's."
+        ),
     ] = "local",
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster; a new local one by default.")
@@ -119,10 +130,13 @@ def ablate(
     from tokenred.evaluation.store import Store
     from tokenred.evaluation.summary import n_steps, summarise
     from tokenred.evaluation.task import load_task
+    from tokenred.evaluation.worker import ExecutorRequest
     from tokenred.report.table import write_tables
 
-    if executor not in EXECUTORS:
-        raise ConfigError(f"unknown executor '{executor}'; local or ray", ["--executor"])
+    try:
+        make_executor = registry().imported("executor", executor)
+    except ConfigError as error:
+        raise error.below(["--executor"]) from None
     ablation = load_ablation(what, parse_overrides(set_))
     rows = ablation.expand(parse_retention(retention))
     spec = ModelSpec(model, revision, device, dtype, offline, trust_remote_code)
@@ -155,7 +169,9 @@ def ablate(
     with Store(path) as store:
         if suite is None:
             planned = runner.plan(rows, judged, llm, store)
-            work = _executor(executor, judged, llm, keep_going, address, workers, threads, remember)
+            work = make_executor(
+                ExecutorRequest(judged, llm, keep_going, address, workers, threads, remember)
+            )
             compute = partial(runner.run, planned, judged, store, limit, work)
         else:
             planned = judged.plan(rows, store)
@@ -239,33 +255,6 @@ def _watched(compute: Callable[..., Progress], n_cells: int, path: Path) -> None
     say(f"{done.cells_computed} results computed, {done.cells_reused} found in the store")
     if done.cells_failed:
         say(f"{done.cells_failed} failed, they are tried again next time: {done.latest_failure}")
-
-
-def _executor(
-    name: str,
-    task: Task,
-    model: Any,
-    keep_going: bool,
-    address: str | None,
-    workers: int,
-    threads: int,
-    cache: Any,
-) -> Executor:
-    from tokenred.evaluation.worker import InProcess, Worker
-
-    if name == "local":
-        return InProcess(Worker(task, model, keep_going))
-    from tokenred.evaluation.executors.ray import RayExecutor
-
-    return RayExecutor(
-        task.config,
-        model.spec,
-        address=address,
-        n_workers=workers,
-        threads=threads,
-        keep_going=keep_going,
-        cache=cache,
-    )
 
 
 def _cache(folder: Path, gigabytes: float) -> Any:

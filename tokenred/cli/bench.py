@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenred.accounting import FORMULAS, LlmShape
-from tokenred.cli._common import Json, Overrides, parse_overrides, say, table_console
+from tokenred.cli._common import Json, Overrides, PluginFiles, parse_overrides, say, table_console
 from tokenred.cli._media import NUM_FRAMES, load, read_media
 from tokenred.cli.ablate import parse_retention
 from tokenred.errors import ConfigError, InputError, TokenredError, nearest
@@ -98,6 +98,7 @@ def bench(
         bool, typer.Option("--force", help="Load even what seems not to fit into the memory.")
     ] = False,
     set_: Overrides = None,
+    plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
     """Measure time, memory and speed of pipelines on a model, with their FLOPs beside them.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, say, table_console
+from tokenred.cli._common import Json, PluginFiles, say, table_console
 from tokenred.cli._media import (
     NUM_FRAMES,
     Device,
@@ -82,6 +82,7 @@ def choices(
     dtype: Dtype = "auto",
     offline: Offline = False,
     trust_remote_code: TrustRemoteCode = False,
+    plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
     """Compare which tokens pipelines keep, what they cover, and how much of the video is left.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tokenred.cli._common import Json, Overrides, emit, parse_overrides
+from tokenred.cli._common import Json, Overrides, PluginFiles, emit, parse_overrides
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Show, describe and hash pipelines."
@@ -15,7 +15,9 @@ Name = Annotated[
 
 
 @app.command()
-def show(pipeline: Name, set_: Overrides = None, json: Json = False) -> None:
+def show(
+    pipeline: Name, set_: Overrides = None, plugin: PluginFiles = None, json: Json = False
+) -> None:
     """Print a pipeline with every default filled in; the output is a pipeline file again."""
     import yaml
 
@@ -29,7 +31,9 @@ def show(pipeline: Name, set_: Overrides = None, json: Json = False) -> None:
 
 
 @app.command(name="hash")
-def hash_(pipeline: Name, set_: Overrides = None, json: Json = False) -> None:
+def hash_(
+    pipeline: Name, set_: Overrides = None, plugin: PluginFiles = None, json: Json = False
+) -> None:
     """Print the config_id: equal pipelines have equal ones, whatever they are called."""
     from tokenred.pipeline.config import load_config
 
@@ -41,7 +45,7 @@ def hash_(pipeline: Name, set_: Overrides = None, json: Json = False) -> None:
 
 
 @app.command()
-def schema() -> None:
+def schema(plugin: PluginFiles = None) -> None:
     """Print the JSON schema of pipeline files, with all registered strategies, for editors."""
     from tokenred.pipeline.config import pipeline_schema
 

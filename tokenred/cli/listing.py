@@ -10,15 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, columns, emit, say
+from tokenred.cli._common import Json, PluginFiles, columns, emit, say
 from tokenred.errors import ConfigError, TokenredError, nearest
-from tokenred.registry import HARNESS_ROLES, ROLES, Entry, registry
+from tokenred.registry import FILES, HARNESS_ROLES, ROLES, TARGETS, Entry, plural, registry
 
-KINDS = {f"{role}s".replace(" ", "-"): role for role in (*ROLES, *HARNESS_ROLES)} | {
-    "presets": "preset",
-    "ablations": "ablation",
-    "models": "model",
-}
+KINDS = {plural(kind): kind for kind in (*ROLES, *HARNESS_ROLES, *FILES, *TARGETS)}
 """What can be listed, in the plural, and its singular."""
 
 
@@ -27,9 +23,10 @@ def list_(
         str | None,
         typer.Argument(metavar="[KIND]", help=f"One of {', '.join(KINDS)}; default all."),
     ] = None,
+    plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
-    """List strategies, tasks, scorers, presets, ablations and model classes with their owners."""
+    """List everything that is registered, with its owner: strategies, presets, verbs, and so on."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"there is no list of '{kind}'{nearest(kind, KINDS)}")
     rows = [row for name in KINDS if kind in (None, name) for row in _rows(KINDS[name])]
@@ -47,16 +44,14 @@ def _rows(kind: str) -> list[dict[str, str]]:
             for name, (_, owner) in registry().presets().items()
         ]
     if kind == "ablation":
-        from tokenred.files import shipped_files
-
         return [
-            _row(kind, name, "tokenred", _told(_question, path))
-            for name, path in shipped_files("ablations").items()
+            _row(kind, name, owner, _told(_question, path))
+            for name, (path, owner) in registry().ablations().items()
         ]
-    if kind == "model":
+    if kind in TARGETS:
         return [
-            _row(kind, name, owner, f"served by {target}")
-            for name, (target, owner) in registry().adapters().items()
+            _row(kind, name, owner, _first_paragraph(_docstring(kind, target)))
+            for name, (target, owner) in registry().others(kind).items()
         ]
     return [
         _row(kind, entry.name, entry.owner, _told(summary_of, entry))
@@ -90,12 +85,20 @@ def _question(ablation: Path) -> str:
 
 def summary_of(entry: Entry) -> str:
     """Return the first paragraph of a strategy's docstring, on one line."""
-    text = _written(entry.strategy) or inspect.getdoc(entry.factory) or ""
+    return _first_paragraph(_written(entry.strategy) or inspect.getdoc(entry.factory) or "")
+
+
+def _docstring(kind: str, target: str) -> str:
+    told = None if kind == "model adapter" else _written(target)
+    return told or f"served by {target}"
+
+
+def _first_paragraph(text: str) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
 def _written(strategy: Any) -> str | None:
-    """Return the docstring of a class given by name, from the source of its module."""
+    """Return the docstring of what is given by name, from the source of its module."""
     if not isinstance(strategy, str):
         return None
     module, name = strategy.split(":")
@@ -109,7 +112,8 @@ def _docstrings(module: str) -> dict[str, str | None]:
         body = ast.parse(Path(spec.origin).read_bytes()).body if spec and spec.origin else []
     except Exception:  # whatever it is, the import that follows will say
         return {}
-    return {node.name: ast.get_docstring(node) for node in body if isinstance(node, ast.ClassDef)}
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return {node.name: ast.get_docstring(node) for node in body if isinstance(node, kinds)}
 
 
 def _warn_of_broken_plugins() -> None:

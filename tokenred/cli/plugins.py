@@ -2,16 +2,17 @@
 
 from dataclasses import asdict
 
-from tokenred.cli._common import Json, columns, emit, say
+from tokenred.cli._common import Json, PluginFiles, columns, emit, say
 from tokenred.registry import registry
 
 
-def plugins(json: Json = False) -> None:
+def plugins(plugin: PluginFiles = None, json: Json = False) -> None:
     """Show the status of every third-party plugin; a broken one never stops the others."""
     from tokenred.plugins import plugin_statuses
 
     rows = [
-        {**asdict(status), "brings": _brings(status.distribution)} for status in plugin_statuses()
+        {**asdict(status), "brings": registry().owned(status.distribution)}
+        for status in plugin_statuses()
     ]
     if json:
         emit(rows)
@@ -22,16 +23,3 @@ def plugins(json: Json = False) -> None:
     for row in rows:
         row["state"] = f"failed: {row['error']}" if row["error"] else ", ".join(row["brings"])
     print(columns([[r["name"], r["distribution"], r["version"], r["state"]] for r in rows]))
-
-
-def _brings(owner: str) -> list[str]:
-    names = [f"{entry.role} {entry.name}" for entry in registry().entries() if entry.owner == owner]
-    names += [
-        f"preset {name}" for name, (_, whose) in registry().presets().items() if whose == owner
-    ]
-    names += [
-        f"model class {name}"
-        for name, (_, whose) in registry().adapters().items()
-        if whose == owner
-    ]
-    return names

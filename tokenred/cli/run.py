@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, Overrides, columns, emit, parse_overrides, say
+from tokenred.cli._common import Json, Overrides, PluginFiles, columns, emit, parse_overrides, say
 from tokenred.cli._media import (
     NUM_FRAMES,
     Device,
@@ -63,6 +63,7 @@ def run(
     trust_remote_code: TrustRemoteCode = False,
     force: Force = False,
     set_: Overrides = None,
+    plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
     """Answer questions about a video or an image with a reduced number of visual tokens.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, Overrides, emit, parse_overrides, say
+from tokenred.cli._common import Json, Overrides, PluginFiles, emit, parse_overrides, say
 from tokenred.cli._media import (
     NUM_FRAMES,
     Device,
@@ -84,6 +84,7 @@ def viz(
     trust_remote_code: TrustRemoteCode = False,
     force: Force = False,
     set_: Overrides = None,
+    plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
     """Draw which patches are kept, merged and dropped, who flows into a token, and the segments.

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from tokenred.config import FrozenModel, build, nested, short_hash, strategy_config, validate
 from tokenred.errors import ConfigError, nearest
-from tokenred.files import SUFFIXES, read_pipeline, read_yaml, shipped_files
+from tokenred.files import SUFFIXES, read_pipeline, read_yaml
 from tokenred.pipeline import PipelineConfig, load_config
 from tokenred.registry import hint, registry
 
@@ -277,14 +277,14 @@ class Ablation:
 
 
 def ablation_files() -> dict[str, Path]:
-    """Return name -> file of the ablations that ship with the package."""
-    return shipped_files("ablations")
+    """Return name -> file of the ablations that are registered."""
+    return {name: path for name, (path, _) in registry().ablations().items()}
 
 
 def load_ablation(
     source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 ) -> Ablation:
-    """Load a shipped ablation by name, a YAML file by path, a mapping, or a preset by name.
+    """Load a registered ablation by name, a YAML file by path, a mapping, or a preset by name.
 
     A preset becomes the table of that preset alone among the rows that are always there.
 
@@ -297,15 +297,15 @@ def load_ablation(
         return Ablation(validate(AblationConfig, source), overrides)
     path = Path(source)
     if path.suffix not in SUFFIXES:
-        shipped = ablation_files()
+        known = ablation_files()
         if str(source) in registry().presets():
             return Ablation(_of_preset(str(source)), overrides)
-        if str(source) not in shipped:
-            known = [*shipped, *registry().presets()]
+        if str(source) not in known:
+            names = [*known, *registry().presets()]
             raise ConfigError(
-                f"no ablation or pipeline '{source}'{hint('pipeline', str(source), known)}"
+                f"no ablation or pipeline '{source}'{hint('pipeline', str(source), names)}"
             )
-        path = shipped[str(source)]
+        path = known[str(source)]
     data = {"name": path.stem, **read_yaml(path)}
     try:
         return Ablation(validate(AblationConfig, data), overrides)

@@ -1,5 +1,6 @@
-"""The tasks and scorers of this package, registered through the same hooks as everybody else's."""
+"""What a comparison is made of, registered through the same hooks as everybody else's."""
 
+from tokenred.files import shipped_files
 from tokenred.hookspecs import Register, hookimpl
 
 
@@ -16,3 +17,17 @@ def register_scorers(register: Register) -> None:
     register("exact-match", ".scorers:ExactMatch", "ScorerConfig")
     register("contains", ".scorers:Contains", "ScorerConfig")
     register("token-f1", ".scorers:TokenF1", "ScorerConfig")
+
+
+@hookimpl
+def register_ablations(register: Register) -> None:
+    """Register the ablation files that ship with the package."""
+    for name, path in shipped_files("ablations").items():
+        register(name, path)
+
+
+@hookimpl
+def register_executors(register: Register) -> None:
+    """Register where work may be done."""
+    register("local", ".worker:in_process")
+    register("ray", ".executors.ray:with_ray")

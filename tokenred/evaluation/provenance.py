@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 import tokenred
 from tokenred.config import StrategyConfig
+from tokenred.plugins import plugin_statuses
 from tokenred.registry import HARNESS_ROLES, registry
 
 NO_RESULTS = ("cli", "report", "testing")
@@ -81,6 +82,9 @@ def _owners(value: object) -> Iterator[str]:
 
 
 def _installed(distribution: str) -> str:
+    for status in plugin_statuses():
+        if status.distribution == distribution:
+            return status.version
     try:
         return version(distribution)
     except PackageNotFoundError:

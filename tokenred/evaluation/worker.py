@@ -16,7 +16,8 @@ import torch
 
 from tokenred.errors import ConfigError, InputError, TokenredError
 from tokenred.evaluation.ablation import Row
-from tokenred.evaluation.model import EvaluatedModel, Reply
+from tokenred.evaluation.feature_cache import FeatureCache
+from tokenred.evaluation.model import EvaluatedModel, Reply, VideoLlm
 from tokenred.evaluation.store import Answer, Cost, Failure, Origin
 from tokenred.evaluation.task import Question, Sample, Task
 from tokenred.pipeline import Pipeline, load_pipeline
@@ -206,6 +207,34 @@ class InProcess:
         """Yield the results of every job."""
         for job in jobs:
             yield from self.worker.results(job)
+
+
+@dataclass(frozen=True)
+class ExecutorRequest:
+    """What `tokenred ablate` asks of an executor; one that needs less ignores the rest.
+
+    Attributes
+    ----------
+    model : loads when it is first used
+    keep_going : whether a row that fails on a sample becomes a ``Failure`` instead of an error
+    address : of a cluster that runs
+    workers : processes that hold the model
+    threads : CPU threads of each
+    cache : in front of the vision tower
+    """
+
+    task: Task
+    model: VideoLlm
+    keep_going: bool = False
+    address: str | None = None
+    workers: int = 1
+    threads: int = 1
+    cache: FeatureCache | None = None
+
+
+def in_process(request: ExecutorRequest) -> InProcess:
+    """Return the executor of `tokenred ablate`, unless another one is asked for."""
+    return InProcess(Worker(request.task, request.model, request.keep_going))
 
 
 def chosen(question: Question, reply: Reply) -> str:

@@ -8,7 +8,7 @@ from tokenred.hookspecs import Register, hookimpl
 
 
 @hookimpl
-def register_anchor_selectors(register: Register) -> None:
+def register_selectors(register: Register) -> None:
     """Register the built-in selectors."""
     register("local-global", ".selectors.local_global:LocalGlobalSelector", "LocalGlobalConfig")
     register("top-attention", ".selectors.top_attention:TopAttentionSelector", "TopAttentionConfig")
@@ -53,7 +53,7 @@ def register_aggregators(register: Register) -> None:
 
 
 @hookimpl
-def register_temporal_segmenters(register: Register) -> None:
+def register_segmenters(register: Register) -> None:
     """Register the built-in segmenters."""
     register("fixed-length", ".segmenters.fixed_length:FixedLengthSegmenter", "FixedLengthConfig")
     register("fixed-count", ".segmenters.fixed_count:FixedCountSegmenter", "FixedCountConfig")

@@ -20,7 +20,8 @@ from tokenred.evaluation.executors.ray_worker import Host, MakeModel, MakeTask, 
 from tokenred.evaluation.feature_cache import FeatureCache
 from tokenred.evaluation.model import ModelSpec
 from tokenred.evaluation.store import Failure
-from tokenred.evaluation.worker import Job, Result
+from tokenred.evaluation.worker import ExecutorRequest, Job, Result
+from tokenred.plugin_files import plugin_files
 
 OBJECT_STORE_BYTES = 128 << 20  # results are numbers and texts
 CONNECT_SECONDS = 10.0
@@ -196,6 +197,19 @@ class RayExecutor:
         )
 
 
+def with_ray(request: ExecutorRequest) -> RayExecutor:
+    """Return the executor that `tokenred ablate --executor ray` asks for."""
+    return RayExecutor(
+        request.task.config,
+        request.model.spec,
+        address=request.address,
+        n_workers=request.workers,
+        threads=request.threads,
+        keep_going=request.keep_going,
+        cache=request.cache,
+    )
+
+
 class _Crew:
     """The workers of one run and the errands that they are on.
 
@@ -258,7 +272,7 @@ class _Crew:
                 self._let_go(actor)
 
     def _hire(self) -> None:
-        actor = self._actor.remote()
+        actor = self._actor.remote(plugin_files())
         self._hired.append(actor)
         self._at_work[actor.start.remote(self._order)] = _Hand(actor)
 

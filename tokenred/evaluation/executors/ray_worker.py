@@ -3,10 +3,11 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -18,6 +19,7 @@ from tokenred.evaluation.provenance import package_version
 from tokenred.evaluation.store import Origin
 from tokenred.evaluation.task import Task, load_task
 from tokenred.evaluation.worker import Job, Result, Worker
+from tokenred.plugin_files import load_plugin_source
 from tokenred.plugins import plugin_statuses
 
 MakeTask = StrategyConfig | Callable[[], Task]
@@ -65,7 +67,14 @@ class Host:
     Errors are returned, because Ray would wrap them into a traceback.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plugin_files: Mapping[Path, bytes]) -> None:
+        """Load plugin files; it is done before an order comes, which may speak of their classes."""
+        self._refusal: TokenredError | None = None
+        try:
+            for path, source in plugin_files.items():
+                load_plugin_source(path, source)
+        except TokenredError as error:
+            self._refusal = error
         self._worker: Worker | None = None
         self._results: Iterator[Result] = iter(())
         self._warnings = _Warnings()
@@ -73,6 +82,8 @@ class Host:
     def start(self, order: Order) -> Reply:
         """Load the task and the model, and compare them with what is expected."""
         where = socket.gethostname()
+        if self._refusal is not None:
+            return Reply(self._refusal)
         try:
             _same_versions(order.versions, where)
             with suppress(OSError):  # elsewhere the folder need not exist

@@ -8,7 +8,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_anchor_selectors(register):
+def register_selectors(register):
     """Bring the selectors of VisPruner, CDPruner and VScan for Qwen2.5-VL."""
     register(
         "duplicate-removal", ".duplicate_removal:DuplicateRemovalSelector", "DuplicateRemovalConfig"

@@ -4,7 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_temporal_segmenters(register):
+def register_segmenters(register):
     """Register the dynamic programme over windows."""
     register("static-windows", ".static_windows:StaticWindowsSegmenter", "StaticWindowsConfig")
 

@@ -4,7 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_anchor_selectors(register):
+def register_selectors(register):
     """Bring the adaptive choice of PruMerge and the added samples of PruMerge+."""
     register("outliers", ".outliers:OutliersSelector", "OutliersConfig")
     register("with-samples", ".with_samples:WithSamplesSelector", "WithSamplesConfig")

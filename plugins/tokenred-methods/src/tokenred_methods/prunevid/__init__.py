@@ -4,7 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_temporal_segmenters(register):
+def register_segmenters(register):
     """Register the clustering of frames."""
     register("frame-clusters", ".frame_clusters:FrameClustersSegmenter", "FrameClustersConfig")
 

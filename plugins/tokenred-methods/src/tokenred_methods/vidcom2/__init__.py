@@ -4,7 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_anchor_selectors(register):
+def register_selectors(register):
     """Register the selector."""
     register("rarity", ".rarity:RaritySelector", "RarityConfig")
 

@@ -4,7 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_anchor_selectors(register):
+def register_selectors(register):
     """Bring the choice of contextual targets."""
     register("evenly-spaced", ".evenly_spaced:EvenlySpacedSelector", "EvenlySpacedConfig")
 
