@@ -576,7 +576,11 @@ class TestCommand:
             ),
             (["absent.yaml"], 2, "absent.yaml cannot be read"),
             (["vanilla", "--task", "embeded"], 2, "--task: no task or file 'embeded'; tasks: "),
-            (["vanilla", "--executor", "slurm"], 2, "--executor: unknown executor 'slurm'; local"),
+            (
+                ["vanilla", "--executor", "slurm"],
+                2,
+                "--executor: unknown executor 'slurm'; valid: local, ray",
+            ),
             (["vanilla", "--model", "no/where", "--offline"], 1, "no/where"),
         ],
     )
