@@ -6,6 +6,7 @@ import pytest
 
 import tokenred
 from tokenred.config import StrategyConfig
+from tokenred.evaluation import provenance
 from tokenred.evaluation.provenance import code_version, hash_sources, package_version
 from tokenred.evaluation.scorers import ScorerConfig
 from tokenred.evaluation.task import load_task
@@ -29,12 +30,25 @@ PLACES = ("types.py", "kernels/merge.py", "cli/run.py", "report/table.py", "test
 
 
 @pytest.fixture
-def package(tmp_path: Path) -> Path:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(provenance, "REMEMBERED", tmp_path / "remembered")
     for name in PLACES:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path = tmp_path / "package" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(SOURCE)
-    return tmp_path
+    return tmp_path / "package"
+
+
+def test_what_was_found_is_remembered(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = hash_sources(package)
+    (file,) = provenance.REMEMBERED.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "_code", None)  # nobody reads the sources again
+        assert hash_sources(package) == found
+    file.write_text("no hash")
+    assert hash_sources(package) == found == file.read_text()
+    monkeypatch.setattr(provenance, "REMEMBERED", package / "types.py")  # no folder
+    assert hash_sources(package) == found
 
 
 @pytest.mark.parametrize(

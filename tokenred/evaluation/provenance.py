@@ -2,7 +2,12 @@
 
 import ast
 import hashlib
-from collections.abc import Iterator
+import io
+import os
+import re
+import tokenize
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +22,9 @@ from tokenred.registry import HARNESS_ROLES, registry
 NO_RESULTS = ("cli", "report", "testing")
 """Folders that cannot change a result; editing them keeps stored results valid."""
 
+REMEMBERED = Path("~/.cache/tokenred/code").expanduser()
+"""Folder with the hash of every state of the sources that was met."""
+
 
 @cache
 def package_version() -> str:
@@ -27,25 +35,50 @@ def package_version() -> str:
 def hash_sources(root: Path) -> str:
     """Return 8 hex digits over the Python and C code of a package that can change a result.
 
-    Docstrings, comments and layout of Python code do not count.
+    Docstrings, comments and empty lines of Python code do not count. What was found for the same
+    bytes before is remembered in ``REMEMBERED``, as reading Python takes most of a second.
     """
+    sources = {
+        place.as_posix(): source.read_bytes()
+        for source in sorted((*root.rglob("*.py"), *root.rglob("*.c")))
+        if (place := source.relative_to(root)).parts[0] not in NO_RESULTS
+    }
+    known = REMEMBERED / f"{_digest(sources)}-{_digest({'rule': Path(__file__).read_bytes()})}"
+    with suppress(OSError, UnicodeDecodeError):
+        found = known.read_text(encoding="utf-8")
+        if re.fullmatch("[0-9a-f]{8}", found):
+            return found
+    found = _digest(
+        {name: _code(text) if name.endswith(".py") else text for name, text in sources.items()}
+    )[:8]
+    with suppress(OSError):
+        known.parent.mkdir(parents=True, exist_ok=True)
+        draft = known.with_name(f".{known.name}.{os.getpid()}")
+        draft.write_text(found, encoding="utf-8")
+        draft.replace(known)
+    return found
+
+
+def _digest(texts: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256()
-    for source in sorted((*root.rglob("*.py"), *root.rglob("*.c"))):
-        place = source.relative_to(root)
-        if place.parts[0] not in NO_RESULTS:
-            content = source.read_bytes()
-            code = _python_code(content) if source.suffix == ".py" else content
-            digest.update(f"{place.as_posix()}\n".encode() + code)
-    return digest.hexdigest()[:8]
+    for name, text in texts.items():
+        digest.update(f"{name}\n".encode() + text)
+    return digest.hexdigest()[:32]
 
 
-def _python_code(source: bytes) -> bytes:
-    """Return what Python makes of a source, without statements that are nothing but a text."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
+def _code(source: bytes) -> bytes:
+    """Return the lines of a Python source without comments and statements that are but a text."""
+    lines = source.decode().split("\n")
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [each for each in node.body if not _is_text(each)]
-    return ast.dump(tree).encode()
+            for text in filter(_is_text, node.body):
+                last = text.end_lineno or text.lineno
+                lines[text.lineno - 1 : last] = [""] * (last - text.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip()).encode()
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -477,19 +477,20 @@ def _list(text: str) -> tuple[Any, ...]:
 
 _READERS: dict[type, Callable[[Any], Any]] = {tuple: _list, dict: json.loads, bool: bool}
 _READER = {
-    name: _READERS[kind]
+    name: read
     for name, each in {**_ANSWER, **_COST}.items()
-    if (kind := _kind(each.type)[0]) in _READERS
+    if (read := _READERS.get(_kind(each.type)[0])) is not None
 }
 """How the value of a field is read, where the file has it in another form."""
 
 
 def _read(names: Iterable[str], columns: Sequence[Any]) -> dict[str, Any]:
     """Return the values of fields, in their order, as the fields have them."""
-    return {
-        name: _READER[name](value) if name in _READER and value is not None else value
-        for name, value in zip(names, columns)
-    }
+    found = dict(zip(names, columns))
+    for name in _READER.keys() & found.keys():
+        if found[name] is not None:
+            found[name] = _READER[name](found[name])
+    return found
 
 
 def _record(row: tuple[Any, ...]) -> Record:
