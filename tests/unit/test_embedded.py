@@ -12,6 +12,7 @@ import pytest
 from tokenred import embedded
 from tokenred.embedded import drawing, scenes
 from tokenred.embedded.questions import SPECIAL_TOKENS
+from tokenred.embedded.scenes import scene_rng
 
 VIDEO_TOKENS = 8 * 49 + 1
 
@@ -184,3 +185,13 @@ def test_generate_stops_after_the_answer():
     words = [embedded.VOCABULARY[k] for k in output[0, ids.shape[1] :]]
     assert len(words) == 2
     assert words[1] == "<eos>"
+
+
+def test_splits_and_seeds_draw_apart():
+    draws = {
+        (split, index, seed): scene_rng(index, split, seed).random()
+        for split in ("train", "test")
+        for index in (0, 1)
+        for seed in (0, 1)
+    }
+    assert len(set(draws.values())) == len(draws)

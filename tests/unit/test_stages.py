@@ -441,3 +441,4 @@ def test_nothing_goes_through_a_forbidden_pair(told: bool, monkeypatch: pytest.M
     assert bool((coupling.plan[~far] > 0).all())
     assert coupling.forbidden is not None
     assert torch.equal(coupling.forbidden, far)
+    assert float(coupling.plan.sum()) > 0.99  # nothing was sent where it is taken back
