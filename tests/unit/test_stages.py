@@ -442,3 +442,7 @@ def test_nothing_goes_through_a_forbidden_pair(told: bool, monkeypatch: pytest.M
     assert coupling.forbidden is not None
     assert torch.equal(coupling.forbidden, far)
     assert float(coupling.plan.sum()) > 0.99  # nothing was sent where it is taken back
+    one = TokenGroup(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1))
+    lonely = transport(group, one, mass, torch.ones(1)).plan[:, 0]
+    assert lonely[2:].tolist() == [0, 0]  # nobody is near enough
+    assert bool((lonely[:2] > 0).all())

@@ -56,7 +56,7 @@ def fill(store: Store, planned: list[PlannedRow], n_videos: int = N_VIDEOS) -> N
             ]
             cost = Cost(
                 (0, 1), n_tokens, 1, n_tokens / 72, 50, 0,
-                reducer_ms=10.0 * video, answer_ms=7.0, encoder_ms=5.0, residual=1e-3,
+                reducer_ms=10.0 * video, answer_ms=7.0, encoder_ms=5.0, residual=1e-3 * video,
             )  # fmt: skip
             store.write(cell.origin, ToyTask().sample_id(video), answers, cost)
 
@@ -110,6 +110,7 @@ def test_costs_are_means_and_medians_over_videos(rows: dict[str, RowSummary]) ->
     row, shape = rows["AOT"], ToyModel.shape
     assert (row.n_tokens, row.newline_tokens, row.retention_ratio) == (24, 1, pytest.approx(1 / 3))
     assert row.measured["reducer_ms"] == 35  # 0, 10, ..., 70
+    assert row.measured["residual"] == 1e-3 * (N_VIDEOS - 1)
     assert (row.measured["answer_ms"], row.measured["encoder_ms"]) == (7, 5)
     reduced, full = (prefill_flops(n_tokens, shape).total for n_tokens in (24, 72))
     assert row.prefill_flops == reduced
