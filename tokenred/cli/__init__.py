@@ -3,6 +3,7 @@
 Exit codes: 0 ok, 1 the run failed, 2 usage or configuration, 3 budget, 4 a check failed.
 """
 
+import gc
 import os
 import sys
 import traceback
@@ -114,6 +115,8 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every error ends in one sentence and an exit code."""
+    if arguments is None:  # a process of its own, most of whose objects live as long as it does
+        gc.set_threshold(100_000, 50, 50)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="tokenred")
     except TokenredError as error:
