@@ -59,7 +59,7 @@ $(USER): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 $(DEV): $(USER)
 	@echo "setup: adding what tests, checks and docs need (once; a minute or two)"
 	@$(INSTALL) --no-build-isolation -c constraints.txt -e '.[dev,docs]' $(SHOW)
-	@echo "setup: compiling the libraries, so that what the compiler says of them is no warning in a test"
+	@echo "setup: compiling the libraries, whose SyntaxWarnings would be errors in a test"
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 	@echo "setup: done"

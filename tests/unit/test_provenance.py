@@ -47,8 +47,9 @@ def test_what_was_found_is_remembered(package: Path, monkeypatch: pytest.MonkeyP
         assert hash_sources(package) == found
     file.write_text("no hash")
     assert hash_sources(package) == found == file.read_text()
-    monkeypatch.setattr(provenance, "REMEMBERED", package / "types.py")  # no folder
-    assert hash_sources(package) == found
+    for nowhere in (package / "types.py", Path("~nobody-of-this-name/code")):  # no folder, no home
+        monkeypatch.setattr(provenance, "REMEMBERED", nowhere)
+        assert hash_sources(package) == found
 
 
 @pytest.mark.parametrize(

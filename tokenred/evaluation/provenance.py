@@ -22,7 +22,7 @@ from tokenred.registry import HARNESS_ROLES, registry
 NO_RESULTS = ("cli", "report", "testing")
 """Folders that cannot change a result; editing them keeps stored results valid."""
 
-REMEMBERED = Path("~/.cache/tokenred/code").expanduser()
+REMEMBERED = Path("~/.cache/tokenred/code")
 """Folder with the hash of every state of the sources that was met."""
 
 
@@ -44,14 +44,16 @@ def hash_sources(root: Path) -> str:
         if (place := source.relative_to(root)).parts[0] not in NO_RESULTS
     }
     known = REMEMBERED / f"{_digest(sources)}-{_digest({'rule': Path(__file__).read_bytes()})}"
-    with suppress(OSError, UnicodeDecodeError):
+    with suppress(OSError, RuntimeError, UnicodeDecodeError):  # or there is no home folder
+        known = known.expanduser()
         found = known.read_text(encoding="utf-8")
         if re.fullmatch("[0-9a-f]{8}", found):
             return found
     found = _digest(
         {name: _code(text) if name.endswith(".py") else text for name, text in sources.items()}
     )[:8]
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):
+        known = known.expanduser()
         known.parent.mkdir(parents=True, exist_ok=True)
         draft = known.with_name(f".{known.name}.{os.getpid()}")
         draft.write_text(found, encoding="utf-8")
