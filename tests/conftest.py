@@ -62,11 +62,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what lives as long as the session; checks try few examples."""
-    from tokenred.testing import _run
-
+    """Spare the garbage collector what lives as long as the session."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_examples_of_checks() -> None:
+    """Let the public checks try as many examples as the profile says."""
+    from tokenred.testing import _run
+
     _run.EXAMPLES = examples(_run.EXAMPLES)
 
 

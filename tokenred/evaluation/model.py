@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -329,11 +329,6 @@ class VideoLlm:
 
 
 _OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
-
-
-def spec_dict(spec: ModelSpec) -> dict[str, Any]:
-    """Return a spec as plain data, for a run's manifest."""
-    return asdict(spec)
 
 
 def revision_of(loaded: Any) -> str:

@@ -108,7 +108,7 @@ def full_label(row: RowSummary, summary: Summary) -> str:
 def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
     """Return the columns of a table that this summary can fill."""
     measure, reference = summary.measure, summary.reference
-    unit = next(name for name, size in UNITS.items() if _most_flops(summary) >= size)
+    unit = flops_unit([row.prefill_flops for row in summary.rows])
     budgets = len(retentions(summary)) > 1
     every = [
         Column("label", "row", "what was changed", _get("label"), _label, "brief", "both"),
@@ -229,6 +229,11 @@ _FACTS = (
 """What files have beside what tables show."""
 
 
+def flops_unit(values: Sequence[float]) -> str:
+    """Return the name in ``UNITS`` of the largest unit that fits into the largest value."""
+    return next((name for name, size in UNITS.items() if max(values) >= size), "")
+
+
 def points(estimate: Estimate) -> str:
     """Return a difference in percentage points, signed."""
     return f"{100 * estimate.value:+.1f}"
@@ -330,7 +335,3 @@ def _number(value: float | None, form: Callable[[float], str]) -> Cell:
 
 def _with_share(value: float, text: str, share: float) -> Cell:
     return Cell(text, f"({100 * share:.1f} %)", value)
-
-
-def _most_flops(summary: Summary) -> float:
-    return max(row.prefill_flops for row in summary.rows)

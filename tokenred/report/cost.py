@@ -9,10 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenred.evaluation.bench.measure import UNATTACHED, VANILLA, Bench, PipelineCost, Spread
+from tokenred.report.columns import NOT_APPLICABLE, UNITS, flops_unit
 
 FLAG = "fewer FLOPs, not faster"
-NOT_APPLICABLE = "-"
-UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 LABEL_WIDTH = 12
 
 
@@ -80,7 +79,7 @@ def _times(bench: Bench) -> Table:
 
 
 def _against_vanilla(bench: Bench) -> Table:
-    unit = _unit([cost.prefill_flops or 0 for cost in bench.pipelines])
+    unit = flops_unit([cost.prefill_flops or 0 for cost in bench.pipelines])
     table = _table("Against vanilla", ["", "tokens", f"{unit}FLOPs", "TTFT", ""])
     for cost in bench.pipelines:
         table.add_row(cost.label, _tokens(cost), _flops(cost, unit), _share(cost), _verdict(cost))
@@ -142,14 +141,10 @@ def _tokens(cost: PipelineCost) -> str:
     return f"{cost.n_tokens} ({100 * cost.n_tokens / cost.vanilla_tokens:.1f} %)"
 
 
-def _unit(values: Sequence[int]) -> str:
-    return next((name for name, size in UNITS.items() if max(values) >= size), "")
-
-
 def _flops(cost: PipelineCost, unit: str) -> str:
     if cost.prefill_flops is None or cost.flops_share is None:
         return NOT_APPLICABLE
-    value = cost.prefill_flops / UNITS.get(unit, 1.0)
+    value = cost.prefill_flops / UNITS[unit]
     return f"{value:#.3g}".rstrip(".") + f" ({100 * cost.flops_share:.1f} %)"
 
 

@@ -104,7 +104,7 @@ class FrameStageConfig(CouplingStageConfig):
     )
 
     @model_validator(mode="after")
-    def _fits_chunks(self) -> "FrameStageConfig":
+    def _fits_together(self) -> "FrameStageConfig":
         if self.max_drop is not None and self.rest == "leave":
             raise ConfigError("rest: leave drops nothing, so it has no max_drop", ["max_drop"])
         if self.part == "all" and self.spare_up_to:
