@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from tokenred.cli import app, main
-from tokenred.config import StrategyConfig, role_of
+from tokenred.config import StrategyConfig
 from tokenred.evaluation.ablation import (
     AblationConfig,
     Published,
@@ -35,7 +35,9 @@ from tokenred.evaluation.tasks.local import LocalTaskConfig
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.config import STAGE_CONFIGS, About, PipelineConfig, load_config
 from tokenred.pipeline.stages.segment import KeepRuleConfig
-from tokenred.registry import Entry, registry
+from tokenred.plugins import registry
+from tokenred.registry import Entry
+from tokenred.slots import slot_role
 from tokenred.testing.matrix import descriptions
 from tokenred.testing.matrix import read as read_matrices
 
@@ -299,8 +301,8 @@ def _leaves(path: str, found: Any) -> Iterator[tuple[str, Any]]:
 
 def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """Return a type in words, with links to the roles of strategy slots."""
-    role = role_of(list(metadata))
-    if role is not None:
+    role = slot_role(None, metadata)
+    if role:
         return f"[{role}](strategies.md#{anchor_of_role(role)})"
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:

@@ -15,9 +15,12 @@ import torch
 from pydantic import BaseModel
 
 from tokenred import BudgetError, load_pipeline
-from tokenred.config import StrategyConfig, build, role_of
+from tokenred.config import StrategyConfig
+from tokenred.interfaces import Aggregator, AnchorSelector
 from tokenred.pipeline.config import PipelineConfig, load_config, read_pipeline
-from tokenred.registry import Entry, registry
+from tokenred.plugins import registry
+from tokenred.registry import Entry
+from tokenred.slots import build, parts, slot_role
 from tokenred.testing import video_tokens
 
 GOLDEN = Path(__file__).parent / "reference" / "golden.json"
@@ -167,23 +170,24 @@ def _box(label: str, kind: str, lines: list[str], inside: bool = False) -> str:
 
 def _lines(stage: Any) -> Iterator[str]:
     """Yield what a stage is made of: its strategies, then what else is not at its default."""
-    couples = stage.kind != "frame" or build("aggregator", stage.aggregator).merges
+    couples = stage.kind != "frame" or build(Aggregator, stage.aggregator).merges
     fields = type(stage).model_fields
     for field in sorted(
         fields, key=lambda each: FIRST.index(each) if each in FIRST else len(FIRST)
     ):
         info = fields[field]
-        value, role = getattr(stage, field), role_of(list(info.metadata))
+        value, role = getattr(stage, field), slot_role(None, info.metadata)
         if field == "kind" or (not couples and field in ("cost", "combine", "coupler", "mass")):
             continue
-        if role is not None:
+        if role:
             if field != "allocator" or value.name != "equal":
                 yield f"{field} {_strategy(role, value)}"
         elif field == "cost":
             sign = " x " if stage.combine == "product" else " + "
             yield "cost " + sign.join(_strategy("cost term", term) for term in value)
         elif isinstance(value, BaseModel):
-            yield f"{field} {' by '.join(_strategy(*slot) for slot in reversed(_slots(value)))}"
+            inside = [_strategy(*slot) for slot in parts(value)]
+            yield f"{field} {' by '.join(reversed(inside))}"
         elif field != "combine" and value != info.get_default(call_default_factory=True):
             yield f"{field} `{_value(value)}`"
         elif field == "n_anchors":
@@ -194,10 +198,10 @@ def _strategy(role: str, config: StrategyConfig) -> str:
     """Return a link to a strategy, with the settings that are not at their defaults."""
     changed, inner = [], []
     for field, info in type(config).model_fields.items():
-        value, slot = getattr(config, field), role_of(list(info.metadata))
+        value, slot = getattr(config, field), slot_role(None, info.metadata)
         if field == "name":
             continue
-        if slot is not None:
+        if slot:
             inner.append(f"{field} {_strategy(slot, value)}")
         elif value != info.get_default(call_default_factory=True):
             changed.append(f"{field} {_value(value)}")
@@ -215,26 +219,9 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _slots(config: BaseModel) -> list[tuple[str, StrategyConfig]]:
-    """Return (role, strategy) of the slots of a config, in the order of its fields."""
-    found = []
-    for field, info in type(config).model_fields.items():
-        value, role = getattr(config, field), role_of(list(info.metadata))
-        if role is not None:
-            found.append((role, value))
-        elif isinstance(value, tuple):
-            found += [("cost term", each) for each in value if isinstance(each, StrategyConfig)]
-        elif isinstance(value, BaseModel):
-            found += _slots(value)
-    return found
-
-
 def strategies(config: PipelineConfig) -> Iterator[tuple[str, StrategyConfig]]:
     """Yield (role, strategy) of everything that a pipeline is made of, in order."""
-    for stage in config.stages.values():
-        for role, strategy in _slots(stage):
-            yield role, strategy
-            yield from _slots(strategy)
+    return parts(config)
 
 
 def _links(used: list[tuple[str, StrategyConfig]], role: str) -> str:
@@ -262,7 +249,7 @@ def acts(name: str) -> list[str]:
     if any(stage.scope == "frame" for stage in frames):
         looks = any(
             stage.allocator.name != "equal"
-            or getattr(build("selector", stage.selector), "looks_across_frames", False)
+            or getattr(build(AnchorSelector, stage.selector), "looks_across_frames", False)
             for stage in frames
         )
         where = "inside each frame" + (", before the model's pooling" if before_pool else "")

@@ -22,7 +22,7 @@ from tokenred.evaluation.ablation import Ablation, load_ablation
 from tokenred.evaluation.model import Reply
 from tokenred.evaluation.runner import PlannedRow, Progress, plan, run
 from tokenred.evaluation.store import Store
-from tokenred.evaluation.task import Answering, Question, Sample, score_option
+from tokenred.evaluation.task import Answering, Question, Sample, Task, score_option
 from tokenred.evaluation.worker import InProcess, Worker
 from tokenred.pipeline import Pipeline
 from tokenred.types import ReducedTokens, VisualTokens
@@ -41,11 +41,7 @@ ABLATION = {
 }
 
 
-class ToyTaskConfig(StrategyConfig):
-    """No settings."""
-
-
-class ToyTask:
+class ToyTask(Task):
     """Noise with one colour a little brighter: which one, and is it the same as at the start?"""
 
     name = "toy"
@@ -56,8 +52,8 @@ class ToyTask:
     answering: Answering = "likelihood"
     max_new_tokens = 1
 
-    def __init__(self, config: ToyTaskConfig | None = None) -> None:
-        self.config = config or ToyTaskConfig(name="toy")
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config or StrategyConfig(name="toy"))
 
     def sample_id(self, index: int) -> str:
         return f"toy/{index:03d}"

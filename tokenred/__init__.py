@@ -15,7 +15,7 @@ from tokenred.errors import (
     TokenredError,
 )
 from tokenred.hookspecs import hookimpl
-from tokenred.registry import registry
+from tokenred.plugins import registry
 
 if TYPE_CHECKING:  # what these modules import takes seconds, so it waits for the first use
     from tokenred.config import CostTermConfig, StrategyConfig
@@ -23,11 +23,19 @@ if TYPE_CHECKING:  # what these modules import takes seconds, so it waits for th
     from tokenred.interfaces import (
         Aggregator,
         AnchorSelector,
+        BudgetAllocator,
+        CachePruner,
         CostTerm,
         Coupler,
+        FrameReference,
         KeepDecision,
         KeepScore,
+        LayerMerger,
+        LayerReducer,
+        StaticRule,
         TemporalSegmenter,
+        TokenGrouper,
+        TokenRanker,
     )
     from tokenred.models.attach import attach
     from tokenred.models.loading import load_model
@@ -49,16 +57,21 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregator",
     "AnchorSelector",
+    "BudgetAllocator",
     "BudgetError",
+    "CachePruner",
     "CapabilityError",
     "ConfigError",
     "CostTerm",
     "CostTermConfig",
     "Coupler",
     "Coupling",
+    "FrameReference",
     "InputError",
     "KeepDecision",
     "KeepScore",
+    "LayerMerger",
+    "LayerReducer",
     "MergeWeights",
     "Pipeline",
     "PipelineConfig",
@@ -66,9 +79,12 @@ __all__ = [
     "Realised",
     "ReducedTokens",
     "Segments",
+    "StaticRule",
     "StrategyConfig",
     "TemporalSegmenter",
     "TokenGroup",
+    "TokenGrouper",
+    "TokenRanker",
     "TokenredError",
     "VisualTokens",
     "attach",
@@ -84,8 +100,9 @@ __all__ = [
 _LAZY = {
     "config": "CostTermConfig StrategyConfig",
     "decorator": "register",
-    "interfaces": "Aggregator AnchorSelector CostTerm Coupler KeepDecision KeepScore "
-    "TemporalSegmenter",
+    "interfaces": "Aggregator AnchorSelector BudgetAllocator CachePruner CostTerm Coupler "
+    "FrameReference KeepDecision KeepScore LayerMerger LayerReducer StaticRule TemporalSegmenter "
+    "TokenGrouper TokenRanker",
     "models.attach": "attach",
     "models.loading": "load_model",
     "pipeline": "Pipeline PipelineConfig load_pipeline",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenred.errors import ConfigError
-from tokenred.registry import registry
+from tokenred.plugins import registry
 
 SUFFIXES = (".yaml", ".yml")
 

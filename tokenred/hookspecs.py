@@ -4,13 +4,13 @@ A plugin implements any of these hooks with :data:`tokenred.hookimpl` and calls 
 for each thing it brings::
 
     @hookimpl
-    def register_couplers(register):
-        register("nearest", NearestCoupler, NearestConfig)
+    def register_strategies(register):
+        register("nearest", NearestCoupler)
 
-Classes may be given by name, ``register("nearest", ".couplers:NearestCoupler", "NearestConfig")``,
-and are then imported when they are first used. Dots in front stand for the package of the plugin,
-as in imports; a name alone is one of the same module. A plugin in several packages names those with
-hooks in ``tokenred_plugins = (".one", ".two")``.
+Classes may be given by name, ``register("nearest", ".couplers:NearestCoupler", "coupler")``, with
+their role, and are then imported when they are first used. Dots in front stand for the package of
+the plugin, as in imports. A plugin in several packages names those with hooks in
+``tokenred_plugins = (".one", ".two")``.
 """
 
 from collections.abc import Callable
@@ -25,78 +25,12 @@ Register = Callable[..., None]
 
 
 @hookspec
-def register_selectors(register: Register) -> None:
-    """Call ``register(name, SelectorClass, ConfigClass)`` for every anchor selector."""
+def register_strategies(register: Register) -> None:
+    """Call ``register(name, Class)`` for every strategy, of any role, and every task and scorer.
 
-
-@hookspec
-def register_couplers(register: Register) -> None:
-    """Call ``register(name, CouplerClass, ConfigClass)`` for every coupler."""
-
-
-@hookspec
-def register_aggregators(register: Register) -> None:
-    """Call ``register(name, AggregatorClass, ConfigClass)`` for every aggregator."""
-
-
-@hookspec
-def register_segmenters(register: Register) -> None:
-    """Call ``register(name, SegmenterClass, ConfigClass)`` for every temporal segmenter."""
-
-
-@hookspec
-def register_cost_terms(register: Register) -> None:
-    """Call ``register(name, CostTermClass, ConfigClass)`` for every cost term."""
-
-
-@hookspec
-def register_keep_scores(register: Register) -> None:
-    """Call ``register(name, KeepScoreClass, ConfigClass)`` for every keep score."""
-
-
-@hookspec
-def register_keep_decisions(register: Register) -> None:
-    """Call ``register(name, KeepDecisionClass, ConfigClass)`` for every keep decision."""
-
-
-@hookspec
-def register_frame_references(register: Register) -> None:
-    """Call ``register(name, ReferenceClass, ConfigClass)`` for every frame reference."""
-
-
-@hookspec
-def register_static_rules(register: Register) -> None:
-    """Call ``register(name, RuleClass, ConfigClass)`` for every static rule."""
-
-
-@hookspec
-def register_budget_allocators(register: Register) -> None:
-    """Call ``register(name, AllocatorClass, ConfigClass)`` for every budget allocator."""
-
-
-@hookspec
-def register_token_groupers(register: Register) -> None:
-    """Call ``register(name, GrouperClass, ConfigClass)`` for every token grouper."""
-
-
-@hookspec
-def register_token_rankers(register: Register) -> None:
-    """Call ``register(name, RankerClass, ConfigClass)`` for every token ranker inside the LLM."""
-
-
-@hookspec
-def register_layer_mergers(register: Register) -> None:
-    """Call ``register(name, MergerClass, ConfigClass)`` for every merger inside the LLM."""
-
-
-@hookspec
-def register_layer_reducers(register: Register) -> None:
-    """Call ``register(name, ReducerClass, ConfigClass)`` for every reducer inside the LLM."""
-
-
-@hookspec
-def register_cache_pruners(register: Register) -> None:
-    """Call ``register(name, PrunerClass, ConfigClass)`` for every pruner of the cache."""
+    A class derives from the base of its role; one that is given by name says it, too:
+    ``register(name, "module:Class", "cost term")``.
+    """
 
 
 @hookspec
@@ -105,16 +39,6 @@ def register_model_adapters(register: Register) -> None:
 
     Subclasses of the model class are served too. The module is imported when such a model turns up.
     """
-
-
-@hookspec
-def register_tasks(register: Register) -> None:
-    """Call ``register(name, TaskClass, ConfigClass)`` for every task that methods are judged on."""
-
-
-@hookspec
-def register_scorers(register: Register) -> None:
-    """Call ``register(name, ScorerClass, ConfigClass)`` for every scorer of free text."""
 
 
 @hookspec

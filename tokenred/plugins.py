@@ -15,7 +15,7 @@ import pluggy
 
 from tokenred import hookspecs
 from tokenred.errors import PluginError, TokenredError, nearest
-from tokenred.registry import FILES, HARNESS_ROLES, ROLES, TARGETS, Entry, Registry, hook_of
+from tokenred.registry import ALL_ROLES, FILES, TARGETS, Entry, Registry, hook_of, plural, role_of
 
 BUILTIN = (
     "tokenred.strategies",
@@ -79,6 +79,11 @@ def loaded() -> tuple[Registry, list[PluginStatus]]:
     return load_registry()
 
 
+def registry() -> Registry:
+    """Return the registry of this process, filled from the built-ins and installed plugins."""
+    return loaded()[0]
+
+
 def is_loading() -> bool:
     """Return whether plugins are being loaded just now."""
     return bool(_loading)
@@ -111,45 +116,56 @@ def register_plugin(registry: Registry, plugin: object, owner: str, folder: Path
         manager.register(plugin, owner)
     except pluggy.PluginValidationError as error:
         raise PluginError(f"plugin {owner}: {_one_line(error)}") from None
-    hooks = {hook_of(kind): kind for kind in (*ROLES, *HARNESS_ROLES, *FILES, *TARGETS)}
+    adders = _adders(registry, owner, _package_of(plugin), folder)
     for caller in manager.get_hookcallers(plugin) or ():
-        if caller.name not in hooks:
-            hint = nearest(caller.name, hooks)
-            raise PluginError(f"plugin {owner}: unknown hook '{caller.name}'{hint}")
-    package = _package_of(plugin)
+        if caller.name not in adders:
+            raise PluginError(f"plugin {owner}: unknown hook '{caller.name}'{_advice(caller.name)}")
     with registry.all_or_nothing():
-        for hook, kind in hooks.items():
-            register = (
-                _adder(registry, kind, owner, package)
-                if kind in (*ROLES, *HARNESS_ROLES)
-                else _other_adder(registry, kind, owner, package, folder)
-            )
+        for hook, register in adders.items():
             for implementation in getattr(manager.hook, hook).get_hookimpls():
                 implementation.function(register=register)
         for inner in getattr(plugin, "tokenred_plugins", ()):
-            register_plugin(registry, import_module(inner, package), owner, folder)
+            register_plugin(registry, import_module(inner, _package_of(plugin)), owner, folder)
 
 
-def _adder(
-    registry: Registry, role: str, owner: str, package: str
-) -> Callable[[str, Any, Any], None]:
-    def register(name: str, factory: Any, config_class: Any) -> None:
-        strategy, config = _absolute(factory, package), _absolute(config_class, package)
-        if isinstance(strategy, str) and isinstance(config, str) and ":" not in config:
-            config = f"{strategy.partition(':')[0]}:{config}"
-        registry.add(Entry(role, name, strategy, config, owner))
+def _adders(
+    registry: Registry, owner: str, package: str, folder: Path
+) -> dict[str, Callable[..., None]]:
+    """Return hook -> the ``register`` that it is called with."""
 
-    return register
+    def strategy(name: str, target: Any, role: str | None = None) -> None:
+        role = role or role_of(target)
+        if isinstance(target, str) and not role:
+            raise PluginError(
+                f"'{name}' of {owner}: a class that is given by name needs its role, as in "
+                f'register("{name}", "{target}", "coupler")'
+            )
+        if role not in ALL_ROLES:
+            raise PluginError(
+                f"'{name}' of {owner}: unknown role '{role}'{nearest(role, ALL_ROLES)}"
+                if role
+                else f"'{name}' of {owner}: {target!r} is no strategy; derive it from the base "
+                "class of its role, such as tokenred.Coupler"
+            )
+        registry.add(Entry(role, name, _absolute(target, package), owner))
+
+    def other(kind: str) -> Callable[[str, Any], None]:
+        def register(name: str, what: Any) -> None:
+            what = folder / what if kind in FILES else _absolute(what, package)
+            registry.add_other(kind, name, what, owner)
+
+        return register
+
+    return {
+        hook_of(ALL_ROLES[0]): strategy,
+        **{hook_of(kind): other(kind) for kind in (*FILES, *TARGETS)},
+    }
 
 
-def _other_adder(
-    registry: Registry, kind: str, owner: str, package: str, folder: Path
-) -> Callable[[str, Any], None]:
-    def register(name: str, what: Any) -> None:
-        what = folder / what if kind in FILES else _absolute(what, package)
-        registry.add_other(kind, name, what, owner)
-
-    return register
+def _advice(hook: str) -> str:
+    if hook in {f"register_{plural(role)}".replace("-", "_") for role in ALL_ROLES}:
+        return f"; strategies of every role come in by {hook_of(ALL_ROLES[0])}"
+    return nearest(hook, [hook_of(kind) for kind in (ALL_ROLES[0], *FILES, *TARGETS)])
 
 
 def _package_of(plugin: object) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ ROLES = (
 HARNESS_ROLES = ("task", "scorer")
 """What a comparison is made of."""
 
+ALL_ROLES = (*ROLES, *HARNESS_ROLES)
+
 FILES = ("preset", "ablation")
 """What is registered by a file."""
 
@@ -49,8 +52,8 @@ def plural(kind: str) -> str:
 
 
 def hook_of(kind: str) -> str:
-    """Return the name of the hook that registers a kind, such as ``register_cost_terms``."""
-    return f"register_{plural(kind)}".replace("-", "_")
+    """Return the name of the hook that registers a kind, such as ``register_presets``."""
+    return f"register_{'strategies' if kind in ALL_ROLES else plural(kind)}".replace("-", "_")
 
 
 METHODS = Path(__file__).with_name("methods.json")
@@ -59,16 +62,15 @@ METHODS = Path(__file__).with_name("methods.json")
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered strategy: its role and name, how to build it, and whose it is.
+    """One registered strategy: its role and name, its class, and whose it is.
 
-    ``strategy`` and ``config`` are classes, or ``"module:Class"`` for what is imported when
-    ``factory`` or ``config_class`` is first asked for.
+    ``strategy`` is a class, or ``"module:Class"`` of one that is imported when ``factory`` or
+    ``config_class`` is first asked for.
     """
 
     role: str
     name: str
     strategy: Any
-    config: Any
     owner: str
 
     def __str__(self) -> str:
@@ -77,20 +79,35 @@ class Entry:
     @cached_property
     def factory(self) -> Any:
         """The strategy's class."""
-        return self._imported(self.strategy)
+        found = import_target(self.strategy, str(self))
+        self._check(found)
+        return found
 
     @cached_property
     def config_class(self) -> Any:
         """The class of its settings."""
-        from tokenred.config import StrategyConfig  # configs look names up in the registry
+        return self.factory.config_class()
 
-        found = self._imported(self.config)
-        if not (isinstance(found, type) and issubclass(found, StrategyConfig)):
-            raise PluginError(f"the config of {self} is no StrategyConfig: {self.config}")
-        return found
+    def _check(self, found: Any) -> None:
+        role = role_of(found)
+        if role != self.role:
+            what = f"it derives from the base of a {role}" if role else "it derives from no role"
+            raise PluginError(f"{self}: {self.strategy} is no {self.role}, {what}")
+        if found.lacks():
+            lacking = " and ".join(f"'{name}'" for name in found.lacks())
+            raise PluginError(f"{self}: {found.__name__} does not define {lacking}")
+        found.config_class()
+        if len(signature(found.__init__).parameters) < 2:
+            raise PluginError(
+                f"{self}: {found.__name__}.__init__ takes the settings: __init__(self, config)"
+            )
 
-    def _imported(self, target: Any) -> Any:
-        return import_target(target, str(self))
+
+def role_of(found: Any) -> str:
+    """Return the role of a strategy's class; nothing if it is none."""
+    from tokenred.strategy import Strategy  # brings pydantic, which a list of names does not need
+
+    return found.role if isinstance(found, type) and issubclass(found, Strategy) else ""
 
 
 @dataclass
@@ -109,10 +126,9 @@ class Registry:
             raise PluginError(
                 f"{entry.role} name '{entry.name}' of {entry.owner} is not lower kebab case"
             )
-        for target in (entry.strategy, entry.config):
-            _check_target(target, entry.owner)
-        if not isinstance(entry.config, str):
-            _ = entry.config_class  # a fault that shows without an import shows now
+        _check_target(entry.strategy, entry.owner)
+        if not isinstance(entry.strategy, str):
+            _ = entry.factory  # a fault that shows without an import shows now
         self._entries[entry.role, entry.name] = entry
 
     def add_other(self, kind: str, name: str, what: Any, owner: str) -> None:
@@ -200,13 +216,6 @@ class Registry:
         if name not in known:
             raise ConfigError(f"unknown pipeline '{name}'{hint('pipeline', name, known)}")
         return known[name][0]
-
-
-def registry() -> Registry:
-    """Return the registry of this process, filled from the built-ins and installed plugins."""
-    from tokenred.plugins import loaded  # the manager needs the class above
-
-    return loaded()[0]
 
 
 def hint(role: str, name: str, valid: Iterable[str]) -> str:

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.config import build
+from tokenred.interfaces import AnchorSelector
 from tokenred.pipeline import load_config
 from tokenred.pipeline.flow import grid_positions
+from tokenred.slots import build
 from tokenred.types import VisualTokens
 
 Regime = Literal["smooth", "contrast", "iid", "regions"]
@@ -120,7 +121,7 @@ def _field(
 
 def anchor_mask(tokens: VisualTokens, n_anchors: int = ANCHORS) -> Tensor:
     """Return (frames, tokens): the anchors that the selector of ``aot-paper`` picks."""
-    selector = build("selector", load_config("aot-paper").stages["intra_frame"].selector)
+    selector = build(AnchorSelector, load_config("aot-paper").stages["intra_frame"].selector)
     return selector.select(tokens, n_anchors, generator=torch.Generator().manual_seed(0))
 
 

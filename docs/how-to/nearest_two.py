@@ -6,7 +6,7 @@ import tokenred
 
 
 @tokenred.register("nearest-two")
-class NearestTwoCoupler:
+class NearestTwoCoupler(tokenred.Coupler):
     """Give every source to its two nearest anchors, in equal shares."""
 
     marginals = "source"

@@ -13,7 +13,8 @@ import yaml
 from tokenred import hookspecs, load_pipeline
 from tokenred.evaluation.ablation import ablation_files, load_ablation
 from tokenred.pipeline.config import load_config, read_pipeline
-from tokenred.registry import HARNESS_ROLES, ROLES, hook_of, registry
+from tokenred.plugins import registry
+from tokenred.registry import HARNESS_ROLES, ROLES, hook_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenred.interfaces import AnchorSelector, Coupler, TemporalSegmenter
 from tokenred.kernels.merge import apply_merge
 from tokenred.kernels.pooling import PoolMode, pool_tokens
 from tokenred.models.attention import received_attention
@@ -15,8 +16,8 @@ from tokenred.pipeline.flow import Flow, Transport
 from tokenred.pipeline.stages.frame import FrameStage
 from tokenred.pipeline.stages.pool import PoolStage
 from tokenred.pipeline.stages.segment import SegmentStage
-from tokenred.strategies.couplers.sinkhorn import SinkhornConfig, SinkhornCoupler
-from tokenred.strategies.segmenters.dynamic import (
+from tokenred.strategies.couplers import SinkhornConfig, SinkhornCoupler
+from tokenred.strategies.segmenters import (
     DynamicConfig,
     DynamicSegmenter,
     neighbour_similarity,
@@ -40,19 +41,26 @@ def _stage(pipeline: Pipeline, index: int = 0) -> Any:
     return pipeline._stages[index][2]
 
 
-class _Given:
-    """Stands in for a strategy whose answer the case prescribes."""
+class _Given(AnchorSelector):
+    """Gives the anchors that the case prescribes."""
 
-    needs: frozenset[str] = frozenset()
-    static = False
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__()
+        self._answer = answer
 
-    def __init__(self, answer: object) -> None:
-        self.answer = answer
+    def select(self, *args: object, **kwargs: object) -> Tensor:
+        return self._answer
 
-    def select(self, *args: object, **kwargs: object) -> object:
-        return self.answer
 
-    segment = select
+class _GivenSegments(TemporalSegmenter):
+    """Gives the segments that the case prescribes."""
+
+    def __init__(self, answer: Segments) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def segment(self, *args: object, **kwargs: object) -> Segments:
+        return self._answer
 
 
 def _flow(tokens: VisualTokens, pipeline: Pipeline) -> Flow:
@@ -158,7 +166,7 @@ def _merge_into(inputs: Tensors, overrides: Params) -> tuple[Tensor, Any]:
     seen = []
     coupler = stage.transport.coupler
 
-    class Spy:
+    class Spy(Coupler):
         marginals = coupler.marginals
 
         def couple(self, *args: Tensor) -> Any:
@@ -237,7 +245,7 @@ def _temporal(
     stage: SegmentStage = _stage(pipeline)
     if lengths is not None:
         bounds = [0, *torch.tensor(lengths).cumsum(0).tolist()]
-        stage.segmenter = _Given(Segments(tuple(bounds)))
+        stage.segmenter = _GivenSegments(Segments(tuple(bounds)))
     frames = tokens.features.shape[0]
     segments = stage.segmenter.segment(torch.zeros(frames, 1))
     return pipeline.run(tokens), list(segments.boundaries)

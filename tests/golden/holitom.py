@@ -8,6 +8,7 @@ from tokenred_methods.holitom.static_windows import static_windows
 from torch import Tensor
 
 from tokenred import Pipeline, VisualTokens, load_pipeline
+from tokenred.interfaces import AnchorSelector
 from tokenred.models.splice import ClipLayout, pack
 from tokenred.types import Segments
 
@@ -33,17 +34,21 @@ def static_places(pipeline: Pipeline, label: str, features: Tensor, segments: Se
     return torch.stack([rule.static(run) if len(run) > 1 else never for run in runs])
 
 
-class Replay:
+class Replay(AnchorSelector):
     """Gives a density-peaks selector, for every frame it is asked about, the noise drawn there."""
 
     def __init__(self, stage: Any, noise: Mapping[int, Tensor]) -> None:
-        self.selector, self.noise = stage.selector, dict(noise)
-        self.needs = self.selector.needs
+        super().__init__()
+        self._selector, self._noise = stage.selector, dict(noise)
         stage.selector = self
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return self._selector.needs
+
     def select(self, tokens: VisualTokens, n_anchors: int, **kwargs: Any) -> Tensor:
-        self.selector.noise = [self.noise.pop(int(frame)) for frame in tokens.frame_times]
-        return self.selector.select(tokens, n_anchors, **kwargs)
+        self._selector.noise = [self._noise.pop(int(frame)) for frame in tokens.frame_times]
+        return self._selector.select(tokens, n_anchors, **kwargs)
 
 
 def windows_of(segments: Segments) -> Tensor:

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenred.config import build, strategy_config
 from tokenred.kernels.attention import attention_rows
 from tokenred.kernels.clustering import cluster_means, density_peaks
-from tokenred.strategies.layer_mergers.fold import fold_targets
+from tokenred.slots import build, strategy_config
+from tokenred.strategies.layer_mergers import fold_targets
 from tokenred.strategies.layer_reducers.framefusion import (
     dropped_share,
     merge_chains,
     neighbour_similarity,
 )
-from tokenred.strategies.rankers.text_raters import choose_raters, rater_relevance
+from tokenred.strategies.rankers import choose_raters, rater_relevance
 from tokenred.types import CacheState, LayerReduction, LayerState
 
 Tensors = Mapping[str, Tensor]
@@ -146,8 +146,8 @@ def sparsevlm_text_raters(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 def sparsevlm_cluster_and_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     merger = make("layer merger", "recycle")
-    merger.noise = _replay(inputs)
-    merged = merger.cluster(inputs["x"][0])
+    merger._noise = _replay(inputs)
+    merged = merger._cluster(inputs["x"][0])
     assert len(merged) == params["cluster_num"]
     return {"merged": merged[None]}
 
@@ -180,7 +180,7 @@ def sparsevlm_stage(inputs: Tensors, params: Params) -> dict[str, Tensor]:
         drop_at_least=1,
     )
     if first:
-        reducer.merger.noise = _replay(inputs)
+        reducer.merger._noise = _replay(inputs)
     hidden = inputs["layer_output"][0]
     start, length = params["image_start"], params["v_token_num"]
     raters = inputs["rater_index"] + start + length

@@ -27,7 +27,7 @@ def scissor_compress(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     reduced = pipeline.run(tokens)
     assert grouper.samples == []
     grouper.samples = list(samples)
-    found = grouper.find(features, [n] * frames, torch.Generator())
+    found = grouper._find(features, [n] * frames, torch.Generator())
     return {
         "tokens": reduced.features,
         "num_tokens": torch.tensor(len(reduced.features)),

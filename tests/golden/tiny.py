@@ -226,7 +226,7 @@ def tiny_sparsevlm(inputs: Tensors, params: Params) -> dict[str, Tensor]:
         drop_at_least=1,
     )
     if first:
-        reducer.merger.cluster = _cluster_as_released(_replay(inputs))
+        reducer.merger._cluster = _cluster_as_released(_replay(inputs))
     found = _run(inputs, params, "llama", reducer)
     d, m = params["hidden"], params["inter"]
     flops = [4 * n * d**2 + 2 * n**2 * d + 3 * n * d * m for n in found.lengths]

@@ -29,7 +29,7 @@ def vidcom2_compress(inputs: Tensors, params: Params) -> dict[str, Tensor]:
         packed = _with_newlines(inputs["features_with_newline"], reduced, params["grid"])
     return {
         "tokens": packed,
-        "frame_scales": (base * allocator.factors(tokens)).clamp_max(1),
+        "frame_scales": (base * allocator._factors(tokens)).clamp_max(1),
         "video_score": in_video,
         "frame_score": in_frame,
         "kept_per_frame": torch.tensor(reduced.realised.tokens_per_frame),

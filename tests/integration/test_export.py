@@ -7,6 +7,7 @@ import pytest
 
 from tests.evaluation_toys import ToyModel, ToyTask, run_toy, toy_ablation
 from tokenred.errors import ConfigError, InputError, TokenredError
+from tokenred.evaluation import runner
 from tokenred.evaluation.export import COLUMNS, export
 from tokenred.evaluation.manifest import STORE, make_run, write_run
 from tokenred.evaluation.store import Store
@@ -60,3 +61,16 @@ def test_faults_are_one_sentence_and_leave_nothing(folder: Path, tmp_path: Path)
     with pytest.raises(InputError, match="holds no run"):
         export(tmp_path, tmp_path / "all.csv")
     assert not list(tmp_path.glob("*all*"))
+
+
+def test_rows_of_other_code_have_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Store(folder / STORE) as store:
+        for version in ("old", "new"):
+            monkeypatch.setattr(runner, "code_version", lambda *configs, now=version: now)
+            planned, _ = run_toy(store, 1)
+    write_run(make_run(toy_ablation(), planned, ToyTask(), ToyModel(), 1), folder)
+    export(folder, tmp_path / "all.csv")
+    labelled = {(line["code_version"], bool(line["row"])) for line in read(tmp_path / "all.csv")}
+    assert labelled == {("old", False), ("new", True)}

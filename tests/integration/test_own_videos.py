@@ -11,10 +11,9 @@ import torch
 from tokenred import StrategyConfig, hookimpl
 from tokenred.cli import main
 from tokenred.embedded import generate_sample
-from tokenred.evaluation.task import Question, Sample, load_task, score_option
+from tokenred.evaluation.task import Question, Sample, Task, load_task, score_option
 from tokenred.evaluation.tasks.embedded import EmbeddedTask
-from tokenred.plugins import register_plugin
-from tokenred.registry import registry
+from tokenred.plugins import register_plugin, registry
 
 av = pytest.importorskip("av")
 N_VIDEOS = 3
@@ -155,7 +154,7 @@ class TheirConfig(StrategyConfig):
     digit: int = 3
 
 
-class TheirTask:
+class TheirTask(Task):
     """One black video, asked about one digit."""
 
     name = "theirs"
@@ -165,9 +164,11 @@ class TheirTask:
     answering = "likelihood"
     max_new_tokens = 1
 
-    def __init__(self, config: TheirConfig) -> None:
-        self.config = config
-        self.fingerprint = f"theirs-{config.digit}"
+    config: TheirConfig
+
+    @property
+    def fingerprint(self) -> str:
+        return f"theirs-{self.config.digit}"
 
     def sample_id(self, index: int) -> str:
         return "black"
@@ -185,8 +186,8 @@ class TheirTask:
 
 class TheirPlugin:
     @hookimpl
-    def register_tasks(self, register: Any) -> None:
-        register("theirs", TheirTask, TheirConfig)
+    def register_strategies(self, register: Any) -> None:
+        register("theirs", TheirTask)
 
 
 def test_a_task_of_a_plugin_is_a_task_like_any_other(

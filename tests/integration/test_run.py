@@ -49,6 +49,8 @@ def test_answers_come_with_token_counts(capsys, video):
     assert sum(report["tokens_per_frame"]) == report["n_tokens"]
     assert report["retention_ratio"] == pytest.approx(report["n_tokens"] / report["vanilla_tokens"])
     assert report["newline_tokens"] == 1
+    saved = report["vanilla_tokens"] - report["n_tokens"]
+    assert answer["unreduced_prompt_tokens"] - answer["prompt_tokens"] == saved
     assert report["frame_indices"] == list(range(8))
     assert report["reducer_ms"] == pytest.approx(sum(s["ms"] for s in report["stages"]))
 

@@ -62,9 +62,9 @@ def sample(name: str) -> Sample:
         frame_indices=tuple(range(N_FRAMES)),
         frame_times=torch.arange(N_FRAMES) * 0.5,
         questions=(
+            Question("story", "what happens, and why does it?"),
             Question("colour", "which colour is the square?", ("red", "white", "blue"), ("white",)),
             Question("letter", "which?\nA. red\nB. white", ("A", "B"), ("B",)),
-            Question("story", "what happens, and why does it?"),
         ),
     )
 
@@ -109,7 +109,7 @@ def test_likelihoods_are_those_of_the_ordinary_way(
                 ids = torch.tensor(tokenizer(option, add_special_tokens=False).input_ids)
                 assert score == pytest.approx(forced(model._loaded.model, inputs, ids), abs=1e-4)
     assert bool(found[0].layer_tokens) == (preset == "fastv")
-    assert [bool(reply.text) for reply in found[:2]] == [False, False]
+    assert [bool(reply.text) for reply in found[1:]] == [False, False]
 
 
 @pytest.mark.parametrize(("name", "preset"), CASES)
@@ -133,7 +133,7 @@ def test_what_is_written_is_what_generate_writes(
         assert (reply.log_probs - other.log_probs).abs().max() < 1e-4
         assert (reply.state - other.state).abs().max() < 1e-4
     assert any(reply.text for reply in written)
-    assert written[2].text == likely[2].text  # free text is written either way
+    assert written[0].text == likely[0].text  # free text is written either way
 
 
 @pytest.mark.parametrize("name", NAMES)

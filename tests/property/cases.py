@@ -18,9 +18,9 @@ from tokenred import (
     load_pipeline,
     registry,
 )
-from tokenred.config import build, strategy_config
 from tokenred.pipeline import load_config
 from tokenred.registry import ROLES, Entry
+from tokenred.slots import build, parts, strategy_config
 from tokenred.testing import drawn_cue, video_tokens
 
 VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
@@ -85,7 +85,7 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
 """Settings beside the defaults. A strategy that is not named here runs with its defaults."""
 
 INSIDE_KINDS = ("llm", "cache")
-"""What works inside the LLM. Its settings have a table of their own: test_every_inside_field."""
+"""What works inside the LLM."""
 
 REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("layer reducer", "ranked"): {"schedule": {0.5: 0.5}},
@@ -96,16 +96,7 @@ REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
 CUES: dict[str, int] = plugins.rows("CUES")
 """Width of the cues that plugins bring; 0 is one positive number a token."""
 
-CONTRACT: dict[tuple[str, str], Any] = plugins.rows("CONTRACT")
-"""Arguments of the contract, or a function that gives them for a config."""
-
 VARIANTS.update(plugins.rows("VARIANTS"))
-
-
-def contract(role: str, config: Any) -> dict[str, Any]:
-    """Return the arguments of a strategy's contract."""
-    found = CONTRACT.get((role, config.name), {})
-    return dict(found(config) if callable(found) else found)
 
 
 def subjects(role: str) -> list[Any]:
@@ -171,25 +162,8 @@ EXACT_PRESETS = [
 def parts_of(pipeline: Pipeline) -> Iterator[tuple[str, Any]]:
     """Yield (role, strategy) of everything that a pipeline is made of, before the LLM."""
     for stage in pipeline.config.stages.values():
-        if stage.kind in INSIDE_KINDS:
-            continue
-        for role, config in _slots(stage):
-            yield role, build(role, config)
-
-
-def _slots(config: Any) -> Iterator[tuple[str, Any]]:
-    from pydantic import BaseModel
-
-    from tokenred.config import role_of
-
-    for name, info in type(config).model_fields.items():
-        value, role = getattr(config, name), role_of(info.metadata)
-        if role is not None:
-            yield role, value
-        elif isinstance(value, tuple):
-            yield from (("cost term", each) for each in value if hasattr(each, "name"))
-        if isinstance(value, BaseModel):
-            yield from _slots(value)
+        if stage.kind not in INSIDE_KINDS:
+            yield from ((role, build(role, config)) for role, config in parts(stage))
 
 
 def averages(pipeline: Pipeline) -> bool:

@@ -7,46 +7,11 @@ import pytest
 from profiles import examples
 
 from property import plugins
-from property.cases import CONTRACT, CUES, REQUIRED, VARIANTS, contract, subjects
+from property.cases import CUES, REQUIRED, VARIANTS, subjects
 from tokenred import registry
 from tokenred.registry import ROLES
-from tokenred.testing import (
-    Check,
-    _run,
-    aggregator_checks,
-    allocator_checks,
-    cache_pruner_checks,
-    cost_term_checks,
-    coupler_checks,
-    grouper_checks,
-    keep_checks,
-    layer_reducer_checks,
-    merger_checks,
-    ranker_checks,
-    reference_checks,
-    segmenter_checks,
-    selector_checks,
-    static_rule_checks,
-)
+from tokenred.testing import Check, _run, strategy_checks
 
-CHECKS = {
-    "selector": selector_checks,
-    "coupler": coupler_checks,
-    "aggregator": aggregator_checks,
-    "segmenter": segmenter_checks,
-    "cost term": cost_term_checks,
-    "keep score": keep_checks,
-    "keep decision": keep_checks,
-    "frame reference": reference_checks,
-    "static rule": static_rule_checks,
-    "budget allocator": allocator_checks,
-    "token grouper": grouper_checks,
-    "token ranker": ranker_checks,
-    "layer merger": merger_checks,
-    "layer reducer": layer_reducer_checks,
-    "cache pruner": cache_pruner_checks,
-}
-READS_CUES = ("selector", "cost term", "budget allocator", "token grouper")
 DEFAULTS, CHANGED = examples(8), examples(8) // 2
 """Examples of a check for a strategy as it comes, and for one of its variants."""
 EXEMPT = {
@@ -57,11 +22,10 @@ EXEMPT = {
 
 def _parameters() -> Iterator[Any]:
     for role in ROLES:
-        cues = {"cues": CUES} if role in READS_CUES and CUES else {}
         for parameter in subjects(role):
             _, strategy = parameter.values
             stop = getattr(strategy.config, "stop", None)
-            for check in CHECKS[role](strategy, **{**cues, **contract(role, strategy.config)}):
+            for check in strategy_checks(strategy, cues=CUES):
                 if (role, check.name, stop) not in EXEMPT:
                     n_examples = CHANGED if "=" in str(parameter.id) else DEFAULTS
                     if role == "cost term":  # cheap, and what is said of pairs shows in few
@@ -77,7 +41,7 @@ def test_strategy_meets_its_contract(
     check()
 
 
-@pytest.mark.parametrize("table", [CONTRACT, REQUIRED, VARIANTS], ids=("contract", "required", "v"))
+@pytest.mark.parametrize("table", [REQUIRED, VARIANTS], ids=("required", "variants"))
 def test_rows_are_about_something_that_is_registered(table: dict[tuple[str, str], Any]) -> None:
     known = {(entry.role, entry.name) for entry in registry().entries()}
     assert set(table) <= known
@@ -87,7 +51,7 @@ def test_plugins_speak_for_themselves_only() -> None:
     homes = {(entry.role, entry.name): str(entry.strategy) for entry in registry().entries()}
     assert plugins.modules()
     for package, module in plugins.modules().items():
-        for table in ("VARIANTS", "REQUIRED", "CONTRACT"):
+        for table in ("VARIANTS", "REQUIRED"):
             mine = getattr(module, table, {})
             foreign = [key for key in mine if not homes.get(key, "").startswith(f"{package}.")]
             assert not foreign, f"{package}: {table}"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from property import plugins
-from property.cases import CUES, INSIDE_KINDS
+from property.cases import CUES
 from tokenred.pipeline import PipelineConfig, load_config
 from tokenred.pipeline.config import STAGE_CONFIGS, About
 from tokenred.testing import Change, Check
@@ -462,12 +462,90 @@ CHANGES |= {
 }
 
 
+def inside(name: str, **settings: Any) -> dict[str, Any]:
+    """Return a pipeline of one stage between the layers."""
+    return {"stages": {"llm": {"kind": "llm", "reducer": {"name": name, **settings}}}}
+
+
+def ranked(**settings: Any) -> dict[str, Any]:
+    """Return a ranked reduction to half of the tokens before layer 1."""
+    return inside("ranked", **{"schedule": {1: 0.5}, **settings})
+
+
+REDUCER = "stages.llm.reducer"
+RANKER, MERGER, PRUNER = f"{REDUCER}.ranker", f"{REDUCER}.merger", "stages.cache.pruner"
+RATERS = ranked(ranker="text-raters")
+RECYCLE = ranked(merger="recycle", schedule={1: 0.1})
+FUSION = inside("framefusion")
+CACHE = {"stages": {"cache": {"kind": "cache", "pruner": "dycoke"}}}
+STILL = {"change": 0.001}
+
+CHANGES |= {
+    "llm.reducer": Change(FUSION, REDUCER, "framefusion", {"name": "ranked", "schedule": {1: 0.5}}),
+    "cache.pruner": Change(CACHE, PRUNER, "dycoke", {"name": "dycoke", "drop_ratio": 0.0}),
+    # rankers
+    "token ranker text-raters.heads": Change(RATERS, f"{RANKER}.heads", None, 1),
+    "token ranker text-raters.divide_rotary": Change(
+        RATERS, f"{RANKER}.divide_rotary", False, True
+    ),
+    "token ranker random.seed": Change(ranked(ranker="random"), f"{RANKER}.seed", 0, 1),
+    # mergers
+    "layer merger recycle.share": Change(RECYCLE, f"{MERGER}.share", 0.0, 0.9),
+    "layer merger recycle.tokens_per_cluster": Change(
+        RECYCLE, f"{MERGER}.tokens_per_cluster", 1, 10
+    ),
+    # reducers
+    "layer reducer ranked.schedule": Change(ranked(), f"{REDUCER}.schedule", {1: 0.5}, {2: 0.5}),
+    "layer reducer ranked.ranker": Change(ranked(), RANKER, "last-query", "position-free"),
+    "layer reducer ranked.merger": Change(ranked(), MERGER, "drop", "fold"),
+    "layer reducer ranked.rounding": Change(
+        ranked(schedule={1: 0.36}), f"{REDUCER}.rounding", "floor", "ceil"
+    ),
+    "layer reducer ranked.quota": Change(ranked(), f"{REDUCER}.quota", "prompt", "group"),
+    "layer reducer ranked.newlines": Change(
+        ranked(schedule={1: 4}), f"{REDUCER}.newlines", "keep", "rank", prompt={"newlines": "row"}
+    ),
+    "layer reducer ranked.drop_at_least": Change(
+        ranked(schedule={1: 1.0}), f"{REDUCER}.drop_at_least", 0, 2
+    ),
+    "layer reducer ranked.positions": Change(ranked(), f"{REDUCER}.positions", "keep", "renumber"),
+    "layer reducer ranked.cut_cache": Change(ranked(), f"{REDUCER}.cut_cache", False, True),
+    "layer reducer ranked.unmasked_before": Change(
+        ranked(), f"{REDUCER}.unmasked_before", False, True
+    ),
+    "layer reducer framefusion.cost": Change(FUSION, f"{REDUCER}.cost", 0.4, 0.9),
+    "layer reducer framefusion.similarity": Change(
+        FUSION, f"{REDUCER}.similarity", 0.3, 0.95, {f"{REDUCER}.cost": 0.9}
+    ),
+    "layer reducer framefusion.merge_at_least": Change(
+        FUSION,
+        f"{REDUCER}.merge_at_least",
+        0.0,
+        1.0,
+        {f"{REDUCER}.cost": 0.5, f"{REDUCER}.similarity": 0.9},
+    ),
+    "layer reducer framefusion.newlines": Change(
+        FUSION, f"{REDUCER}.newlines", "keep", "merge", prompt={"newlines": "row"}
+    ),
+    "layer reducer framefusion.assumed_layers": Change(FUSION, f"{REDUCER}.assumed_layers", 4, 28),
+    # pruners
+    "cache pruner dycoke.layer": Change(CACHE, f"{PRUNER}.layer", 1, 0.5),
+    "cache pruner dycoke.drop_ratio": Change(CACHE, f"{PRUNER}.drop_ratio", 0.2, 0.7),
+    "cache pruner dycoke.similarity": Change(CACHE, f"{PRUNER}.similarity", -1.0, 1.0),
+    "cache pruner dycoke.unchanged": Change(
+        CACHE, f"{PRUNER}.unchanged", "reuse", "all", prompt=STILL
+    ),
+    "cache pruner dycoke.spare_last": Change(
+        CACHE, f"{PRUNER}.spare_last", False, True, {f"{PRUNER}.drop_ratio": 1.0}
+    ),
+}
+
+
 def every_field() -> list[str]:
-    """Return every setting that a pipeline file can hold for what stands before the LLM."""
+    """Return every setting that a pipeline file can hold."""
     found = list(fields_of(PipelineConfig, ""))
     for kind, cls in STAGE_CONFIGS.items():
-        if kind not in INSIDE_KINDS:
-            found += fields_of(cls, f"{kind}.")
+        found += fields_of(cls, f"{kind}.")
     return found + strategy_fields()
 
 

@@ -14,7 +14,7 @@ from profiles import examples
 from property.cases import PRESETS, pipeline_video
 from tokenred import ReducedTokens, Segments, TokenredError, VisualTokens, load_pipeline
 from tokenred.pipeline.flow import Flow, Transport
-from tokenred.strategies.segmenters.single import SingleSegmenter
+from tokenred.strategies.segmenters import SingleSegmenter
 from tokenred.testing.strategies import SEEDS
 
 COUPLERS: tuple[Any, ...] = (

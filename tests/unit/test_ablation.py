@@ -8,7 +8,7 @@ from tokenred.errors import ConfigError
 from tokenred.evaluation import ablation
 from tokenred.evaluation.ablation import ALWAYS, ablation_files, load_ablation
 from tokenred.pipeline import load_config
-from tokenred.registry import registry
+from tokenred.plugins import registry
 
 
 def labels(rows) -> list[str]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tokenred import ConfigError, Coupling, MergeWeights
-from tokenred.config import build, strategy_config
+from tokenred.interfaces import Aggregator
+from tokenred.slots import build, strategy_config
 
 PLAN = torch.tensor([[0.3, 0.0], [0.1, 0.2], [0.0, 0.4]])
 COUPLING = Coupling.direct(
@@ -17,7 +18,7 @@ COUPLING = Coupling.direct(
 
 def weights(name: str, coupling: Coupling = COUPLING, **settings: Any) -> MergeWeights:
     config = strategy_config("aggregator", {"name": name, **settings})
-    return build("aggregator", config).weights(coupling)
+    return build(Aggregator, config).weights(coupling)
 
 
 def test_mass_normalised_is_equation_11() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenred import BudgetError, ConfigError, InputError, Pipeline, VisualTokens, load_pipeline
-from tokenred.config import build, strategy_config
+from tokenred.interfaces import BudgetAllocator
 from tokenred.pipeline.budget import (
     apportion,
     frame_quota,
@@ -17,6 +17,7 @@ from tokenred.pipeline.budget import (
     trim,
     unreachable,
 )
+from tokenred.slots import build, strategy_config
 from tokenred.strategies.selectors.uniform_grid import spread
 from tokenred.types import Segments
 
@@ -279,7 +280,7 @@ def test_what_is_settled_is_part_of_the_budget() -> None:
 
 
 def test_anchor_frames_are_counted_from_the_end_of_their_segment() -> None:
-    allocator = build("budget allocator", strategy_config("budget allocator", "anchor-frames"))
+    allocator = build(BudgetAllocator, strategy_config("budget allocator", "anchor-frames"))
     cut = replace(VisualTokens.of(torch.rand(9, 4, 2), (2, 2)), segments=Segments((0, 6, 9)))
     assert allocator.allocate(cut, 2.0).tolist() == [0, 6, 0, 0, 0, 6, 0, 0, 6]
 

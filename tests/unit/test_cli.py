@@ -12,7 +12,8 @@ from tokenred.cli._common import columns, parse_overrides
 from tokenred.cli._talk import command
 from tokenred.errors import ConfigError
 from tokenred.pipeline import load_config, load_pipeline
-from tokenred.registry import HARNESS_ROLES, ROLES, registry
+from tokenred.plugins import registry
+from tokenred.registry import HARNESS_ROLES, ROLES
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from tokenred import ConfigError, PipelineConfig, StrategyConfig, load_pipeline, registry
-from tokenred.config import canonical_json, short_hash, strategy_config
+from tokenred.config import canonical_json, short_hash
 from tokenred.files import set_path
 from tokenred.pipeline import load_config, pipeline_schema
+from tokenred.slots import strategy_config
 
 FRAME = {"kind": "frame", "selector": "random"}
 

@@ -7,24 +7,28 @@ import torch
 from hypothesis import Phase
 from profiles import examples
 
-from tokenred.config import build, strategy_config
-from tokenred.strategies.couplers.exact import ExactConfig, ExactCoupler
-from tokenred.strategies.couplers.sinkhorn import SinkhornConfig, SinkhornCoupler
+from tokenred import PluginError
+from tokenred.interfaces import (
+    Aggregator,
+    AnchorSelector,
+    BudgetAllocator,
+    CostTerm,
+    Coupler,
+    FrameReference,
+    KeepDecision,
+    KeepScore,
+    StaticRule,
+    TemporalSegmenter,
+    TokenGrouper,
+)
+from tokenred.slots import build, strategy_config
+from tokenred.strategies.couplers import ExactCoupler, SinkhornConfig, SinkhornCoupler
 from tokenred.testing import (
     _run,
-    aggregator_checks,
-    allocator_checks,
     anchor_mask,
-    cost_term_checks,
-    coupler_checks,
-    grouper_checks,
-    keep_checks,
     known_problems,
-    parametrize_coupler_checks,
-    reference_checks,
-    segmenter_checks,
-    selector_checks,
-    static_rule_checks,
+    parametrize_checks,
+    strategy_checks,
     video_tokens,
 )
 from tokenred.types import Coupling, Grouping, MergeWeights, Segments
@@ -50,35 +54,34 @@ def broken(checks, like=""):
     return names
 
 
-class Nearest:
+class Nearest(Coupler):
     marginals = "source"
-    nudge = 0.0
 
     def couple(self, cost, source_mass, anchor_mass):
         dtype = torch.promote_types(cost.dtype, torch.float32)
         real = cost.masked_fill((anchor_mass <= 0)[..., None, :], torch.inf)
         choice = torch.nn.functional.one_hot(real.argmin(-1), cost.shape[-1]).to(dtype)
         plan = choice * source_mass.to(dtype)[..., :, None]
-        return Coupling.direct(self.change(plan, source_mass), cost, source_mass, anchor_mass)
+        return Coupling.direct(self._change(plan, source_mass), cost, source_mass, anchor_mass)
 
-    def change(self, plan, source_mass):
+    def _change(self, plan, source_mass):
         return plan
 
 
 def coupler(change, **facts):
-    return type("Broken", (Nearest,), {"change": change, **facts})()
+    return type("Broken", (Nearest,), {"_change": change, **facts})()
 
 
 def test_the_unbroken_ones_are_accepted():
-    assert broken(coupler_checks(Nearest())) == set()
-    assert broken(selector_checks(First())) == set()
-    assert broken(aggregator_checks(Average())) == set()
-    assert broken(segmenter_checks(Halves())) == set()
-    assert broken(segmenter_checks(CutsTokens())) == set()
-    assert broken(reference_checks(Previous())) == set()
-    assert broken(static_rule_checks(Still())) == set()
-    assert broken(allocator_checks(ByNorm())) == set()
-    assert broken(grouper_checks(FramesInOne())) == set()
+    assert broken(strategy_checks(Nearest())) == set()
+    assert broken(strategy_checks(First())) == set()
+    assert broken(strategy_checks(Average())) == set()
+    assert broken(strategy_checks(Halves())) == set()
+    assert broken(strategy_checks(CutsTokens())) == set()
+    assert broken(strategy_checks(Previous())) == set()
+    assert broken(strategy_checks(Still())) == set()
+    assert broken(strategy_checks(ByNorm())) == set()
+    assert broken(strategy_checks(FramesInOne())) == set()
 
 
 def first_row_only(self, plan, mass):
@@ -114,11 +117,10 @@ def fill_padding(self, plan, mass):
         (coupler(lambda s, p, m: m.mul_(0.5)[..., None] * p), "inputs_are_left_alone"),
         (coupler(lambda s, p, m: p * torch.rand(())), "inputs_are_left_alone"),
         (coupler(lambda s, p, m: p * 0.5), "one_anchor_receives_what_is_sent"),
-        (coupler(lambda s, p, m: p, marginals="sources"), "is_a_coupler"),
     ],
 )
 def test_a_broken_coupler_is_refused(subject, fault):
-    assert fault in broken(coupler_checks(subject), fault)
+    assert fault in broken(strategy_checks(subject), fault)
 
 
 def test_copies_are_fine_for_a_coupler_that_says_so():
@@ -129,11 +131,11 @@ def test_copies_are_fine_for_a_coupler_that_says_so():
             * (plan.sum(-2) > 0)[..., None, :]
         )
 
-    assert broken(coupler_checks(coupler(copy, marginals="none")), "total_mass")
-    assert not broken(coupler_checks(coupler(copy, marginals="none", copies=True)), "total_mass")
+    assert broken(strategy_checks(coupler(copy, marginals="none")), "total_mass")
+    assert not broken(strategy_checks(coupler(copy, marginals="none", copies=True)), "total_mass")
     twice = coupler(lambda s, p, m: 2 * p, marginals="none", copies=True)
-    assert broken(coupler_checks(twice), "total_mass")
-    assert broken(coupler_checks(coupler(copy, copies=True)), "total_mass")
+    assert broken(strategy_checks(twice), "total_mass")
+    assert broken(strategy_checks(coupler(copy, copies=True)), "total_mass")
 
 
 def test_an_overstated_residual_is_refused():
@@ -142,10 +144,10 @@ def test_an_overstated_residual_is_refused():
             found = super().couple(cost, source_mass, anchor_mass, forbidden)
             return type(found)(**{**vars(found), "residual": found.residual + 0.5})
 
-    assert broken(coupler_checks(Modest(SinkhornConfig())), "marginals")
+    assert broken(strategy_checks(Modest(SinkhornConfig())), "marginals")
 
 
-class First:
+class First(AnchorSelector):
     """Select the first tokens that are alive."""
 
     needs = frozenset()
@@ -190,13 +192,14 @@ def first(self, tokens, n_anchors, *, generator):
     ],
 )
 def test_a_broken_selector_is_refused(choose, fault):
-    assert broken(selector_checks(selector(choose)), fault)
+    assert broken(strategy_checks(selector(choose)), fault)
 
 
 def test_fewer_anchors_are_fine_for_a_selector_that_says_so():
     half = selector(lambda s, t, n, generator: first(s, t, n, generator=generator)[:, : n // 2])
-    assert broken(selector_checks(half), "number")
-    assert broken(selector_checks(half, exact=False)) == set()
+    assert broken(strategy_checks(half), "number")
+    type(half).adaptive = True
+    assert broken(strategy_checks(half)) == set()
 
 
 def test_what_looks_across_frames_is_fine_if_it_says_so():
@@ -205,9 +208,9 @@ def test_what_looks_across_frames_is_fine_if_it_says_so():
         return by_first_frame(alive)[:, :n]
 
     across = selector(choose)
-    assert broken(selector_checks(across)) == {"says_that_it_looks_across_frames"}
+    assert broken(strategy_checks(across)) == {"says_that_it_looks_across_frames"}
     type(across).looks_across_frames = True
-    assert broken(selector_checks(across)) == set()
+    assert broken(strategy_checks(across)) == set()
 
 
 def test_a_selector_may_keep_half_at_the_least():
@@ -216,8 +219,10 @@ def test_a_selector_may_keep_half_at_the_least():
             raise AssertionError("asked for too few")
         return first(self, tokens, n, generator=generator)
 
-    assert broken(selector_checks(selector(choose)), "number")
-    assert broken(selector_checks(selector(choose), least=0.5)) == set()
+    half = selector(choose)
+    assert broken(strategy_checks(half), "number")
+    type(half).keeps_at_least = 0.5
+    assert broken(strategy_checks(half)) == set()
 
 
 def test_ragged_choices_are_padded_behind():
@@ -240,14 +245,14 @@ def test_anchor_mask_reads_indices_and_masks_alike():
     assert torch.equal(anchor_mask(masks, tokens, 2), by_index)
 
 
-class Average:
+class Average(Aggregator):
     merges = True
 
     def weights(self, coupling):
         total = 1 + coupling.plan.sum(-2)
-        return MergeWeights(*self.change(1 / total, coupling.plan / total[..., None, :]))
+        return MergeWeights(*self._change(1 / total, coupling.plan / total[..., None, :]))
 
-    def change(self, anchor, source):
+    def _change(self, anchor, source):
         return anchor, source
 
 
@@ -263,21 +268,20 @@ class Average:
     ],
 )
 def test_a_broken_aggregator_is_refused(change, merges, fault):
-    subject = type("Broken", (Average,), {"change": change, "merges": merges})()
-    assert fault in broken(aggregator_checks(subject), fault)
+    subject = type("Broken", (Average,), {"_change": change, "merges": merges})()
+    assert fault in broken(strategy_checks(subject), fault)
 
 
 def test_sums_are_fine_for_an_aggregator_that_says_so():
-    subject = type("Sum", (Average,), {"change": lambda s, a, w: (a * 0 + 1, w)})()
-    assert broken(aggregator_checks(subject), "convex_hull")
-    assert broken(aggregator_checks(subject, averages=False)) == set()
+    subject = type("Sum", (Average,), {"_change": lambda s, a, w: (a * 0 + 1, w)})()
+    assert broken(strategy_checks(subject), "convex_hull")
     type(subject).averages = False
-    assert broken(aggregator_checks(subject)) == set()
+    assert broken(strategy_checks(subject)) == set()
     honest = type("Honest", (Average,), {"averages": False})()
-    assert broken(aggregator_checks(honest)) == {"weights_are_seen_not_to_sum_to_one"}
+    assert broken(strategy_checks(honest)) == {"weights_are_seen_not_to_sum_to_one"}
 
 
-class Halves:
+class Halves(TemporalSegmenter):
     static = True
 
     def segment(self, descriptors, *, frame_times=None):
@@ -309,35 +313,35 @@ def test_a_broken_segmenter_is_refused():
                 (0, len(descriptors)) if len(descriptors) == 1 else (0, cut, len(descriptors))
             )
 
-    assert broken(segmenter_checks(ShortByOne()), "every_length")
-    assert broken(segmenter_checks(SaysStatic())) == {"static_ignores_content"}
+    assert broken(strategy_checks(ShortByOne()), "every_length")
+    assert broken(strategy_checks(SaysStatic())) == {"static_ignores_content"}
 
 
 def test_a_broken_cost_term_is_refused():
-    class Dot:
+    class Dot(CostTerm):
         def cost(self, sources, anchors):
             return sources.features @ anchors.features.mT
 
-    class Cosine:
+    class Cosine(CostTerm):
         def cost(self, sources, anchors):
             left, right = sources.features, anchors.features
             return (
                 left @ right.mT / (left.norm(dim=-1)[..., None] * right.norm(dim=-1)[..., None, :])
             )
 
-    class ByRank:
+    class ByRank(CostTerm):
         needs = frozenset({"keys@-1"})
 
         def cost(self, sources, anchors):
             gap = (sources.rank[..., :, None] - anchors.rank[..., None, :]).abs()
             keys = torch.cdist(sources.cues["keys@-1"].float(), anchors.cues["keys@-1"].float())
-            return self.change(gap + keys)
+            return self._change(gap + keys)
 
-        def change(self, cost):
+        def _change(self, cost):
             return cost
 
     class Sorted(ByRank):
-        def change(self, cost):
+        def _change(self, cost):
             return cost.sort(-1).values
 
     class Undeclared(ByRank):
@@ -346,51 +350,51 @@ def test_a_broken_cost_term_is_refused():
     class SaysPairwise(ByRank):
         pairwise = True
 
-        def change(self, cost):
+        def _change(self, cost):
             return cost - cost.amin((-2, -1), keepdim=True)
 
     class SaysRepeats(ByRank):
         allows_repeats = True
 
-        def change(self, cost):
+        def _change(self, cost):
             return cost - cost.mean((-2, -1), keepdim=True)
 
-    assert broken(cost_term_checks(ByRank())) == set()
-    assert broken(cost_term_checks(SaysRepeats())) == {"repeats_change_no_price"}
-    assert broken(cost_term_checks(SaysPairwise())) == {"pairwise_prices_do_not_see_other_pairs"}
-    assert broken(cost_term_checks(Sorted())) == {"permuting_tokens_permutes_prices"}
-    assert broken(cost_term_checks(Undeclared()), "is_a_cost_term")
-    assert broken(cost_term_checks(Dot()), "half_precision")
-    assert broken(cost_term_checks(Cosine()), "empty_features")
+    assert broken(strategy_checks(ByRank())) == set()
+    assert broken(strategy_checks(SaysRepeats())) == {"repeats_change_no_price"}
+    assert broken(strategy_checks(SaysPairwise())) == {"pairwise_prices_do_not_see_other_pairs"}
+    assert broken(strategy_checks(Sorted())) == {"permuting_tokens_permutes_prices"}
+    assert broken(strategy_checks(Undeclared()), "needs_cues_of_tokens")
+    assert broken(strategy_checks(Dot()), "half_precision")
+    assert broken(strategy_checks(Cosine()), "empty_features")
 
 
 def test_a_broken_keep_rule_is_refused():
-    class WrongEnd:
+    class WrongEnd(KeepDecision):
         exact = True
 
         def decide(self, score, *, keep, n_keep):
             order = score.argsort(dim=-1, descending=keep == "low", stable=True)[..., :n_keep]
             return torch.zeros_like(score, dtype=torch.bool).scatter(-1, order, True)
 
-    class Raw:
+    class Raw(KeepScore):
         keep = "low"
 
         def score(self, coupling):
             return coupling.plan.amax(-1) / coupling.plan.sum(-1)
 
-    class BesideTheMean:
+    class BesideTheMean(KeepScore):
         keep = "low"
 
         def score(self, coupling):
             most = coupling.plan.amax(-1)
             return most - most.mean(-1, keepdim=True)
 
-    assert broken(keep_checks(WrongEnd())) == {"keeps_the_right_end"}
-    assert broken(keep_checks(Raw())) == {"scores_padding_finitely"}
-    assert broken(keep_checks(BesideTheMean())) == {"padding_changes_no_score"}
+    assert broken(strategy_checks(WrongEnd())) == {"keeps_the_right_end"}
+    assert broken(strategy_checks(Raw())) == {"scores_padding_finitely"}
+    assert broken(strategy_checks(BesideTheMean())) == {"padding_changes_no_score"}
 
 
-class Previous:
+class Previous(FrameReference):
     def references(self, n_frames):
         return [max(0, t - 1) for t in range(n_frames)]
 
@@ -406,29 +410,30 @@ class Previous:
     ],
 )
 def test_a_broken_reference_is_refused(answer, fault):
-    assert fault in broken(reference_checks(type("Broken", (), {"references": answer})()))
+    assert fault in broken(strategy_checks(type("Broken", (Previous,), {"references": answer})()))
 
 
 def test_a_released_reference_may_lose_frames_and_refuse_lengths():
     from tokenred import InputError
 
-    class Pairs:
+    class Pairs(FrameReference):
         def references(self, n_frames):
             if n_frames < 4:
                 raise InputError("too short")
             return [t - t % 2 if t < n_frames - n_frames % 2 else None for t in range(n_frames)]
 
-    assert broken(reference_checks(Pairs()), "loses")
-    assert broken(reference_checks(Pairs(), released=True)) == set()
+    assert broken(strategy_checks(Pairs()), "loses")
+    Pairs.released = True
+    assert broken(strategy_checks(Pairs())) == set()
 
 
-class Still:
+class Still(StaticRule):
     def static(self, features):
         wide = features.float()
         gap = (wide[1:] - wide[:-1]).norm(dim=-1).amax(0)
-        return self.change(gap <= 0.5 * wide.norm(dim=-1).amax(0), features)
+        return self._change(gap <= 0.5 * wide.norm(dim=-1).amax(0), features)
 
-    def change(self, static, features):
+    def _change(self, static, features):
         return static
 
 
@@ -446,11 +451,11 @@ class Still:
     ],
 )
 def test_a_broken_static_rule_is_refused(change, fault):
-    subject = type("Broken", (Still,), {"change": change})()
-    assert fault in broken(static_rule_checks(subject), fault)
+    subject = type("Broken", (Still,), {"_change": change})()
+    assert fault in broken(strategy_checks(subject), fault)
 
 
-class ByNorm:
+class ByNorm(BudgetAllocator):
     """Give frames with long tokens more."""
 
     needs = frozenset()
@@ -459,9 +464,9 @@ class ByNorm:
     def allocate(self, tokens, n_anchors):
         norms = tokens.features.float().norm(dim=-1) * tokens.keep
         weight = norms.sum(-1) + 1e-6
-        return self.change(n_anchors * weight / weight.mean(), tokens, n_anchors)
+        return self._change(n_anchors * weight / weight.mean(), tokens, n_anchors)
 
-    def change(self, given, tokens, n_anchors):
+    def _change(self, given, tokens, n_anchors):
         return given
 
 
@@ -482,16 +487,19 @@ class ByNorm:
     ],
 )
 def test_a_broken_allocator_is_refused(change, fault):
-    subject = type("Broken", (ByNorm,), {"change": change})()
-    assert broken(allocator_checks(subject), fault)
+    subject = type("Broken", (ByNorm,), {"_change": change})()
+    assert broken(strategy_checks(subject), fault)
 
 
-def test_an_allocator_says_how_it_is_rounded():
-    subject = type("Broken", (ByNorm,), {"rounding": "up"})()
-    assert broken(allocator_checks(subject), "is_an_allocator")
+def test_a_flag_that_depends_on_settings_is_checked_when_it_is_known():
+    with pytest.raises(PluginError, match="rounding is one of 'nearest', 'floor', got 'up'"):
+        type("Broken", (ByNorm,), {"rounding": "up"})
+    subject = type("Broken", (ByNorm,), {"rounding": property(lambda self: "up")})()
+    with pytest.raises(PluginError, match="rounding is one of"):
+        next(iter(strategy_checks(subject)))()
 
 
-class FramesInOne:
+class FramesInOne(TokenGrouper):
     """Average the living tokens of each frame into the first of them."""
 
     needs = frozenset()
@@ -502,9 +510,9 @@ class FramesInOne:
         weights = torch.zeros(frames, frames, n)
         rows = torch.arange(frames)
         weights[rows, rows] = tokens.keep.float() / tokens.keep.sum(-1, keepdim=True)
-        return Grouping(*self.change(head, weights.flatten(1), tokens, generator))
+        return Grouping(*self._change(head, weights.flatten(1), tokens, generator))
 
-    def change(self, head, weights, tokens, generator):
+    def _change(self, head, weights, tokens, generator):
         return head, weights.to_sparse()
 
 
@@ -531,8 +539,8 @@ class FramesInOne:
     ],
 )
 def test_a_broken_grouper_is_refused(change, fault):
-    subject = type("Broken", (FramesInOne,), {"change": change})()
-    assert broken(grouper_checks(subject), fault)
+    subject = type("Broken", (FramesInOne,), {"_change": change})()
+    assert broken(strategy_checks(subject), fault)
 
 
 def turned(head, weights, turn):
@@ -540,8 +548,8 @@ def turned(head, weights, turn):
 
 
 def test_sums_are_fine_for_a_grouper_that_says_so():
-    facts = {"change": lambda s, h, w, t, g: (h, (2 * w).to_sparse()), "averages": False}
-    assert broken(grouper_checks(type("Sum", (FramesInOne,), facts)())) == set()
+    facts = {"_change": lambda s, h, w, t, g: (h, (2 * w).to_sparse()), "averages": False}
+    assert broken(strategy_checks(type("Sum", (FramesInOne,), facts)())) == set()
 
 
 def test_video_tokens_bring_what_is_asked_for():
@@ -571,7 +579,7 @@ def test_video_tokens_bring_what_is_asked_for():
         video_tokens(needs=["mine"])
 
 
-@parametrize_coupler_checks(build("coupler", strategy_config("coupler", "nearest")))
+@parametrize_checks(build(Coupler, strategy_config("coupler", "nearest")))
 def test_the_decorator_gives_one_named_test_for_each_check(check, request):
     assert check.name in request.node.name
     check()
@@ -579,9 +587,7 @@ def test_the_decorator_gives_one_named_test_for_each_check(check, request):
 
 @pytest.mark.parametrize("problem", known_problems(), ids=lambda problem: problem.name)
 def test_known_problems_know_their_answers(problem):
-    exact = ExactCoupler(ExactConfig()).couple(
-        problem.cost, problem.source_mass, problem.anchor_mass
-    )
+    exact = ExactCoupler().couple(problem.cost, problem.source_mass, problem.anchor_mass)
     assert float((exact.plan * problem.cost).sum()) == pytest.approx(problem.value, abs=1e-12)
     if problem.exact_plan is not None:
         torch.testing.assert_close(exact.plan, problem.exact_plan)

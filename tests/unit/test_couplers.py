@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from tokenred import CapabilityError
-from tokenred.config import build, strategy_config
+from tokenred.interfaces import Coupler
+from tokenred.slots import build, strategy_config
 
 COST = torch.tensor([[0.1, 0.9], [0.2, 0.3], [0.8, 0.0]])
 SOURCE, ANCHOR = torch.full((3,), 1 / 3), torch.full((2,), 1 / 2)
 
 
 def couple(name: str, **settings: Any) -> torch.Tensor:
-    coupler = build("coupler", strategy_config("coupler", {"name": name, **settings}))
+    coupler = build(Coupler, strategy_config("coupler", {"name": name, **settings}))
     return coupler.couple(COST, SOURCE, ANCHOR).plan
 
 
@@ -29,7 +30,7 @@ def test_nearest_is_one_hot() -> None:
 
 
 def test_nearest_prefers_the_first_of_equals() -> None:
-    coupler = build("coupler", strategy_config("coupler", "nearest"))
+    coupler = build(Coupler, strategy_config("coupler", "nearest"))
     assert coupler.couple(torch.zeros(3, 2), SOURCE, ANCHOR).plan[:, 1].tolist() == [0, 0, 0]
 
 
@@ -56,7 +57,7 @@ def test_sinkhorn_lies_between_nearest_and_independent() -> None:
 
 def test_coupling_remembers_what_it_was_given() -> None:
     for name in ("sinkhorn", "exact", "cosine", "nearest", "none"):
-        coupler = build("coupler", strategy_config("coupler", name))
+        coupler = build(Coupler, strategy_config("coupler", name))
         coupling = coupler.couple(COST, SOURCE, ANCHOR)
         assert coupling.cost is COST
         assert coupling.source_mass is SOURCE

@@ -9,19 +9,8 @@ from hypothesis import Phase
 from profiles import examples
 from property.cases import make
 
-from tokenred.testing import (
-    _run,
-    cache_pruner_checks,
-    layer_reducer_checks,
-    layer_state,
-    merger_checks,
-    parametrize_cache_pruner_checks,
-    parametrize_layer_reducer_checks,
-    parametrize_merger_checks,
-    parametrize_ranker_checks,
-    ranker_checks,
-    through_layers,
-)
+from tokenred.interfaces import CachePruner, LayerMerger, LayerReducer, TokenRanker
+from tokenred.testing import _run, layer_state, strategy_checks, through_layers
 from tokenred.testing.inside import after_reduction
 from tokenred.types import LayerReduction, LayerStep
 
@@ -43,18 +32,17 @@ def broken(checks: Any) -> set[str]:
     return names
 
 
-class Earliest:
-    """A ranker, a merger, a reducer and a pruner in one, all as plain as can be."""
-
-    reads = frozenset()
-    makes = False
-
+class Ranker(TokenRanker):
     def rank(self, state, candidates):
         return -candidates.float()
 
+
+class Merger(LayerMerger):
     def merge(self, state, kept, dropped, scores):
         return state.hidden[kept], state.hidden[:0]
 
+
+class Reducer(LayerReducer):
     def steps(self, n_layers):
         return [LayerStep(1)]
 
@@ -63,6 +51,8 @@ class Earliest:
         stays[state.visual.nonzero()[:1, 0]] = True
         return LayerReduction(stays.nonzero()[:, 0])
 
+
+class Pruner(CachePruner):
     def layer(self, n_layers):
         return 1
 
@@ -70,34 +60,19 @@ class Earliest:
         return (~state.visual).nonzero()[:, 0]
 
 
-def but(**changes: Any) -> Any:
-    return type("Broken", (Earliest,), changes)()
+def but(plain: type, **changes: Any) -> Any:
+    return type("Broken", (plain,), changes)()
 
 
-@parametrize_ranker_checks(Earliest())
-def test_a_plain_ranker_is_accepted(check: Any) -> None:
-    check()
-
-
-@parametrize_merger_checks(Earliest())
-def test_a_plain_merger_is_accepted(check: Any) -> None:
-    check()
-
-
-@parametrize_layer_reducer_checks(Earliest())
-def test_a_plain_reducer_is_accepted(check: Any) -> None:
-    check()
-
-
-@parametrize_cache_pruner_checks(Earliest())
-def test_a_plain_pruner_is_accepted(check: Any) -> None:
-    check()
+@pytest.mark.parametrize("plain", [Ranker, Merger, Reducer, Pruner])
+def test_what_is_plain_is_accepted(plain: Any) -> None:
+    assert broken(strategy_checks(plain)) == set()
 
 
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"reads": frozenset({"logits"})}, "is_a_ranker"),
+        ({"reads": frozenset({"logits"})}, "reads_what_a_step_gives"),
         ({"rank": lambda s, x, c: -c.float()[:-1]}, "scores_every_candidate"),
         ({"rank": lambda s, x, c: c.float() / 0}, "scores_every_candidate"),
         ({"rank": lambda s, x, c: x.attention(c).mean((0, 1))[c]}, "reads_what_it_declares"),
@@ -114,7 +89,7 @@ def test_a_plain_pruner_is_accepted(check: Any) -> None:
     ],
 )
 def test_a_broken_ranker_is_refused(changes: Any, fault: str) -> None:
-    assert fault in broken(ranker_checks(but(**changes)))
+    assert fault in broken(strategy_checks(but(Ranker, **changes)))
 
 
 @pytest.mark.parametrize(
@@ -135,14 +110,14 @@ def test_a_broken_ranker_is_refused(changes: Any, fault: str) -> None:
     ],
 )
 def test_a_broken_merger_is_refused(merge: Any, fault: str) -> None:
-    assert fault in broken(merger_checks(but(merge=merge)))
+    assert fault in broken(strategy_checks(but(Merger, merge=merge)))
 
 
 def test_a_sum_is_accepted_where_no_average_is_promised() -> None:
     def add(self, state, kept, dropped, scores):
         return state.hidden[kept] + state.hidden[dropped].sum(0), state.hidden[:0]
 
-    found = broken(merger_checks(but(merge=add), averages=False))
+    found = broken(strategy_checks(but(Merger, merge=add, averages=False)))
     assert found == set()
 
 
@@ -176,14 +151,14 @@ def _places(keep):
     ],
 )
 def test_a_broken_reducer_is_refused(changes: Any, fault: str) -> None:
-    assert fault in broken(layer_reducer_checks(but(**changes)))
+    assert fault in broken(strategy_checks(but(Reducer, **changes)))
 
 
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"layer": lambda s, n: 0}, "is_a_cache_pruner"),
-        ({"layer": lambda s, n: n}, "is_a_cache_pruner"),
+        ({"layer": lambda s, n: 0}, "acts_between_two_layers"),
+        ({"layer": lambda s, n: n}, "acts_between_two_layers"),
         ({"prune": lambda s, x: x.visual.nonzero()[:, 0]}, "looks_at_all_but_visual_tokens"),
         (
             {"prune": lambda s, x: torch.arange(len(x.visual)).flip(0)},
@@ -192,7 +167,7 @@ def test_a_broken_reducer_is_refused(changes: Any, fault: str) -> None:
     ],
 )
 def test_a_broken_pruner_is_refused(changes: Any, fault: str) -> None:
-    assert fault in broken(cache_pruner_checks(but(**changes)))
+    assert fault in broken(strategy_checks(but(Pruner, **changes)))
 
 
 def test_the_synthetic_attention_is_causal_and_sums_to_one() -> None:

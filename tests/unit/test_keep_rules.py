@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from tokenred import Coupling
-from tokenred.config import build, strategy_config
+from tokenred.interfaces import Coupler, KeepDecision, KeepScore
+from tokenred.slots import build, strategy_config
 
 SCORE = torch.tensor([0.5, 0.2, 0.9, 0.2, 0.7])
 
 
 def kept(name: str, keep: str = "low", n_keep: int | None = None, **settings: Any) -> list[int]:
-    decision = build("keep decision", strategy_config("keep decision", {"name": name, **settings}))
+    decision = build(KeepDecision, strategy_config("keep decision", {"name": name, **settings}))
     return decision.decide(SCORE, keep=keep, n_keep=n_keep).nonzero()[:, 0].tolist()
 
 
@@ -44,15 +45,15 @@ def test_scores_by_hand(name: str, wanted: list[float]) -> None:
     plan = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.0, 0.0]])
     cost = torch.tensor([[0.0, 1.0], [1.0, 2.0], [5.0, 5.0]])
     coupling = Coupling.direct(plan, cost, torch.tensor([0.4, 0.4, 0.0]), torch.tensor([0.5, 0.3]))
-    score = build("keep score", strategy_config("keep score", name)).score(coupling)
+    score = build(KeepScore, strategy_config("keep score", name)).score(coupling)
     torch.testing.assert_close(score, torch.tensor(wanted))
 
 
 def test_what_may_go_nowhere_is_represented_worst() -> None:
     apart = torch.tensor([[False, False], [True, True], [False, True]])
     cost, mass = torch.tensor([[0.2, 0.4], [0.0, 0.0], [0.3, 0.0]]), torch.full((3,), 1 / 3)
-    coupler = build("coupler", strategy_config("coupler", "nearest"))
+    coupler = build(Coupler, strategy_config("coupler", "nearest"))
     coupling = coupler.couple(cost, mass, torch.full((2,), 0.5), apart)
-    score = build("keep score", strategy_config("keep score", "expected-cost"))
+    score = build(KeepScore, strategy_config("keep score", "expected-cost"))
     coupling = replace(coupling, forbidden=apart)
     assert score.score(coupling).argsort(descending=True).tolist() == [1, 2, 0]

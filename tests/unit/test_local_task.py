@@ -11,6 +11,7 @@ import pytest
 
 from tokenred.cli import main
 from tokenred.errors import ConfigError, InputError, TokenredError
+from tokenred.evaluation.files import N_PIECES, PIECE_BYTES, sampled_hash
 from tokenred.evaluation.task import Question, Task, load_task
 from tokenred.evaluation.tasks.embedded import EmbeddedTask
 from tokenred.evaluation.tasks.local import LocalTask, LocalTaskConfig
@@ -60,15 +61,19 @@ CHOICE = {"video": "a.mp4", "question": "which ?", "options": ["red", "green", "
 
 
 class TestLines:
-    @pytest.mark.parametrize("answer", ["green", 1, ["green"]])
+    @pytest.mark.parametrize(
+        ("answer", "letter"), [("green", "B"), (1, "B"), (["green"], "B"), ("red", "A"), (2, "C")]
+    )
     def test_options_are_shown_with_letters_and_answered_by_them(
-        self, videos: Path, tmp_path: Path, answer: Any
+        self, videos: Path, tmp_path: Path, answer: Any, letter: str
     ) -> None:
         task = local(write(tmp_path, {**CHOICE, "answer": answer}), videos=str(videos))
         question = first(task)
         assert question.prompt == "which ?\nA. red\nB. green\nC. blue\nAnswer with the letter."
-        assert (question.options, question.answers) == (("A", "B", "C"), ("B",))
-        assert [task.score(question, said) for said in ("A", "B", "elsewhere")] == [0, 1, 0]
+        assert (question.options, question.answers) == (("A", "B", "C"), (letter,))
+        assert [task.score(question, said) for said in ("A", "B", "C", "elsewhere")] == [
+            float(letter == each) for each in ("A", "B", "C", "elsewhere")
+        ]
         assert task.kinds == {"all": pytest.approx(1 / 3)}
 
     def test_options_may_stay_out_of_the_prompt(self, videos: Path, tmp_path: Path) -> None:
@@ -220,6 +225,20 @@ class TestFingerprint:
         (folder / "a.mp4").unlink()
         found.add(local(path).fingerprint)
         assert len(found) == 6
+
+
+def test_a_large_file_is_told_apart_by_any_of_its_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    data = bytearray(2 * N_PIECES * PIECE_BYTES)  # every second piece counts
+    path.write_bytes(data)
+    found = {sampled_hash(path)}
+    middle = (N_PIECES // 2) * (len(data) - PIECE_BYTES) // (N_PIECES - 1)
+    for place in (0, middle, len(data) - 1):
+        data[place] = 1
+        path.write_bytes(data)
+        found.add(sampled_hash(path))
+        data[place] = 0
+    assert len(found) == 4
 
 
 BAD_LINES = [

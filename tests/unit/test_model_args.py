@@ -94,7 +94,8 @@ def test_a_file_needs_its_hash(tmp_path):
 
 
 def test_a_preset_of_a_plugin_needs_its_hash(monkeypatch):
-    from tokenred.registry import Registry, registry
+    from tokenred.plugins import registry
+    from tokenred.registry import Registry
 
     theirs = {**registry().presets(), "aot-paper": (None, "tokenred-someone")}
     monkeypatch.setattr(Registry, "presets", lambda self: theirs)

@@ -117,6 +117,17 @@ def test_padding_changes_no_bit_and_may_cost_anything(last, rho, stop):
 
 
 @pytest.mark.usefixtures("native_library")
+@pytest.mark.parametrize("tolerance", [3e-2, 1e-2, 3e-3, 1e-3, 3e-4])
+def test_padding_does_not_soften_the_mean_that_stops(tolerance):
+    scaled, source, anchor = problem(1, 21, 13)
+    options = {"stop": "scaling", "tolerance": tolerance, "max_iter": 500}
+    large = torch.zeros(1, 210, 13)
+    large[:, :21] = scaled
+    padded = solve(large, torch.nn.functional.pad(source, (0, 189)), anchor, **options)
+    assert padded.n_iter.tolist() == solve(scaled, source, anchor, **options).n_iter.tolist()
+
+
+@pytest.mark.usefixtures("native_library")
 @pytest.mark.parametrize("stop", ["none", "residual", "scaling"])
 def test_nothing_is_shipped_where_one_side_has_no_mass(stop):
     scaled, source, anchor = problem(3)

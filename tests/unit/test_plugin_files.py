@@ -12,11 +12,12 @@ import pytest
 import tokenred
 from tokenred import CostTermConfig, PluginError, StrategyConfig, registry
 from tokenred.cli import main
-from tokenred.config import build, strategy_config
 from tokenred.evaluation.provenance import code_version, package_version
+from tokenred.interfaces import AnchorSelector, CostTerm, Coupler, KeepScore
 from tokenred.pipeline import load_config
 from tokenred.plugin_files import PREFIX, load_plugin_file, plugin_files, unload_plugin_file
 from tokenred.plugins import loaded, plugin_statuses
+from tokenred.slots import build, strategy_config
 
 NEAREST_TWO = Path(__file__).parents[2] / "docs/how-to/nearest_two.py"
 HOOKS = """
@@ -25,14 +26,14 @@ import tokenred
 class MyConfig(tokenred.StrategyConfig):
     size: int = 1
 
-class Mine:
+class Mine(tokenred.Coupler):
+    config: MyConfig
     marginals = "none"
-    def __init__(self, config): self.config = config
     def couple(self, cost, source_mass, anchor_mass): ...
 
 @tokenred.hookimpl
-def register_couplers(register):
-    register("mine", Mine, MyConfig)
+def register_strategies(register):
+    register("mine", Mine)
 
 @tokenred.hookimpl
 def register_presets(register):
@@ -65,7 +66,7 @@ def test_a_file_brings_strategies_and_presets(tmp_path: Path) -> None:
     entry = registry().get("coupler", "mine")
     assert entry.owner == "mine.py"
     config = strategy_config("coupler", {"name": "mine", "size": 3})
-    assert build("coupler", config).config.size == 3
+    assert build(Coupler, config).config.size == 3
     assert pickle.loads(pickle.dumps(config)) == config
     assert registry().preset("my-preset") == tmp_path / "mine.yaml"
     (status,) = [each for each in plugin_statuses() if each.file]
@@ -96,20 +97,23 @@ def test_an_edited_file_replaces_what_it_brought_and_has_another_version(tmp_pat
     [
         ("x = 1", r"registers nothing; put @tokenred.register"),
         (
-            "def register_couplers(register): ...",
-            "put @tokenred.hookimpl above 'register_couplers'",
+            "def register_strategies(register): ...",
+            "put @tokenred.hookimpl above 'register_strategies'",
         ),
         ("import nowhere_at_all", r"ModuleNotFoundError: No module named .* \(line 1\)"),
         ("\nx = (", r"SyntaxError: .*\(line 2\)"),
         ("import sys\nsys.exit(3)", r"SystemExit: 3 \(line 2\)"),
-        (f"{HOOK}register_coupler(register): ...", "did you mean 'register_couplers'"),
-        (f"{HOOK}register_anchor_selectors(register): ...", "did you mean 'register_selectors'"),
+        (f"{HOOK}register_strategy(register): ...", "did you mean 'register_strategies'"),
+        (f"{HOOK}register_couplers(register): ...", "every role come in by register_strategies"),
         (HOOKS.replace('"mine",', '"sinkhorn",'), "'sinkhorn' of mine.py .* taken by tokenred"),
         (
             f"{HOOK}register_presets(register):\n    register('vanilla', 'x.yaml')",
             "preset 'vanilla'",
         ),
-        (f"{ANY}@tokenred.register('x')\nclass X: ...", "has the methods of no strategy"),
+        (
+            f"{ANY}@tokenred.register('x')\nclass X: ...",
+            "derives from no role; .* class X\\(tokenred.Coupler\\)",
+        ),
     ],
 )
 def test_a_faulty_file_is_one_sentence_and_leaves_nothing_behind(
@@ -178,17 +182,18 @@ def test_every_verb_that_takes_a_pipeline_takes_a_file(
     assert "--plugin FILE.py" in " ".join(call(capsys, *verb.split(), "--help")[1].split())
 
 
-class Coupler:
+class Plain(Coupler):
     marginals = "none"
 
     def couple(self, cost: Any, source_mass: Any, anchor_mass: Any) -> Any: ...
 
 
-class Selector:
-    needs = frozenset({"importance"})
-
+class Selector(AnchorSelector):
     class Config(StrategyConfig):
         size: int = 4
+
+    config: Config
+    needs = frozenset({"importance"})
 
     def select(self, tokens: Any, n_anchors: int, *, generator: Any) -> Any: ...
 
@@ -197,18 +202,17 @@ class TermConfig(CostTermConfig):
     power: int = 2
 
 
-class Term:
-    def __init__(self, config: TermConfig) -> None:
-        self.power = config.power
+class Term(CostTerm):
+    config: "TermConfig"
 
     def cost(self, sources: Any, anchors: Any) -> Any: ...
 
 
-class PlainTerm:
+class PlainTerm(CostTerm):
     def cost(self, sources: Any, anchors: Any) -> Any: ...
 
 
-class Score:
+class Score(KeepScore):
     keep = "low"
 
     def score(self, coupling: Any) -> Any: ...
@@ -217,14 +221,14 @@ class Score:
 @pytest.mark.parametrize(
     ("cls", "role", "settings"),
     [
-        (Coupler, "coupler", {"name"}),
+        (Plain, "coupler", {"name"}),
         (Selector, "selector", {"name", "size"}),
         (Term, "cost term", {"name", "weight", "power"}),
         (PlainTerm, "cost term", {"name", "weight"}),
         (Score, "keep score", {"name"}),
     ],
 )
-def test_role_and_settings_are_found_from_the_class(
+def test_role_and_settings_are_read_from_the_class(
     cls: type, role: str, settings: set[str]
 ) -> None:
     assert tokenred.register("my-own")(cls) is cls
@@ -236,49 +240,67 @@ def test_role_and_settings_are_found_from_the_class(
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-class Both(Coupler):
-    reads = frozenset()
-
-    def rank(self, state: Any, candidates: Any) -> Any: ...
-
-
-class Flagless:
+class Flagless(Coupler):
     def couple(self, cost: Any, source_mass: Any, anchor_mass: Any) -> Any: ...
 
 
-class NoArgument(Coupler):
+class Methodless(Coupler):
+    marginals = "none"
+
+
+class NoArgument(Plain):
     def __init__(self) -> None: ...
 
 
+class NoConfig(Plain):
+    config: int
+
+
 @pytest.mark.parametrize(
-    ("cls", "name", "role", "sentence"),
+    ("cls", "name", "sentence"),
     [
-        (Both, "both", None, r"may be a coupler or a token ranker; say which.*role=\"coupler\""),
-        (Flagless, "flagless", None, r"coupler 'flagless' \(Flagless\) lacks 'marginals'"),
-        (Coupler, "wrong", "selector", r"selector 'wrong' \(Coupler\) lacks the method 'select'"),
-        (Coupler, "wrong", "couplr", "unknown role 'couplr'; did you mean 'coupler'"),
-        (NoArgument, "none-taken", None, r"NoArgument.__init__ takes the settings"),
-        (Coupler, "sinkhorn", None, "coupler 'sinkhorn' of .* is already taken by tokenred"),
-        (dict, "not-one", None, "dict has the methods of no strategy, which are select"),
+        (Flagless, "flagless", "coupler 'flagless' of .*: Flagless does not define 'marginals'"),
+        (Methodless, "lazy", "coupler 'lazy' of .*: Methodless does not define 'couple'"),
+        (NoArgument, "none-taken", r"NoArgument.__init__ takes the settings"),
+        (NoConfig, "no-config", "the config of NoConfig is no StrategyConfig"),
+        (Plain, "sinkhorn", "coupler 'sinkhorn' of .* is already taken by tokenred"),
+        (dict, "not-one", "dict derives from no role"),
     ],
 )
 def test_a_class_that_does_not_fit_is_refused_in_one_sentence(
-    cls: type, name: str, role: str | None, sentence: str
+    cls: type, name: str, sentence: str
 ) -> None:
     before = registry().entries()
     with pytest.raises(PluginError, match=sentence):
-        tokenred.register(name, role)(cls)
+        tokenred.register(name)(cls)
     assert registry().entries() == before
 
 
-def test_a_role_settles_what_the_methods_leave_open() -> None:
-    tokenred.register("both", role="token ranker")(Both)
-    assert registry().get("token ranker", "both").factory is Both
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"marginal": "both"}, "a coupler has no 'marginal'; did you mean 'marginals'"),
+        ({"marginals": "bth"}, "marginals is one of 'both', 'source', 'anchor', 'none', got 'bth'"),
+        ({"independent": 1}, "independent is a bool, got 1"),
+        ({"independent": lambda self: True}, "'independent' is a value or a property"),
+        ({"cuple": lambda self: None}, "a coupler has no 'cuple'; did you mean 'couple'"),
+        ({"__annotations__": {"copys": bool}}, "a coupler has no 'copys'"),
+    ],
+)
+def test_what_a_role_does_not_have_is_refused_where_it_is_written(
+    body: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(PluginError, match=sentence):
+        type("Mine", (Plain,), body)
+
+
+def test_what_is_ones_own_is_nobodys_business() -> None:
+    type("Mine", (Plain,), {"_note": 1, "LIMIT": 3, "_help": lambda self: 2})
 
 
 CELL = """
 @tokenred.register("from-a-cell")
-class Coupler:
+class Mine(tokenred.Coupler):
     marginals = "none"
     def couple(self, cost, source_mass, anchor_mass):
         return {value}
@@ -291,7 +313,7 @@ def test_a_cell_that_runs_again_replaces_what_it_registered() -> None:
     def version(value: int) -> str:
         exec(CELL.format(value=value), cell)
         entry = registry().get("coupler", "from-a-cell")
-        assert (entry.owner, entry.factory) == ("notebook", cell["Coupler"])
+        assert (entry.owner, entry.factory) == ("notebook", cell["Mine"])
         return code_version(load_config("aot-paper", {"stages.intra_frame.coupler": entry.name}))
 
     first = version(1)

@@ -13,6 +13,9 @@ import pytest
 
 from tokenred import PluginError, StrategyConfig, hookimpl, plugins
 from tokenred.cli import doctor, main
+from tokenred.evaluation.scorers import Scorer
+from tokenred.evaluation.tasks.embedded import EmbeddedTask
+from tokenred.interfaces import Coupler
 from tokenred.plugins import SWITCH, PluginStatus, load_registry, register_plugin
 from tokenred.registry import Registry
 
@@ -25,17 +28,17 @@ class MyConfig(StrategyConfig):
     size: int = 1
 
 
-class MyCoupler:
+class MyCoupler(Coupler):
+    config: MyConfig
     marginals = "none"
 
-    def __init__(self, config: MyConfig) -> None:
-        self.config = config
+    def couple(self, cost: Any, source_mass: Any, anchor_mass: Any) -> Any: ...
 
 
 class Good:
     @hookimpl
-    def register_couplers(self, register: Register) -> None:
-        register("mine", MyCoupler, MyConfig)
+    def register_strategies(self, register: Register) -> None:
+        register("mine", MyCoupler)
 
     @hookimpl
     def register_presets(self, register: Register) -> None:
@@ -44,15 +47,15 @@ class Good:
 
 class Colliding:
     @hookimpl
-    def register_couplers(self, register: Register) -> None:
-        register("mine-too", MyCoupler, MyConfig)
-        register("sinkhorn", MyCoupler, MyConfig)
+    def register_strategies(self, register: Register) -> None:
+        register("mine-too", MyCoupler)
+        register("sinkhorn", MyCoupler)
 
 
 class CollidingPreset:
     @hookimpl
-    def register_couplers(self, register: Register) -> None:
-        register("mine-too", MyCoupler, MyConfig)
+    def register_strategies(self, register: Register) -> None:
+        register("mine-too", MyCoupler)
 
     @hookimpl
     def register_presets(self, register: Register) -> None:
@@ -63,31 +66,43 @@ class CollidingPreset:
 class Mistyped:
     @hookimpl
     def register_coupler(self, register: Register) -> None:
-        register("mine", MyCoupler, MyConfig)
+        register("mine", MyCoupler)
 
 
 class WrongArguments:
     @hookimpl
-    def register_couplers(self, registry: Register) -> None:
-        registry("mine", MyCoupler, MyConfig)
+    def register_strategies(self, registry: Register) -> None:
+        registry("mine", MyCoupler)
 
 
-class NoConfig:
+class NoStrategy:
     @hookimpl
-    def register_couplers(self, register: Register) -> None:
-        register("mine", MyCoupler, dict)
+    def register_strategies(self, register: Register) -> None:
+        register("mine", dict)
+
+
+class NoRole:
+    @hookimpl
+    def register_strategies(self, register: Register) -> None:
+        register("mine", "their_package.parts:Coupler")
+
+
+class OtherRole:
+    @hookimpl
+    def register_strategies(self, register: Register) -> None:
+        register("mine", "their_package.parts:Coupler", "couplr")
 
 
 class Shapeless:
     @hookimpl
-    def register_couplers(self, register: Register) -> None:
-        register("mine", "their_package.parts.Coupler", "their_package.parts.Config")
+    def register_strategies(self, register: Register) -> None:
+        register("mine", "their_package.parts.Coupler", "coupler")
 
 
 class Raising:
     @hookimpl
-    def register_couplers(self, register: Register) -> None:
-        register("mine", MyCoupler, MyConfig)
+    def register_strategies(self, register: Register) -> None:
+        register("mine", MyCoupler)
         raise RuntimeError("boom")
 
 
@@ -114,7 +129,9 @@ def test_a_plugin_brings_strategies_and_presets_under_its_own_name() -> None:
         (CollidingPreset(), "preset 'aot-paper' of them is already taken by tokenred"),
         (Mistyped(), "unknown hook 'register_coupler'"),
         (WrongArguments(), r"plugin them: .*Argument\(s\) {'registry'} are declared"),
-        (NoConfig(), "the config of coupler 'mine' of them is no StrategyConfig: .*dict"),
+        (NoStrategy(), "'mine' of them: <class 'dict'> is no strategy; derive it from the base"),
+        (NoRole(), "'mine' of them: a class that is given by name needs its role, as in register"),
+        (OtherRole(), "'mine' of them: unknown role 'couplr'; did you mean 'coupler'"),
         (Shapeless(), "given as 'module:Class', them gives 'their_package.parts.Coupler'"),
     ],
     ids=lambda value: type(value).__name__,
@@ -204,32 +221,31 @@ def test_an_entry_point_of_this_process_can_be_loaded() -> None:
     assert {entry.owner for entry in found.entries()} == {"somebody"}
 
 
+class MyScorer(Scorer):
+    def score(self, said: str, answers: Any) -> float:
+        return 0.0
+
+
 class Judges:
     @hookimpl
-    def register_tasks(self, register: Register) -> None:
-        register("their-task", MyCoupler, MyConfig)
-
-    @hookimpl
-    def register_scorers(self, register: Register) -> None:
-        register("their-scorer", MyCoupler, MyConfig)
+    def register_strategies(self, register: Register) -> None:
+        register("their-task", EmbeddedTask)
+        register("their-scorer", MyScorer)
 
 
 class CollidingTask:
     @hookimpl
-    def register_scorers(self, register: Register) -> None:
-        register("their-scorer", MyCoupler, MyConfig)
-
-    @hookimpl
-    def register_tasks(self, register: Register) -> None:
-        register("embedded", MyCoupler, MyConfig)
+    def register_strategies(self, register: Register) -> None:
+        register("their-scorer", MyScorer)
+        register("embedded", EmbeddedTask)
 
 
 def test_a_plugin_brings_tasks_and_scorers() -> None:
     found = builtins()
     register_plugin(found, Judges(), "their-package")
-    for role in ("task", "scorer"):
+    for role, brought in (("task", EmbeddedTask), ("scorer", MyScorer)):
         entry = found.get(role, f"their-{role}")
-        assert (entry.factory, entry.config_class) == (MyCoupler, MyConfig)
+        assert (entry.factory, entry.config_class) == (brought, brought.config_class())
         assert entry.owner == "their-package"
     assert names(found) == names(builtins())  # none of them is a strategy
 
@@ -285,28 +301,32 @@ BY_NAME = """
 from tokenred import hookimpl
 
 @hookimpl
-def register_couplers(register):
-    register("near", ".parts.couplers:Near", "NearConfig")
-    register("far", ".parts.couplers:Far", "by_name.parts.couplers:NearConfig")
-    register("absent", ".nowhere:Near", ".parts.couplers:NearConfig")
-    register("misspelt", ".parts.couplers:Nar", "NearConfig")
-    register("raising", ".raising:Near", ".parts.couplers:NearConfig")
-    register("unfit", ".parts.couplers:Near", "Far")
+def register_strategies(register):
+    register("near", ".parts.couplers:Near", "coupler")
+    register("far", "by_name.parts.couplers:Far", "coupler")
+    register("absent", ".nowhere:Near", "coupler")
+    register("misspelt", ".parts.couplers:Nar", "coupler")
+    register("raising", ".raising:Near", "coupler")
+    register("unfit", ".parts.couplers:Near", "selector")
+    register("no-strategy", ".parts.couplers:NearConfig", "coupler")
 
 @hookimpl
 def register_model_adapters(register):
     register("TheirModel", ".adapter:TheirAdapter")
 """
 COUPLERS = """
-from tokenred import StrategyConfig
+from tokenred import Coupler, StrategyConfig
 
 class NearConfig(StrategyConfig):
     size: int = 1
 
-class Near:
+class Near(Coupler):
     "Near."
+    config: NearConfig
+    marginals = "none"
+    def couple(self, cost, source_mass, anchor_mass): ...
 
-class Far:
+class Far(Near):
     "Far."
 """
 
@@ -331,7 +351,6 @@ def by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registr
 def test_a_class_given_by_name_is_imported_when_it_is_asked_for(by_name: Registry) -> None:
     near, far = (by_name.get("coupler", name) for name in ("near", "far"))
     assert near.strategy == "by_name.parts.couplers:Near"
-    assert near.config == far.config == "by_name.parts.couplers:NearConfig"
     assert "by_name.parts.couplers" not in sys.modules
     assert (near.factory.__name__, far.factory.__name__) == ("Near", "Far")
     assert near.config_class is far.config_class
@@ -339,22 +358,27 @@ def test_a_class_given_by_name_is_imported_when_it_is_asked_for(by_name: Registr
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "sentence"),
+    ("name", "sentence"),
     [
-        ("absent", "factory", "by_name.nowhere:Near cannot be imported .*No module named"),
-        ("misspelt", "factory", "by_name.parts.couplers:Nar cannot be imported .*'Nar'"),
-        ("raising", "factory", "by_name.raising:Near cannot be imported .RuntimeError: boom bang"),
-        ("unfit", "config_class", "is no StrategyConfig: by_name.parts.couplers:Far"),
+        ("absent", "by_name.nowhere:Near cannot be imported .*No module named"),
+        ("misspelt", "by_name.parts.couplers:Nar cannot be imported .*'Nar'"),
+        ("raising", "by_name.raising:Near cannot be imported .RuntimeError: boom bang"),
+        ("no-strategy", "by_name.parts.couplers:NearConfig is no coupler, it derives from no role"),
     ],
 )
 def test_a_name_without_its_class_is_one_sentence_when_asked_for(
-    by_name: Registry, name: str, asked: str, sentence: str
+    by_name: Registry, name: str, sentence: str
 ) -> None:
     entry = by_name.get("coupler", name)
     for _ in range(2):
-        with pytest.raises(PluginError, match=f"coupler '{name}' of them.* {sentence}") as caught:
-            getattr(entry, asked)
+        with pytest.raises(PluginError, match=f"coupler '{name}' of them.*{sentence}") as caught:
+            _ = entry.factory
         assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_another_role_is_refused_when_it_is_asked_for(by_name: Registry) -> None:
+    with pytest.raises(PluginError, match="is no selector, it derives from the base of a coupler"):
+        _ = by_name.get("selector", "unfit").config_class
 
 
 def test_the_name_of_an_adapter_may_be_relative_too(by_name: Registry) -> None:
@@ -369,8 +393,8 @@ def test_the_packages_of_a_plugin_register_all_or_none(
     texts = {"": 'tokenred_plugins = (".one", ".two")'}
     for package, name in {"one": "first", "two": second}.items():
         texts[package] = (
-            "import tokenred\n@tokenred.hookimpl\ndef register_couplers(register):\n"
-            f"    register('{name}', '.parts:Coupler', 'Settings')\n"
+            "import tokenred\n@tokenred.hookimpl\ndef register_strategies(register):\n"
+            f"    register('{name}', '.parts:Coupler', 'coupler')\n"
         )
     for package, text in texts.items():
         (tmp_path / top / package).mkdir(parents=True)
@@ -429,4 +453,4 @@ def test_the_doctor_imports_what_a_plugin_names(
     monkeypatch.setattr(plugins, "loaded", lambda: (by_name, statuses))
     theirs, ours = doctor.plugin_findings()
     assert (theirs.state, ours.state) == ("failed", "ok")
-    assert "coupler 'absent' of them" in theirs.detail
+    assert "selector 'unfit' of them" in theirs.detail

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 import tokenred
-from tokenred.config import StrategyConfig
 from tokenred.evaluation import provenance
 from tokenred.evaluation.provenance import code_version, hash_sources, package_version
-from tokenred.evaluation.scorers import ScorerConfig
 from tokenred.evaluation.task import load_task
 from tokenred.evaluation.tasks.embedded import EmbeddedTask
 from tokenred.pipeline import load_config
-from tokenred.registry import Entry, registry
+from tokenred.plugins import registry
+from tokenred.registry import Entry
 
 SOURCE = '''"""A module."""
 
@@ -103,11 +102,8 @@ def test_built_in_strategies_have_the_packages_version() -> None:
 def test_a_plugins_version_joins_that_of_the_rows_that_use_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class OwnConfig(StrategyConfig):
-        """No settings."""
-
     entry = registry().get("selector", "random")
-    own = Entry("selector", "own", entry.factory, OwnConfig, "pytest")
+    own = Entry("selector", "own", entry.factory, "pytest")
     monkeypatch.setitem(registry()._entries, ("selector", "own"), own)
     with_plugin = load_config("aot-paper", {"stages.intra_frame.selector": "own"})
     assert code_version(with_plugin) == f"{package_version()} pytest={pytest.__version__}"
@@ -119,12 +115,9 @@ def test_a_plugins_version_joins_that_of_the_rows_that_use_it(
 def test_a_plugin_that_brings_the_task_or_its_scorer_counts_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class OwnConfig(ScorerConfig):
-        """No settings."""
-
     (tmp_path / "a.mp4").touch()
     entry = registry().get("scorer", "contains")
-    own = Entry("scorer", "own", entry.factory, OwnConfig, "pytest")
+    own = Entry("scorer", "own", entry.factory, "pytest")
     monkeypatch.setitem(registry()._entries, ("scorer", "own"), own)
     pipeline = load_config("aot-paper")
     for scorer, expected in (("own", f" pytest={pytest.__version__}"), ("contains", "")):

@@ -26,7 +26,7 @@ from tokenred.evaluation.runner import plan, run
 from tokenred.evaluation.store import Origin, Store
 from tokenred.evaluation.worker import InProcess, Job, Worker
 from tokenred.plugin_files import unload_plugin_file
-from tokenred.registry import registry
+from tokenred.plugins import registry
 
 N_SAMPLES = 3
 

@@ -11,12 +11,8 @@ from tokenred.plugins import load_registry
 from tokenred.registry import HARNESS_ROLES, METHODS, ROLES, Entry, Registry
 
 
-class Settings(StrategyConfig):
-    """No settings."""
-
-
 def entry(role: str = "coupler", name: str = "mine", owner: str = "me") -> Entry:
-    return Entry(role, name, object, Settings, owner)
+    return Entry(role, name, f"somewhere:{name}", owner)
 
 
 def test_every_class_that_is_registered_can_be_imported() -> None:

@@ -2,14 +2,14 @@
 
 import pytest
 
-from tokenred.config import build, strategy_config
 from tokenred.errors import ConfigError
 from tokenred.evaluation.scorers import Scorer, words_of
-from tokenred.registry import registry
+from tokenred.plugins import registry
+from tokenred.slots import build, strategy_config
 
 
 def score(name: str, said: str, *answers: str) -> float:
-    scorer = build("scorer", strategy_config("scorer", name))
+    scorer = build(Scorer, strategy_config("scorer", name))
     assert isinstance(scorer, Scorer)
     return scorer.score(said, answers)
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tokenred import CapabilityError
-from tokenred.config import build, strategy_config
+from tokenred.interfaces import TemporalSegmenter
+from tokenred.slots import build, strategy_config
 
 
 def boundaries(video: torch.Tensor, name: str, **settings: Any) -> tuple[int, ...]:
-    segmenter = build("segmenter", strategy_config("segmenter", {"name": name, **settings}))
+    segmenter = build(TemporalSegmenter, strategy_config("segmenter", {"name": name, **settings}))
     return segmenter.segment(video).boundaries
 
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from tokenred import CapabilityError, VisualTokens
-from tokenred.config import build, strategy_config
+from tokenred.interfaces import AnchorSelector
+from tokenred.slots import build, strategy_config
 from tokenred.strategies.selectors.uniform_grid import spread
 from tokenred.strategies.selectors.windows import window_ids, window_mask
 from tokenred.testing import anchor_mask
 
 
 def select(name: str, n_anchors: int, cues: dict[str, torch.Tensor], **settings: Any) -> list[int]:
-    selector = build("selector", strategy_config("selector", {"name": name, **settings}))
+    selector = build(AnchorSelector, strategy_config("selector", {"name": name, **settings}))
     first = next(iter(cues.values()))
     side = int(first.shape[1] ** 0.5)
     tokens = VisualTokens.of(torch.zeros(*first.shape, 2), (side, side), cues=cues)
@@ -26,7 +27,7 @@ RISING = FALLING.flip(-1)
 
 def test_needs_name_the_layers() -> None:
     def needs(**settings: Any) -> set[str]:
-        return set(build("selector", strategy_config("selector", settings)).needs)
+        return set(build(AnchorSelector, strategy_config("selector", settings)).needs)
 
     assert needs(name="top-attention", layer=-2) == {"attention@-2"}
     assert needs(name="local", layer=0.2) == {"attention@0.2"}

@@ -11,9 +11,8 @@ from tokenred.kernels.merge import padded_index
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.flow import Transport, grid_positions, uniform_mass
 from tokenred.pipeline.pipeline import Pipeline
-from tokenred.strategies.costs.cosine import CosineCost
-from tokenred.strategies.costs.temporal import TemporalConfig
-from tokenred.strategies.couplers.sinkhorn import SinkhornConfig, SinkhornCoupler
+from tokenred.strategies.costs import CosineCost, TemporalConfig
+from tokenred.strategies.couplers import SinkhornConfig, SinkhornCoupler
 from tokenred.types import Grouping, ReducedTokens, TokenGroup
 
 
@@ -64,10 +63,10 @@ def test_sizes_of_both_sides_have_one_total() -> None:
     """A coupler that meets both marginals cannot otherwise."""
     stages = {
         "merge": frame(3, **SPATIAL),
-        "again": frame(1, **{**SPATIAL, "coupler": "sinkhorn"}, mass="size"),
+        "again": frame(2, **{**SPATIAL, "coupler": "sinkhorn"}, mass="size"),
     }
     tokens = video(torch.arange(8.0).view(2, 4), (2, 2), attention_0=SCORES)
-    again = run(stages, tokens).realised.stages[1]
+    again = run(stages, tokens).realised.stages[1]  # one token against two that stand for three
     assert again.converged
     assert again.residual < 1e-3
 

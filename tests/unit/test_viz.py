@@ -55,6 +55,12 @@ def merged():
     return reduced_by(entries, [(0, 0), (1, 2)], segments=Segments((0, 1, 2)))
 
 
+def test_the_same_place_of_another_frame_is_not_at_home():
+    fates = fates_of(reduced_by([(0, 0, 0.5), (0, 4, 0.5)], [(0, 0)]), (2, 2))
+    assert fates.patches[:, 0].tolist() == [Fate.KEPT, Fate.MERGED]
+    assert fates.received.tolist() == [0.5]
+
+
 def test_every_patch_is_kept_merged_or_dropped(merged):
     fates = fates_of(merged, (2, 2))
     kept, gone, moved = Fate.KEPT, Fate.DROPPED, Fate.MERGED

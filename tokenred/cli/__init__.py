@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from tokenred.cli._common import say
 from tokenred.errors import TokenredError
-from tokenred.registry import registry
+from tokenred.plugins import registry
 
 
 class _Verbs(Mapping[str, Any]):

@@ -28,7 +28,7 @@ from tokenred.cli._media import (
 )
 from tokenred.cli._talk import command, progress_line
 from tokenred.errors import ConfigError, TokenredError
-from tokenred.registry import registry
+from tokenred.plugins import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

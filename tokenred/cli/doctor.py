@@ -106,7 +106,8 @@ def plugin_findings() -> Iterator[Finding]:
 
 
 def _import_plugin(status: "PluginStatus") -> str:
-    from tokenred.registry import HARNESS_ROLES, registry
+    from tokenred.plugins import registry
+    from tokenred.registry import HARNESS_ROLES
 
     if status.error:
         raise PluginError(status.error)
@@ -181,7 +182,7 @@ def _tried(name: str, check: Callable[[], str]) -> Finding:
 
 def _load_presets() -> str:
     from tokenred.pipeline import load_pipeline
-    from tokenred.registry import registry
+    from tokenred.plugins import registry
 
     names = list(registry().presets())
     for name in names:

@@ -12,7 +12,8 @@ import typer
 
 from tokenred.cli._common import Json, PluginFiles, columns, emit, say
 from tokenred.errors import ConfigError, TokenredError, nearest
-from tokenred.registry import FILES, HARNESS_ROLES, ROLES, TARGETS, Entry, plural, registry
+from tokenred.plugins import registry
+from tokenred.registry import FILES, HARNESS_ROLES, ROLES, TARGETS, Entry, plural
 
 KINDS = {plural(kind): kind for kind in (*ROLES, *HARNESS_ROLES, *FILES, *TARGETS)}
 """What can be listed, in the plural, and its singular."""

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from tokenred.cli._common import Json, PluginFiles, columns, emit, say
-from tokenred.registry import registry
+from tokenred.plugins import registry
 
 
 def plugins(plugin: PluginFiles = None, json: Json = False) -> None:

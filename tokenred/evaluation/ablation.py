@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tokenred.config import FrozenModel, build, nested, short_hash, strategy_config, validate
+from tokenred.config import FrozenModel, nested, short_hash, validate
 from tokenred.errors import ConfigError, nearest
 from tokenred.files import SUFFIXES, read_pipeline, read_yaml
 from tokenred.pipeline import PipelineConfig, load_config
-from tokenred.registry import hint, registry
+from tokenred.plugins import registry
+from tokenred.registry import hint
+from tokenred.slots import build, strategy_config
 
 ALWAYS = ("vanilla", "random", "downsample")
 RETENTION = "budget.retention_ratio"
@@ -72,11 +74,11 @@ class Sweep(FrozenModel):
         """
         couplers, aggregators = (self._parts(role) for role in ("coupler", "aggregator"))
         for selector, chooses in self._parts("selector"):
-            if getattr(chooses, "adaptive", False):
+            if chooses.adaptive:
                 continue
             for coupler, couples in couplers:
                 for aggregator, merges in aggregators:
-                    if getattr(couples, "couples", True) != merges.merges:
+                    if couples.couples != merges.merges:
                         continue
                     parts = {"selector": selector, "coupler": coupler, "aggregator": aggregator}
                     label = " + ".join(_show(part) for part in parts.values())

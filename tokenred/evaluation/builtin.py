@@ -5,18 +5,13 @@ from tokenred.hookspecs import Register, hookimpl
 
 
 @hookimpl
-def register_tasks(register: Register) -> None:
-    """Register the built-in tasks."""
-    register("embedded", ".tasks.embedded:EmbeddedTask", "EmbeddedTaskConfig")
-    register("local", ".tasks.local:LocalTask", "LocalTaskConfig")
-
-
-@hookimpl
-def register_scorers(register: Register) -> None:
-    """Register the built-in scorers of free text."""
-    register("exact-match", ".scorers:ExactMatch", "ScorerConfig")
-    register("contains", ".scorers:Contains", "ScorerConfig")
-    register("token-f1", ".scorers:TokenF1", "ScorerConfig")
+def register_strategies(register: Register) -> None:
+    """Register the built-in tasks, and the scorers of free text."""
+    register("embedded", ".tasks.embedded:EmbeddedTask", "task")
+    register("local", ".tasks.local:LocalTask", "task")
+    register("exact-match", ".scorers:ExactMatch", "scorer")
+    register("contains", ".scorers:Contains", "scorer")
+    register("token-f1", ".scorers:TokenF1", "scorer")
 
 
 @hookimpl

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 import tokenred
 from tokenred.config import StrategyConfig
-from tokenred.plugins import plugin_statuses
-from tokenred.registry import HARNESS_ROLES, registry
+from tokenred.plugins import plugin_statuses, registry
+from tokenred.slots import parts
 
 NO_RESULTS = ("cli", "report", "testing")
 """Folders that cannot change a result; editing them keeps stored results valid."""
@@ -99,21 +99,13 @@ def code_version(*configs: BaseModel) -> str:
     return " ".join([package_version(), *(f"{owner}={_installed(owner)}" for owner in owners)])
 
 
-def _owners(value: object) -> Iterator[str]:
-    """Yield the owner of every strategy inside a config."""
-    if isinstance(value, StrategyConfig):
-        for entry in (each for role in (None, *HARNESS_ROLES) for each in registry().entries(role)):
-            if entry.name == value.name and type(value) is entry.config_class:
-                yield entry.owner
-    if isinstance(value, BaseModel):
-        for _, inner in value:
-            yield from _owners(inner)
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _owners(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _owners(inner)
+def _owners(configs: Iterable[BaseModel]) -> Iterator[str]:
+    """Yield the owner of every strategy inside configs; what is a strategy's own is a task's."""
+    for config in configs:
+        own = [("task", config)] if isinstance(config, StrategyConfig) else []
+        for role, part in (*own, *parts(config)):
+            if part.name in registry().names(role):
+                yield registry().get(role, part.name).owner
 
 
 def _installed(distribution: str) -> str:

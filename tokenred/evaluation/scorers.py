@@ -2,26 +2,21 @@
 
 import re
 import unicodedata
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
-from tokenred.config import StrategyConfig
+from tokenred.strategy import Strategy
 
 _ARTICLES = frozenset(("a", "an", "the"))
 
 
-@runtime_checkable
-class Scorer(Protocol):
+class Scorer(Strategy, role="scorer"):
     """Compares what a model said with the answers that are right."""
 
+    @abstractmethod
     def score(self, said: str, answers: Sequence[str]) -> float:
         """Return a number from 0 (wrong) to 1 (right); ``answers`` holds at least one."""
-        ...
-
-
-class ScorerConfig(StrategyConfig):
-    """No settings."""
 
 
 def words_of(text: str) -> list[str]:
@@ -30,22 +25,16 @@ def words_of(text: str) -> list[str]:
     return [word for word in re.findall(r"\w+", plain) if word not in _ARTICLES]
 
 
-class ExactMatch:
+class ExactMatch(Scorer):
     """1 if the words are those of an answer, else 0."""
-
-    def __init__(self, config: ScorerConfig) -> None:
-        self.config = config
 
     def score(self, said: str, answers: Sequence[str]) -> float:
         """Return 0 or 1."""
         return float(words_of(said) in [words_of(answer) for answer in answers])
 
 
-class Contains:
+class Contains(Scorer):
     """1 if an answer stands in what was said, word by word, else 0."""
-
-    def __init__(self, config: ScorerConfig) -> None:
-        self.config = config
 
     def score(self, said: str, answers: Sequence[str]) -> float:
         """Return 0 or 1."""
@@ -54,16 +43,13 @@ class Contains:
         return float(any(answer.strip() and answer in text for answer in found))
 
 
-class TokenF1:
+class TokenF1(Scorer):
     """Harmonic mean of the precision and the recall of words, against the nearest answer.
 
     Source
     ------
     SQuAD, arXiv 1606.05250, section 6.1. Written from the paper.
     """
-
-    def __init__(self, config: ScorerConfig) -> None:
-        self.config = config
 
     def score(self, said: str, answers: Sequence[str]) -> float:
         """Return a number from 0 to 1."""

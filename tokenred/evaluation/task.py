@@ -1,18 +1,21 @@
 """What a task is: videos with questions, and how right an answer is."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tokenred.config import StrategyConfig, build, short_hash, strategy_config
+from tokenred.config import StrategyConfig, short_hash
 from tokenred.errors import ConfigError, InputError
 from tokenred.files import SUFFIXES, read_yaml
-from tokenred.registry import registry
+from tokenred.plugins import registry
+from tokenred.slots import build, strategy_config
+from tokenred.strategy import Strategy
 
 Answering = Literal["likelihood", "generation"]
 """How an option is chosen: the likeliest one, or the one that the model writes."""
@@ -82,13 +85,11 @@ class Sample:
         )
 
 
-@runtime_checkable
-class Task(Protocol):
+class Task(Strategy, role="task"):
     """A collection of samples, by index. Picklable, so that other processes can hold it too.
 
     Attributes
     ----------
-    config : what it was made from
     name : as printed in tables
     fingerprint : changes whenever a sample or a score could; results are only compared under one
     kinds : kind of question -> chance level, the score of a guess (0 for free answers)
@@ -98,7 +99,6 @@ class Task(Protocol):
     max_new_tokens : longest answer that a model may write
     """
 
-    config: StrategyConfig
     name: str
     kinds: Mapping[str, float]
     n_samples: int
@@ -107,21 +107,21 @@ class Task(Protocol):
     max_new_tokens: int
 
     @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """Hash of everything that decides samples and scores."""
-        ...
 
+    @abstractmethod
     def sample_id(self, index: int) -> str:
         """Return the id of a sample without making the sample."""
-        ...
 
+    @abstractmethod
     def sample(self, index: int) -> Sample:
         """Return a sample; the same index always gives the same one."""
-        ...
 
+    @abstractmethod
     def score(self, question: Question, said: str) -> float | None:
         """Return how right an answer is, 0-1; None if nobody knows."""
-        ...
 
 
 def score_option(question: Question, said: str) -> float | None:
@@ -152,8 +152,7 @@ def load_task(source: str | Mapping[str, Any] | StrategyConfig) -> Task:
     else:
         known = ", ".join(registry().names("task"))
         raise ConfigError(f"no task or file '{source}'; tasks: {known}", ["--task"])
-    task: Task = build("task", config)
-    return task
+    return build(Task, config)
 
 
 def frame_subset(n_frames: int, n_kept: int | None) -> list[int]:

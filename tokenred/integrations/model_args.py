@@ -10,7 +10,7 @@ import yaml
 from tokenred.errors import ConfigError, nearest
 from tokenred.models.attach import POSITIONS
 from tokenred.pipeline import Pipeline, PipelineConfig, load_pipeline
-from tokenred.registry import registry
+from tokenred.plugins import registry
 from tokenred.video import SAMPLINGS
 
 EMBEDDED = "embedded"

@@ -16,7 +16,7 @@ from tokenred.models.inputs.preparing import Prepared
 from tokenred.models.prompt_scores import Continuations, PromptScores
 from tokenred.models.reduced_calls import Inside, Reduction
 from tokenred.models.splice import Clip, Spliced, VisualPart, pack
-from tokenred.registry import registry
+from tokenred.plugins import registry
 from tokenred.types import ReducedTokens
 
 MINIMUM_TRANSFORMERS, TRANSFORMERS_BELOW = "5.10", "6"

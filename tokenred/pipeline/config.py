@@ -6,14 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from tokenred.config import (
-    SCHEMA_VERSION,
-    FrozenModel,
-    json_schemas,
-    nested,
-    short_hash,
-    validate,
-)
+from tokenred.config import SCHEMA_VERSION, FrozenModel, nested, short_hash, validate
 from tokenred.errors import ConfigError, nearest
 from tokenred.files import read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
@@ -25,6 +18,7 @@ from tokenred.pipeline.stages.pool import PoolStageConfig
 from tokenred.pipeline.stages.reference import ReferenceStageConfig
 from tokenred.pipeline.stages.segment import SegmentStageConfig
 from tokenred.pipeline.stages.static import StaticStageConfig
+from tokenred.slots import json_schemas
 
 STAGE_CONFIGS: dict[str, type[FrozenModel]] = {
     "frame": FrameStageConfig,

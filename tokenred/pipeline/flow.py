@@ -7,15 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenred.config import StrategyConfig, build
+from tokenred.config import StrategyConfig
 from tokenred.errors import BudgetError
-from tokenred.interfaces import takes_forbidden
+from tokenred.interfaces import CostTerm, Coupler, takes_forbidden
 from tokenred.kernels.pooling import PoolMode, pooled_grid
 from tokenred.kernels.similarity import chunks
 from tokenred.kernels.sparse import compose
 from tokenred.pipeline.budget import BudgetConfig, frame_quota, unreachable
 from tokenred.pipeline.merges import Merge, Rows, stage_map
 from tokenred.pipeline.patched import Patched
+from tokenred.slots import build
 from tokenred.types import Coupling, Segments, TokenGroup, VisualTokens
 
 NATIVE_STRIDE = 2
@@ -307,37 +308,30 @@ class Transport:
         self, terms: Sequence[StrategyConfig], combine: str, coupler: StrategyConfig
     ) -> None:
         self.terms = [
-            (term.name, getattr(term, "weight", 1.0), build("cost term", term)) for term in terms
+            (term.name, getattr(term, "weight", 1.0), build(CostTerm, term)) for term in terms
         ]
         self.combine = combine
-        self.coupler = build("coupler", coupler)
+        self.coupler = build(Coupler, coupler)
 
     @property
     def needs(self) -> frozenset[str]:
         """Cues that the cost terms ask for."""
-        needs: set[str] = set()
-        for _, _, term in self.terms:
-            needs |= getattr(term, "needs", frozenset())
-        return frozenset(needs)
+        return frozenset().union(*(term.needs for _, _, term in self.terms))
 
     @property
     def pairwise(self) -> bool:
         """Whether every price depends on its pair alone, so that tokens without mass may be by."""
-        return all(getattr(term, "pairwise", False) for _, _, term in self.terms)
+        return all(term.pairwise for _, _, term in self.terms)
 
     @property
     def independent(self) -> bool:
         """Whether no problem of a batch depends on another."""
-        return getattr(self.coupler, "independent", True)
+        return self.coupler.independent
 
     @property
     def batches(self) -> bool:
         """Whether problems of different sizes may be padded by repeats and solved in one batch."""
-        repeats = all(
-            getattr(term, "pairwise", False) or getattr(term, "allows_repeats", False)
-            for _, _, term in self.terms
-        )
-        return repeats and self.independent
+        return self.independent and all(term.allows_repeats for _, _, term in self.terms)
 
     def __call__(
         self,
@@ -356,7 +350,7 @@ class Transport:
         for cost in weighted[1:]:
             total = total + cost if self.combine == "sum" else total * cost
         for _, _, term in self.terms:
-            apart = term.forbids(sources, anchors) if hasattr(term, "forbids") else None
+            apart = term.forbids(sources, anchors)
             if apart is not None:
                 forbidden = apart if forbidden is None else forbidden | apart
         if forbidden is None or takes_forbidden(self.coupler):

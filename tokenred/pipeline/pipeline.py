@@ -8,7 +8,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from tokenred.config import build
 from tokenred.errors import (
     BudgetError,
     CapabilityError,
@@ -17,6 +16,7 @@ from tokenred.errors import (
     TokenredError,
     nearest,
 )
+from tokenred.interfaces import CachePruner, LayerReducer
 from tokenred.kernels.pooling import PoolMode
 from tokenred.kernels.sparse import sparse_identity
 from tokenred.pipeline.config import INSIDE_LLM, PipelineConfig, load_config
@@ -29,6 +29,8 @@ from tokenred.pipeline.stages.pool import PER_FRAME_CUES, PoolStage, PoolStageCo
 from tokenred.pipeline.stages.reference import ReferenceStage, ReferenceStageConfig
 from tokenred.pipeline.stages.segment import SegmentStage, SegmentStageConfig
 from tokenred.pipeline.stages.static import StaticStage, StaticStageConfig
+from tokenred.slots import build
+from tokenred.strategy import Strategy
 from tokenred.types import Realised, ReducedTokens, StageReport, VisualTokens
 
 _STAGES: dict[type, Any] = {
@@ -65,8 +67,8 @@ class Pipeline:
             if not isinstance(stage, INSIDE_LLM)
         ]
         self.inside_llm = InsideLlm(
-            _inside(config, LlmStageConfig, "reducer", "layer reducer"),
-            _inside(config, CacheStageConfig, "pruner", "cache pruner"),
+            _inside(config, LlmStageConfig, "reducer", LayerReducer),
+            _inside(config, CacheStageConfig, "pruner", CachePruner),
         )
 
     @property
@@ -167,7 +169,7 @@ def _finite(*tensors: Tensor) -> bool:
 
 
 def _inside(
-    config: PipelineConfig, kind: type, slot: str, role: str
+    config: PipelineConfig, kind: type, slot: str, role: type[Strategy]
 ) -> tuple[tuple[str, Any], ...]:
     """Build what the stages of one kind hold, by their labels."""
     found = []

@@ -1,6 +1,5 @@
 """What every aggregator has to satisfy."""
 
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,29 +9,9 @@ from torch import Tensor
 
 from tokenred.interfaces import Aggregator
 from tokenred.kernels.merge import apply_merge
-from tokenred.testing._run import Check, collect, expect, expect_close, expect_finite, for_all
+from tokenred.testing._run import Bodies, expect, expect_close, expect_finite, for_all
 from tokenred.testing.strategies import SEEDS, couplings
 from tokenred.types import Coupling
-
-
-def aggregator_checks(aggregator: Aggregator, *, averages: bool | None = None) -> Iterator[Check]:
-    """Yield the contract of an aggregator as named checks without arguments.
-
-    Parameters
-    ----------
-    averages : False for an aggregator whose weights do not sum to one, such as a plain sum; what
-        holds for averages only is then left out. By default what the aggregator's attribute
-        ``averages`` says, and True without one
-    """
-    if averages is None:
-        averages = getattr(aggregator, "averages", True)
-    return collect(aggregator, (*_GENERAL, *(_AVERAGES if averages else _SUMS)))
-
-
-def is_an_aggregator(aggregator: Aggregator) -> None:
-    """The object has the interface."""
-    expect(isinstance(aggregator, Aggregator), f"{aggregator!r} has no `weights` or no `merges`")
-    expect(isinstance(aggregator.merges, bool), f"merges is {aggregator.merges!r}, not a bool")
 
 
 def weights_fit_the_coupling(aggregator: Aggregator) -> None:
@@ -167,7 +146,6 @@ def _features(coupling: Coupling, seed: int) -> tuple[Tensor, Tensor]:
 
 
 _GENERAL = (
-    is_an_aggregator,
     weights_fit_the_coupling,
     without_merging_anchors_stay,
     massless_sources_do_not_count,
@@ -176,3 +154,8 @@ _GENERAL = (
 )
 _SUMS = (weights_are_seen_not_to_sum_to_one,)
 _AVERAGES = (averages_stay_in_the_convex_hull, constant_features_stay_constant)
+
+
+def contract(aggregator: Aggregator) -> Bodies:
+    """Return what holds for it."""
+    return (*_GENERAL, *(_AVERAGES if aggregator.averages else _SUMS))

@@ -1,6 +1,6 @@
 """What every budget allocator has to satisfy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenred.interfaces import BudgetAllocator
-from tokenred.testing._run import Check, collect, expect, expect_close, for_all
+from tokenred.testing._run import Bodies, expect, expect_close, for_all
 from tokenred.testing.strategies import visual_tokens
 from tokenred.testing.videos import half, without_a_say
 from tokenred.types import VisualTokens
@@ -17,23 +17,6 @@ Case = tuple[VisualTokens, float]
 Cues = Mapping[str, int] | None
 SLACK = 1e-3
 """How far, as a share of it, the mean of all frames may lie from what was to be divided."""
-
-
-def allocator_checks(allocator: BudgetAllocator, *, cues: Cues = None) -> Iterator[Check]:
-    """Yield the contract of a budget allocator as named checks without arguments.
-
-    Parameters
-    ----------
-    cues : width of cues of your own by name; 0 is one positive number a token
-    """
-    return collect(allocator, _BODIES, cues=cues)
-
-
-def is_an_allocator(allocator: BudgetAllocator, *, cues: Cues) -> None:
-    """The object has the interface, and says how its numbers become whole ones."""
-    expect(isinstance(allocator, BudgetAllocator), f"{allocator!r} lacks a part of the interface")
-    expect(isinstance(allocator.needs, frozenset), f"needs is {allocator.needs!r}, no frozenset")
-    expect(allocator.rounding in ("nearest", "floor"), f"rounding is {allocator.rounding!r}")
 
 
 def divides_what_there_is(allocator: BudgetAllocator, *, cues: Cues) -> None:
@@ -122,10 +105,14 @@ def _cases(draw: st.DrawFn, allocator: BudgetAllocator, cues: Cues, *, drop: boo
 
 
 _BODIES = (
-    is_an_allocator,
     divides_what_there_is,
     dropped_tokens_have_no_say,
     frames_without_tokens_are_accepted,
     is_reproducible,
     works_in_half_precision,
 )
+
+
+def contract(allocator: BudgetAllocator) -> Bodies:
+    """Return what holds for it."""
+    return _BODIES

@@ -1,6 +1,6 @@
 """What every cost term has to satisfy."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenred.interfaces import CostTerm
-from tokenred.testing._run import Check, collect, expect, expect_close, expect_finite, for_all
+from tokenred.testing._run import Bodies, expect, expect_close, expect_finite, for_all
 from tokenred.testing.strategies import token_groups
 from tokenred.types import TokenGroup
 
@@ -17,22 +17,9 @@ Pair = tuple[TokenGroup, TokenGroup]
 Cues = Mapping[str, int] | None
 
 
-def cost_term_checks(term: CostTerm, *, cues: Cues = None) -> Iterator[Check]:
-    """Yield the contract of a cost term as named checks without arguments.
-
-    Parameters
-    ----------
-    cues : width of cues of your own by name; 0 is one positive number a token
-    """
-    return collect(term, _BODIES, cues=cues)
-
-
-def is_a_cost_term(term: CostTerm, *, cues: Cues) -> None:
-    """The object has the interface; ``needs``, where it has one, names per-token cues."""
-    expect(isinstance(term, CostTerm), f"{term!r} has no `cost`")
-    needs = _needs(term)
-    expect(isinstance(needs, frozenset), f"needs is {needs!r}, not a frozenset")
-    expect("pooler" not in needs, "the cue 'pooler' has no value for a token")
+def needs_cues_of_tokens(term: CostTerm, *, cues: Cues) -> None:
+    """``needs`` names cues that have a value for every token."""
+    expect("pooler" not in term.needs, "the cue 'pooler' has no value for a token")
 
 
 def prices_every_pair(term: CostTerm, *, cues: Cues) -> None:
@@ -73,7 +60,7 @@ def permuting_tokens_permutes_prices(term: CostTerm, *, cues: Cues) -> None:
 
 def pairwise_prices_do_not_see_other_pairs(term: CostTerm, *, cues: Cues) -> None:
     """``pairwise = True`` promises that a price is the same whatever else is in the groups."""
-    pairwise = getattr(term, "pairwise", False)
+    pairwise = term.pairwise
     expect(isinstance(pairwise, bool), f"pairwise is {pairwise!r}, not a bool")
     if not pairwise:
         return
@@ -90,7 +77,7 @@ def pairwise_prices_do_not_see_other_pairs(term: CostTerm, *, cues: Cues) -> Non
 
 def repeats_change_no_price(term: CostTerm, *, cues: Cues) -> None:
     """``allows_repeats = True`` promises that tokens that come twice change no other price."""
-    allows = getattr(term, "allows_repeats", False)
+    allows = term.allows_repeats
     expect(isinstance(allows, bool), f"allows_repeats is {allows!r}, not a bool")
     if not allows:
         return
@@ -163,7 +150,7 @@ def _flip(group: TokenGroup) -> TokenGroup:
 
 
 _BODIES = (
-    is_a_cost_term,
+    needs_cues_of_tokens,
     prices_every_pair,
     batch_equals_loop,
     permuting_tokens_permutes_prices,
@@ -172,3 +159,8 @@ _BODIES = (
     half_precision_gives_no_nan,
     empty_features_give_no_nan,
 )
+
+
+def contract(term: CostTerm) -> Bodies:
+    """Return what holds for it."""
+    return _BODIES

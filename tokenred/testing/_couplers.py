@@ -1,32 +1,16 @@
 """What every coupler has to satisfy."""
 
-from collections.abc import Iterator
-
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenred.interfaces import Coupler, takes_forbidden
-from tokenred.testing._run import Check, collect, expect, expect_close, expect_finite, for_all
+from tokenred.testing._run import Bodies, expect, expect_close, expect_finite, for_all
 from tokenred.testing.strategies import CouplingProblem, coupling_problems, generators
 from tokenred.types import Coupling
 
 ROUNDING = 1e-5
 """Allowed for float32 sums of masses that total one."""
-
-
-def coupler_checks(coupler: Coupler) -> Iterator[Check]:
-    """Yield the contract of a coupler as named checks without arguments."""
-    return collect(coupler, _BODIES)
-
-
-def is_a_coupler(coupler: Coupler) -> None:
-    """The object has the interface, with one of the four declarations of marginals."""
-    expect(isinstance(coupler, Coupler), f"{coupler!r} has no `couple` or no `marginals`")
-    expect(
-        coupler.marginals in ("both", "source", "anchor", "none"),
-        f"marginals is {coupler.marginals!r}",
-    )
 
 
 def plan_is_non_negative_and_finite(coupler: Coupler) -> None:
@@ -67,8 +51,7 @@ def total_mass_is_kept(coupler: Coupler) -> None:
 
     A coupler that says ``copies = True`` gives a source to several anchors, whole to each.
     """
-    copies = getattr(coupler, "copies", False)
-    expect(isinstance(copies, bool), f"copies is {copies!r}, not a bool")
+    copies = coupler.copies
     expect(not copies or coupler.marginals == "none", "what copies mass declares no marginals")
 
     def body(problem: CouplingProblem) -> None:
@@ -230,7 +213,6 @@ def _worst_marginal(coupling: Coupling, marginals: str) -> Tensor:
 
 
 _BODIES = (
-    is_a_coupler,
     plan_is_non_negative_and_finite,
     declared_marginals_hold_within_the_residual,
     total_mass_is_kept,
@@ -244,3 +226,8 @@ _BODIES = (
     inputs_are_left_alone,
     one_anchor_receives_what_is_sent,
 )
+
+
+def contract(coupler: Coupler) -> Bodies:
+    """Return what holds for it."""
+    return _BODIES

@@ -1,6 +1,6 @@
 """What every token grouper has to satisfy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenred.interfaces import TokenGrouper
-from tokenred.testing._run import Check, collect, expect, expect_close, expect_finite, for_all
+from tokenred.testing._run import Bodies, expect, expect_close, expect_finite, for_all
 from tokenred.testing.strategies import SEEDS, visual_tokens
 from tokenred.testing.videos import half, without_a_say
 from tokenred.types import Grouping, VisualTokens
@@ -16,28 +16,6 @@ from tokenred.types import Grouping, VisualTokens
 Case = tuple[VisualTokens, int]
 """Tokens and a seed."""
 Cues = Mapping[str, int] | None
-
-
-def grouper_checks(
-    grouper: TokenGrouper, *, averages: bool | None = None, cues: Cues = None
-) -> Iterator[Check]:
-    """Yield the contract of a token grouper as named checks without arguments.
-
-    Parameters
-    ----------
-    averages : whether the weights of a group sum to one; by default what the grouper's attribute
-        ``averages`` says, and True without one
-    cues : width of cues of your own by name; 0 is one positive number a token
-    """
-    if averages is None:
-        averages = getattr(grouper, "averages", True)
-    return collect(grouper, (*_GENERAL, *(_AVERAGES if averages else ())), cues=cues)
-
-
-def is_a_grouper(grouper: TokenGrouper, *, cues: Cues) -> None:
-    """The object has the interface, and ``needs`` is a frozenset of names."""
-    expect(isinstance(grouper, TokenGrouper), f"{grouper!r} has no `group` or no `needs`")
-    expect(isinstance(grouper.needs, frozenset), f"needs is {grouper.needs!r}, not a frozenset")
 
 
 def heads_are_distinct_and_alive(grouper: TokenGrouper, *, cues: Cues) -> None:
@@ -173,7 +151,6 @@ def _cases(draw: st.DrawFn, grouper: TokenGrouper, cues: Cues, *, drop: bool = F
 
 
 _GENERAL = (
-    is_a_grouper,
     heads_are_distinct_and_alive,
     map_is_finite_and_of_living_tokens,
     dropped_tokens_have_no_say,
@@ -183,3 +160,8 @@ _GENERAL = (
     equal_tokens_are_accepted,
 )
 _AVERAGES = (weights_of_a_group_sum_to_one,)
+
+
+def contract(grouper: TokenGrouper) -> Bodies:
+    """Return what holds for it."""
+    return (*_GENERAL, *(_AVERAGES if grouper.averages else ()))

@@ -1,6 +1,5 @@
 """What every token ranker and every layer merger has to satisfy."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenred.interfaces import LayerMerger, TokenRanker
-from tokenred.testing._run import Check, collect, expect, expect_close, expect_finite, for_all
+from tokenred.testing._run import Bodies, expect, expect_close, expect_finite, for_all
 from tokenred.testing.inside import READS, layer_states, places, with_attention
 from tokenred.testing.strategies import SEEDS
 from tokenred.types import LayerState
@@ -17,26 +16,8 @@ Choice = tuple[LayerState, int, float]
 """A prompt, a seed for the scores of its visual tokens, and the share of them that is kept."""
 
 
-def ranker_checks(ranker: TokenRanker) -> Iterator[Check]:
-    """Yield the contract of a token ranker as named checks without arguments."""
-    return collect(ranker, _RANKER)
-
-
-def merger_checks(merger: LayerMerger, *, averages: bool = True) -> Iterator[Check]:
-    """Yield the contract of a layer merger as named checks without arguments.
-
-    Parameters
-    ----------
-    averages : False for a merger whose tokens are no averages of what was there, such as sums; what
-        holds for averages only is then left out
-    """
-    return collect(merger, (*_MERGER, *(_AVERAGES if averages else ())))
-
-
-def is_a_ranker(ranker: TokenRanker) -> None:
-    """The object has the interface, and ``reads`` holds only what a step can give."""
-    expect(isinstance(ranker, TokenRanker), f"{ranker!r} has no `rank` or no `reads`")
-    expect(isinstance(ranker.reads, frozenset), f"reads is {ranker.reads!r}, not a frozenset")
+def reads_what_a_step_gives(ranker: TokenRanker) -> None:
+    """``reads`` holds only what a step can give."""
     expect(ranker.reads <= READS, f"reads {sorted(ranker.reads)}, known are {sorted(READS)}")
 
 
@@ -99,12 +80,6 @@ def ranks_in_half_precision(ranker: TokenRanker) -> None:
         expect_finite(ranker.rank(state, places(state.visual)), "the scores")
 
     for_all(layer_states(dtype=torch.bfloat16), body)
-
-
-def is_a_merger(merger: LayerMerger) -> None:
-    """The object has the interface."""
-    expect(isinstance(merger, LayerMerger), f"{merger!r} has no `merge` or no `makes`")
-    expect(isinstance(merger.makes, bool), f"makes is {merger.makes!r}, not a bool")
 
 
 def returns_kept_and_made_tokens(merger: LayerMerger) -> None:
@@ -196,7 +171,7 @@ def _choices(dtype: torch.dtype = torch.float32) -> st.SearchStrategy[Choice]:
 
 
 _RANKER = (
-    is_a_ranker,
+    reads_what_a_step_gives,
     scores_every_candidate,
     reads_what_it_declares,
     order_of_candidates_does_not_matter,
@@ -204,9 +179,15 @@ _RANKER = (
     ranks_in_half_precision,
 )
 _MERGER = (
-    is_a_merger,
     returns_kept_and_made_tokens,
     nothing_dropped_changes_nothing,
     merges_the_same_again,
 )
 _AVERAGES = (equal_tokens_stay_equal, averages_stay_in_the_convex_hull)
+
+
+def contract(strategy: TokenRanker | LayerMerger) -> Bodies:
+    """Return what holds for a ranker, or a merger."""
+    if isinstance(strategy, TokenRanker):
+        return _RANKER
+    return (*_MERGER, *(_AVERAGES if strategy.averages else ()))

@@ -9,27 +9,12 @@ from torch import Tensor
 
 from tokenred.errors import ConfigError
 from tokenred.interfaces import CachePruner, LayerReducer
-from tokenred.testing._run import Check, collect, expect, expect_finite, for_all
+from tokenred.testing._run import Bodies, expect, expect_finite, for_all
 from tokenred.testing.inside import READS, cache_states, layer_states, places, through_layers
 from tokenred.testing.strategies import SEEDS
 from tokenred.types import CacheState, LayerReduction, LayerState
 
 DEPTHS = (2, 3, 4, 7, 28, 32, 80)
-
-
-def layer_reducer_checks(reducer: LayerReducer) -> Iterator[Check]:
-    """Yield the contract of a layer reducer as named checks without arguments."""
-    return collect(reducer, _REDUCER)
-
-
-def cache_pruner_checks(pruner: CachePruner) -> Iterator[Check]:
-    """Yield the contract of a cache pruner as named checks without arguments."""
-    return collect(pruner, _PRUNER)
-
-
-def is_a_layer_reducer(reducer: LayerReducer) -> None:
-    """The object has the interface."""
-    expect(isinstance(reducer, LayerReducer), f"{reducer!r} has no `steps` or no `reduce`")
 
 
 def steps_are_in_order_and_inside(reducer: LayerReducer) -> None:
@@ -122,9 +107,8 @@ def reduces_the_same_again(reducer: LayerReducer) -> None:
     for_all(layer_states(), body)
 
 
-def is_a_cache_pruner(pruner: CachePruner) -> None:
-    """The object has the interface, and its layer is one that has a layer before it."""
-    expect(isinstance(pruner, CachePruner), f"{pruner!r} has no `layer` or no `prune`")
+def acts_between_two_layers(pruner: CachePruner) -> None:
+    """Its layer is one that has a layer before it."""
     for depth in DEPTHS:
         try:
             layer = pruner.layer(depth)
@@ -188,11 +172,15 @@ def _decodings() -> st.SearchStrategy[list[CacheState]]:
 
 
 _REDUCER = (
-    is_a_layer_reducer,
     steps_are_in_order_and_inside,
     keeps_text_and_order,
     gives_every_token_a_state,
     leaves_text_alone,
     reduces_the_same_again,
 )
-_PRUNER = (is_a_cache_pruner, looks_at_all_but_visual_tokens, prunes_the_same_again)
+_PRUNER = (acts_between_two_layers, looks_at_all_but_visual_tokens, prunes_the_same_again)
+
+
+def contract(strategy: LayerReducer | CachePruner) -> Bodies:
+    """Return what holds for a reducer, or a pruner."""
+    return _REDUCER if isinstance(strategy, LayerReducer) else _PRUNER

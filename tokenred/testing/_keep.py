@@ -1,6 +1,5 @@
 """What every keep score and every keep decision has to satisfy."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -9,21 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenred.interfaces import KeepDecision, KeepScore
-from tokenred.testing._run import Check, collect, expect, expect_close, expect_finite, for_all
+from tokenred.testing._run import Bodies, expect, expect_close, expect_finite, for_all
 from tokenred.testing.strategies import couplings, generators
 from tokenred.types import Coupling
 
 ENDS: tuple[Literal["low", "high"], ...] = ("low", "high")
-
-
-def keep_checks(strategy: KeepScore | KeepDecision) -> Iterator[Check]:
-    """Yield the contract of a keep score or a keep decision as named checks without arguments."""
-    return collect(strategy, _SCORE if isinstance(strategy, KeepScore) else _DECISION)
-
-
-def is_a_keep_score(score: KeepScore) -> None:
-    """The object says which end of its score is kept."""
-    expect(score.keep in ENDS, f"keep is {score.keep!r}, not 'low' or 'high'")
 
 
 def scores_every_source(score: KeepScore) -> None:
@@ -75,12 +64,6 @@ def padding_changes_no_score(score: KeepScore) -> None:
         expect_close(score.score(padded)[..., : plain.shape[-1]], plain, "scores beside padding")
 
     for_all(couplings(), body)
-
-
-def is_a_keep_decision(decision: KeepDecision) -> None:
-    """The object has the interface."""
-    expect(isinstance(decision, KeepDecision), f"{decision!r} has no `decide` or no `exact`")
-    expect(isinstance(decision.exact, bool), f"exact is {decision.exact!r}, not a bool")
 
 
 def decides_for_every_source(decision: KeepDecision) -> None:
@@ -160,16 +143,19 @@ def _flip(coupling: Coupling, dim: int) -> Coupling:
 
 
 _SCORE = (
-    is_a_keep_score,
     scores_every_source,
     scores_do_not_depend_on_order,
     scores_padding_finitely,
     padding_changes_no_score,
 )
 _DECISION = (
-    is_a_keep_decision,
     decides_for_every_source,
     keeps_the_right_end,
     exact_keeps_its_quota,
     works_without_a_quota,
 )
+
+
+def contract(strategy: KeepScore | KeepDecision) -> Bodies:
+    """Return what holds for a score, or a decision."""
+    return _SCORE if isinstance(strategy, KeepScore) else _DECISION

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -29,16 +31,15 @@ class Check:
         self.body()
 
 
-def collect(
-    subject: object, bodies: Iterable[Callable[..., None]], **facts: Any
-) -> Iterator[Check]:
-    """Bind ``subject`` to each body; a check is named like its function."""
+Bodies = Iterable[Callable[..., None]]
+"""Functions of one strategy, each of which holds one thing of it."""
+
+
+def collect(subject: object, bodies: Bodies, **facts: Any) -> Iterator[Check]:
+    """Bind ``subject`` to each body, and those facts that it takes; a check is named like it."""
     for body in bodies:
-        yield Check(body.__name__, _bound(body, subject, facts))
-
-
-def _bound(body: Callable[..., None], subject: object, facts: dict[str, Any]) -> Callable[[], None]:
-    return lambda: body(subject, **facts)
+        taken = {name: facts[name] for name in signature(body).parameters if name in facts}
+        yield Check(body.__name__, partial(body, subject, **taken))
 
 
 def for_all(strategy: st.SearchStrategy[Any], body: Callable[[Any], None]) -> None:

@@ -1,32 +1,15 @@
 """What every temporal segmenter has to satisfy."""
 
-from collections.abc import Iterator
-
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenred.interfaces import TemporalSegmenter
-from tokenred.testing._run import Check, collect, expect, for_all
+from tokenred.testing._run import Bodies, expect, for_all
 from tokenred.testing.strategies import descriptors, frame_tokens
 from tokenred.types import Segments
 
 MAX_FRAMES = 40
-
-
-def segmenter_checks(segmenter: TemporalSegmenter) -> Iterator[Check]:
-    """Yield the contract of a segmenter as named checks without arguments."""
-    return collect(segmenter, _BODIES)
-
-
-def is_a_segmenter(segmenter: TemporalSegmenter) -> None:
-    """The object has the interface."""
-    expect(
-        isinstance(segmenter, TemporalSegmenter), f"{segmenter!r} has no `segment` or no `static`"
-    )
-    expect(isinstance(segmenter.static, bool), f"static is {segmenter.static!r}, not a bool")
-    reads = _reads(segmenter)
-    expect(reads in ("frames", "tokens"), f"reads is {reads!r}")
 
 
 def partitions_every_length(segmenter: TemporalSegmenter) -> None:
@@ -89,7 +72,7 @@ def _expect_partition(segments: Segments, frames: int) -> None:
 
 
 def _reads(segmenter: TemporalSegmenter) -> str:
-    return getattr(segmenter, "reads", "frames")
+    return segmenter.reads
 
 
 def _videos(segmenter: TemporalSegmenter) -> st.SearchStrategy[Tensor]:
@@ -98,10 +81,14 @@ def _videos(segmenter: TemporalSegmenter) -> st.SearchStrategy[Tensor]:
 
 
 _BODIES = (
-    is_a_segmenter,
     partitions_every_length,
     partitions_every_content,
     is_reproducible,
     half_precision_gives_a_partition,
     static_ignores_content,
 )
+
+
+def contract(segmenter: TemporalSegmenter) -> Bodies:
+    """Return what holds for it."""
+    return _BODIES

@@ -1,8 +1,8 @@
 """What every anchor selector has to satisfy."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tokenred.interfaces import AnchorSelector
-from tokenred.testing._run import Check, collect, expect, for_all
+from tokenred.testing._run import Bodies, expect, for_all
 from tokenred.testing.strategies import SEEDS, visual_tokens
 from tokenred.testing.videos import cut_at, half, without_a_say
 from tokenred.types import VisualTokens
@@ -18,32 +18,6 @@ from tokenred.types import VisualTokens
 Case = tuple[VisualTokens, int, int]
 """Tokens, number of anchors, seed."""
 Cues = Mapping[str, int] | None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the author says about a selector (see ``selector_checks``)."""
-
-    exact: bool
-    least: float
-    cues: Cues
-
-
-def selector_checks(
-    selector: AnchorSelector, *, exact: bool | None = None, least: float = 0.0, cues: Cues = None
-) -> Iterator[Check]:
-    """Yield the contract of a selector as named checks without arguments.
-
-    Parameters
-    ----------
-    exact : False for a selector whose number of anchors follows from the data; it may then choose
-        fewer than asked for. By default what the selector's attribute ``adaptive`` says
-    least : share of a frame's tokens that it keeps at the least; it is not asked for fewer
-    cues : width of cues of your own by name; 0 is one positive number a token
-    """
-    if exact is None:
-        exact = not getattr(selector, "adaptive", False)
-    return collect(selector, _BODIES, facts=Facts(exact, least, cues))
 
 
 def anchor_mask(
@@ -74,39 +48,33 @@ def anchor_mask(
     return counts == 1
 
 
-def is_a_selector(selector: AnchorSelector, *, facts: Facts) -> None:
-    """The object has the interface, and ``needs`` is a frozenset of names."""
-    expect(isinstance(selector, AnchorSelector), f"{selector!r} has no `select` or no `needs`")
-    expect(isinstance(selector.needs, frozenset), f"needs is {selector.needs!r}, not a frozenset")
-
-
-def chooses_the_number_asked_for(selector: AnchorSelector, *, facts: Facts) -> None:
+def chooses_the_number_asked_for(selector: AnchorSelector, *, cues: Cues) -> None:
     """Indices are unique and in range, as many in every frame as asked for."""
 
     def body(case: Case) -> None:
         tokens, n_anchors, seed = case
         counts = anchor_mask(selector, tokens, n_anchors, seed).sum(-1)
-        holds = counts == n_anchors if facts.exact else counts <= n_anchors
+        holds = counts == n_anchors if not selector.adaptive else counts <= n_anchors
         expect(holds.all(), f"{n_anchors} anchors asked for, {counts.tolist()} chosen")
 
-    _for_all_cases(selector, facts, body, drop=False)
+    _for_all_cases(selector, cues, body, drop=False)
 
 
-def leaves_dropped_tokens_alone(selector: AnchorSelector, *, facts: Facts) -> None:
+def leaves_dropped_tokens_alone(selector: AnchorSelector, *, cues: Cues) -> None:
     """Only tokens that are still alive become anchors."""
 
     def body(case: Case) -> None:
         tokens, n_anchors, seed = case
         mask = anchor_mask(selector, tokens, n_anchors, seed)
         expect(not (mask & ~tokens.keep).any(), "a token that was dropped before is chosen")
-        if facts.exact:
+        if not selector.adaptive:
             counts = mask.sum(-1)
             expect((counts == n_anchors).all(), f"{n_anchors} asked for, {counts.tolist()} chosen")
 
-    _for_all_cases(selector, facts, body, drop=True)
+    _for_all_cases(selector, cues, body, drop=True)
 
 
-def dropped_tokens_have_no_say(selector: AnchorSelector, *, facts: Facts) -> None:
+def dropped_tokens_have_no_say(selector: AnchorSelector, *, cues: Cues) -> None:
     """What tokens look like that are no longer alive changes nothing."""
 
     def body(case: Case) -> None:
@@ -115,13 +83,12 @@ def dropped_tokens_have_no_say(selector: AnchorSelector, *, facts: Facts) -> Non
         other = anchor_mask(selector, without_a_say(tokens), n_anchors, seed)
         expect(torch.equal(plain, other), "other dropped tokens change the anchors")
 
-    _for_all_cases(selector, facts, body, drop=True)
+    _for_all_cases(selector, cues, body, drop=True)
 
 
-def says_that_it_looks_across_frames(selector: AnchorSelector, *, facts: Facts) -> None:
+def says_that_it_looks_across_frames(selector: AnchorSelector, *, cues: Cues) -> None:
     """Without ``looks_across_frames = True`` a frame has the same anchors when it stands alone."""
-    across = getattr(selector, "looks_across_frames", False)
-    expect(isinstance(across, bool), f"looks_across_frames is {across!r}, not a bool")
+    across = selector.looks_across_frames
 
     def body(case: Case) -> None:
         tokens, n_anchors, seed = case
@@ -135,10 +102,10 @@ def says_that_it_looks_across_frames(selector: AnchorSelector, *, facts: Facts) 
             alone = anchor_mask(selector, _frame(tokens, frame), n_anchors, seed)
             expect(torch.equal(whole[frame], alone[0]), f"frame {frame} depends on the others")
 
-    _for_all_cases(selector, facts, body, drop=False)
+    _for_all_cases(selector, cues, body, drop=False)
 
 
-def is_reproducible(selector: AnchorSelector, *, facts: Facts) -> None:
+def is_reproducible(selector: AnchorSelector, *, cues: Cues) -> None:
     """The same generator state gives the same anchors, and the tokens are left alone."""
 
     def body(case: Case) -> None:
@@ -152,10 +119,10 @@ def is_reproducible(selector: AnchorSelector, *, facts: Facts) -> None:
         for name, before in cue_values.items():
             expect(torch.equal(tokens.cues[name], before), f"the cue {name} was changed")
 
-    _for_all_cases(selector, facts, body, drop=False)
+    _for_all_cases(selector, cues, body, drop=False)
 
 
-def draws_from_its_generator_only(selector: AnchorSelector, *, facts: Facts) -> None:
+def draws_from_its_generator_only(selector: AnchorSelector, *, cues: Cues) -> None:
     """The global random state is neither read nor moved."""
 
     def body(case: Case) -> None:
@@ -168,19 +135,19 @@ def draws_from_its_generator_only(selector: AnchorSelector, *, facts: Facts) -> 
             second = anchor_mask(selector, tokens, n_anchors, seed)
         expect(torch.equal(first, second), "the global state changes the anchors")
 
-    _for_all_cases(selector, facts, body, drop=False)
+    _for_all_cases(selector, cues, body, drop=False)
 
 
-def works_in_half_precision(selector: AnchorSelector, *, facts: Facts) -> None:
+def works_in_half_precision(selector: AnchorSelector, *, cues: Cues) -> None:
     """Half-precision features and cues are accepted."""
 
     def body(case: Case) -> None:
         tokens, n_anchors, seed = case
         counts = anchor_mask(selector, half(tokens), n_anchors, seed).sum(-1)
-        holds = counts == n_anchors if facts.exact else counts <= n_anchors
+        holds = counts == n_anchors if not selector.adaptive else counts <= n_anchors
         expect(holds.all(), f"{n_anchors} anchors asked for, {counts.tolist()} chosen")
 
-    _for_all_cases(selector, facts, body, drop=False)
+    _for_all_cases(selector, cues, body, drop=False)
 
 
 def _frame(tokens: VisualTokens, frame: int) -> VisualTokens:
@@ -196,30 +163,29 @@ def _frame(tokens: VisualTokens, frame: int) -> VisualTokens:
 
 
 def _for_all_cases(
-    selector: AnchorSelector, facts: Facts, body: Callable[[Case], None], *, drop: bool
+    selector: AnchorSelector, cues: Cues, body: Callable[[Case], None], *, drop: bool
 ) -> None:
     def run(case: Case) -> None:
         tokens, n_anchors, seed = case
         body((cut_at(tokens, seed), n_anchors, seed))
 
-    for_all(_cases(selector, facts, drop=drop), run)
+    for_all(_cases(selector, cues, drop=drop), run)
 
 
 @st.composite
-def _cases(draw: st.DrawFn, selector: AnchorSelector, facts: Facts, *, drop: bool) -> Case:
+def _cases(draw: st.DrawFn, selector: AnchorSelector, cues: Cues, *, drop: bool) -> Case:
     frames = draw(st.sampled_from((3, 1, 2)))
-    tokens = draw(visual_tokens(selector.needs, frames=frames, drop=drop, cues=facts.cues))
+    tokens = draw(visual_tokens(selector.needs, frames=frames, drop=drop, cues=cues))
     counts = tokens.keep.sum(-1)
-    fewest = max(1, math.ceil(facts.least * int(counts.max())))
+    fewest = max(1, math.ceil(selector.keeps_at_least * int(counts.max())))
     if fewest > int(counts.min()):  # what every frame can give
         tokens = replace(tokens, keep=tokens.keep[:1].expand_as(tokens.keep).clone())
         counts = tokens.keep.sum(-1)
-        fewest = max(1, math.ceil(facts.least * int(counts.max())))
+        fewest = max(1, math.ceil(selector.keeps_at_least * int(counts.max())))
     return tokens, draw(st.integers(fewest, int(counts.min()))), draw(SEEDS)
 
 
 _BODIES = (
-    is_a_selector,
     chooses_the_number_asked_for,
     leaves_dropped_tokens_alone,
     dropped_tokens_have_no_say,
@@ -228,3 +194,8 @@ _BODIES = (
     draws_from_its_generator_only,
     works_in_half_precision,
 )
+
+
+def contract(selector: AnchorSelector) -> Bodies:
+    """Return what holds for it."""
+    return _BODIES

@@ -1,26 +1,14 @@
 """What every static rule has to satisfy."""
 
-from collections.abc import Iterator
-
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenred.interfaces import StaticRule
-from tokenred.testing._run import Check, collect, expect, for_all
+from tokenred.testing._run import Bodies, expect, for_all
 from tokenred.testing.strategies import frame_tokens
 
 MAX_FRAMES = 9
-
-
-def static_rule_checks(rule: StaticRule) -> Iterator[Check]:
-    """Yield the contract of a static rule as named checks without arguments."""
-    return collect(rule, _BODIES)
-
-
-def is_a_static_rule(rule: StaticRule) -> None:
-    """The object has the interface."""
-    expect(isinstance(rule, StaticRule), f"{rule!r} has no `static`")
 
 
 def answers_for_every_place(rule: StaticRule) -> None:
@@ -105,7 +93,6 @@ def _windows() -> st.SearchStrategy[Tensor]:
 
 
 _BODIES = (
-    is_a_static_rule,
     answers_for_every_place,
     stills_are_static,
     what_turns_round_is_not_static,
@@ -113,3 +100,8 @@ _BODIES = (
     works_in_half_precision,
     empty_features_are_accepted,
 )
+
+
+def contract(rule: StaticRule) -> Bodies:
+    """Return what holds for it."""
+    return _BODIES

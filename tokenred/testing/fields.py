@@ -9,15 +9,16 @@ from pydantic import BaseModel
 
 from tokenred.config import StrategyConfig
 from tokenred.errors import TokenredError
-from tokenred.pipeline import PipelineConfig, calibrate, load_config, load_pipeline
-from tokenred.registry import registry
+from tokenred.pipeline import Pipeline, PipelineConfig, calibrate, load_config, load_pipeline
+from tokenred.plugins import registry
 from tokenred.testing._run import Check, expect
+from tokenred.testing.inside import cache_states, layer_state, through_layers
 from tokenred.testing.videos import video_tokens
 
+DEPTH = 8
+"""Layers of the LLM that a prompt goes through."""
 SELF = {"name", "kind", "about"}
 """Fields that say what a config is, not what it does."""
-INSIDE_ROLES = ("token ranker", "layer merger", "layer reducer", "cache pruner")
-"""Roles inside the LLM, which a video alone does not bring to work."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Change:
     first, second : the values
     others : more dotted paths that both have
     video : arguments of ``video_tokens``
+    prompt : arguments of ``layer_state`` and ``cache_states``, for what acts inside the LLM
     gradient : whether the gradient differs, and not the tokens
     """
 
@@ -40,6 +42,7 @@ class Change:
     second: Any
     others: Mapping[str, Any] = field(default_factory=dict)
     video: Mapping[str, Any] = field(default_factory=dict)
+    prompt: Mapping[str, Any] = field(default_factory=dict)
     gradient: bool = False
 
     def config(self, value: Any) -> PipelineConfig:
@@ -68,10 +71,10 @@ def change_checks(name: str, change: Change) -> Iterator[Check]:
 
 
 def strategy_fields(owner: str | None = None) -> list[str]:
-    """Return the settings of all strategies before the LLM, or those of one distribution."""
+    """Return the settings of all strategies, or those of one distribution."""
     found: list[str] = []
     for entry in registry().entries():
-        if entry.role not in INSIDE_ROLES and owner in (None, entry.owner):
+        if owner in (None, entry.owner):
             found += fields_of(entry.config_class, f"{entry.role} {entry.name}.")
     return found
 
@@ -88,10 +91,17 @@ def fields_of(cls: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from fields_of(inner, f"{prefix}{name}.")
 
 
-def outcome(config: PipelineConfig, video: Mapping[str, Any], *, gradient: bool = False) -> Any:
-    """Return everything that a user sees of a run: the tokens in order, or the error.
+def outcome(
+    config: PipelineConfig,
+    video: Mapping[str, Any],
+    prompt: Mapping[str, Any] | None = None,
+    *,
+    gradient: bool = False,
+) -> Any:
+    """Return everything that comes of a run: the tokens in order and what is done inside the LLM.
 
-    With ``gradient``, that of their squared norm stands for their features.
+    An error stands for itself. With ``gradient``, that of the squared norm of the tokens stands for
+    their features.
     """
     pipeline = load_pipeline(config)
     settings = {"frames": 8, "grid": (6, 6), "native_pool": "none", **video}
@@ -111,14 +121,41 @@ def outcome(config: PipelineConfig, video: Mapping[str, Any], *, gradient: bool 
     features = reduced.features
     if gradient:
         (features,) = torch.autograd.grad(features.square().sum(), tokens.features)
-    return features, reduced.frame_index, reduced.token_index, reduced.mass
+    return (
+        features,
+        reduced.frame_index,
+        reduced.token_index,
+        reduced.mass,
+        *_inside(pipeline, prompt or {}),
+    )
+
+
+def _inside(pipeline: Pipeline, prompt: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    """Yield the steps inside the LLM, and what becomes of a prompt's tokens at each."""
+    for _, reducer in pipeline.inside_llm.reducers:
+        state = layer_state(5, (3, 3), n_layers=DEPTH, **prompt)
+        for step in reducer.steps(state.n_layers):
+            yield torch.tensor([step.layer, step.point == "middle", step.unmasked_before])
+        for at, reduction in through_layers(reducer, state):
+            if reduction is None:
+                yield torch.tensor([-1])
+                continue
+            hidden = reduction.hidden
+            yield reduction.source
+            yield at.hidden[reduction.source] if hidden is None else hidden
+            yield torch.tensor([reduction.positions == "renumber", reduction.cut_cache])
+    for _, pruner in pipeline.inside_llm.pruners:
+        yield torch.tensor([pruner.layer(DEPTH)])
+        for cache in cache_states(3, **{"change": 0.3, **prompt}):
+            kept = pruner.prune(cache)
+            yield torch.tensor([-1]) if kept is None else kept
 
 
 def differ(first: Any, second: Any) -> bool:
     """Return whether two outcomes differ by more than rounding."""
     if isinstance(first[0], type) or isinstance(second[0], type):
         return bool(first[0] is not second[0] or first[1] != second[1])
-    return any(
+    return len(first) != len(second) or any(
         a.shape != b.shape or not torch.allclose(a.float(), b.float(), atol=1e-4, equal_nan=True)
         for a, b in zip(first, second)
     )
@@ -132,12 +169,14 @@ def _expect_rows(changes: Mapping[str, Change], wanted: list[str]) -> None:
 
 def _expect_effect(change: Change) -> None:
     first, second = (
-        outcome(change.config(value), change.video, gradient=change.gradient)
+        outcome(change.config(value), change.video, change.prompt, gradient=change.gradient)
         for value in (change.first, change.second)
     )
     expect(not isinstance(first[0], type) or not isinstance(second[0], type), f"{first}, {second}")
     expect(differ(first, second), f"{change.first!r} and {change.second!r} give the same")
-    again = outcome(change.config(change.first), change.video, gradient=change.gradient)
+    again = outcome(
+        change.config(change.first), change.video, change.prompt, gradient=change.gradient
+    )
     expect(not differ(first, again), "two runs of the same differ")
 
 

@@ -13,11 +13,7 @@ from tokenred_methods.clip_pruners.tile_attention import TileAttentionAllocator,
 from tokenred_methods.clip_pruners.window_cap import WindowCapConfig, WindowCapSelector
 
 from tokenred import CapabilityError, InputError, VisualTokens, load_pipeline
-from tokenred.testing import (
-    parametrize_allocator_checks,
-    parametrize_selector_checks,
-    video_tokens,
-)
+from tokenred.testing import parametrize_checks, video_tokens
 
 EXACT = (
     "fastervlm",
@@ -42,22 +38,22 @@ def video(name, overrides=None, **settings):
     return pipeline, video_tokens(needs=pipeline.needs, cues=CUES, **settings)
 
 
-@parametrize_selector_checks(DuplicateRemovalSelector(DuplicateRemovalConfig()))
+@parametrize_checks(DuplicateRemovalSelector(DuplicateRemovalConfig()))
 def test_duplicate_removal_contract(check):
     check()
 
 
-@parametrize_selector_checks(DppSelector(DppConfig(relevance="relevance")), cues=CUES)
+@parametrize_checks(DppSelector(DppConfig(relevance="relevance")), cues=CUES)
 def test_dpp_contract(check):
     check()
 
 
-@parametrize_selector_checks(WindowCapSelector(WindowCapConfig()))
+@parametrize_checks(WindowCapSelector(WindowCapConfig()))
 def test_window_cap_contract(check):
     check()
 
 
-@parametrize_allocator_checks(TileAttentionAllocator(TileAttentionConfig()))
+@parametrize_checks(TileAttentionAllocator(TileAttentionConfig()))
 def test_tile_attention_contract(check):
     check()
 

@@ -4,18 +4,18 @@ from tokenred_methods.dycoke.dyadic import DyadicConfig, DyadicReference
 
 from tokenred import VisualTokens, load_pipeline
 from tokenred.errors import BudgetError, ConfigError, InputError
-from tokenred.testing import parametrize_reference_checks, video_tokens
+from tokenred.testing import parametrize_checks, video_tokens
 
 BILINEAR, AVERAGE = ("bilinear", 196), ("average", 169)
 LAYOUTS = pytest.mark.parametrize(("pool", "cells"), [BILINEAR, AVERAGE])
 
 
-@parametrize_reference_checks(DyadicReference(DyadicConfig()))
+@parametrize_checks(DyadicReference(DyadicConfig()))
 def test_contract(check):
     check()
 
 
-@parametrize_reference_checks(DyadicReference(DyadicConfig(released=True)), released=True)
+@parametrize_checks(DyadicReference(DyadicConfig(released=True)))
 def test_contract_released(check):
     check()
 

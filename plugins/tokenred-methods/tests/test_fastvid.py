@@ -8,7 +8,7 @@ from tokenred_methods.fastvid.context import FastvidContextAllocator, FastvidCon
 from tokenred_methods.fastvid.salient import FastvidSalientAllocator, FastvidSalientConfig
 
 from tokenred import CapabilityError, InputError, VisualTokens, load_pipeline
-from tokenred.testing import parametrize_allocator_checks, video_tokens
+from tokenred.testing import parametrize_checks, video_tokens
 from tokenred.types import Segments
 
 SANE = ("fastvid", "fastvid-pooler", "fastvid-qwen")
@@ -30,17 +30,17 @@ ALIKE = torch.tensor([[1.0, 0.0]])
 OTHER = torch.tensor([[0.0, 1.0]])
 
 
-@parametrize_allocator_checks(FastvidSalientAllocator(FastvidSalientConfig()))
+@parametrize_checks(FastvidSalientAllocator(FastvidSalientConfig()))
 def test_salient_contract(check):
     check()
 
 
-@parametrize_allocator_checks(FastvidSalientAllocator(FastvidSalientConfig(ignore=0.3)))
+@parametrize_checks(FastvidSalientAllocator(FastvidSalientConfig(ignore=0.3)))
 def test_salient_contract_where_frames_are_alike(check):
     check()
 
 
-@parametrize_allocator_checks(FastvidContextAllocator(FastvidContextConfig()))
+@parametrize_checks(FastvidContextAllocator(FastvidContextConfig()))
 def test_context_contract(check):
     check()
 

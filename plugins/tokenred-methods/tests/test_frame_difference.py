@@ -8,7 +8,7 @@ from tokenred_methods.frame_difference.pixel_difference import (
 from tokenred import VisualTokens, load_pipeline
 from tokenred.errors import BudgetError, CapabilityError, ConfigError
 from tokenred.pipeline import calibrate
-from tokenred.testing import parametrize_cost_term_checks, video_tokens
+from tokenred.testing import parametrize_checks, video_tokens
 from tokenred.types import TokenGroup
 
 EXACT = ("dtd", "dtd-pixels", "evs")
@@ -17,7 +17,7 @@ BILINEAR, AVERAGE = ("bilinear", 196), ("average", 169)
 CUES = {"pixels": 12}
 
 
-@parametrize_cost_term_checks(PixelDifferenceCost(PixelDifferenceConfig()), cues=CUES)
+@parametrize_checks(PixelDifferenceCost(PixelDifferenceConfig()), cues=CUES)
 def test_contract(check):
     check()
 

@@ -12,7 +12,7 @@ from tokenred_methods.holitom.static_windows import (
 )
 
 from tokenred import ConfigError, VisualTokens, load_pipeline
-from tokenred.testing import parametrize_segmenter_checks, parametrize_static_rule_checks
+from tokenred.testing import parametrize_checks
 
 PRESETS = ("holitom", "holitom-outer", "holitom-llava-video", "holitom-onevision-72b")
 RELEASED = ("holitom-released", "holitom-outer-released")
@@ -41,12 +41,12 @@ def video(frames=32, side=27, pool="bilinear", seed=0):
     return VisualTokens.of(video, (side, side), cues=cues, native_pool=pool)
 
 
-@parametrize_segmenter_checks(StaticWindowsSegmenter(StaticWindowsConfig()))
+@parametrize_checks(StaticWindowsSegmenter(StaticWindowsConfig()))
 def test_segmenter_contract(check):
     check()
 
 
-@parametrize_static_rule_checks(ConsecutiveRule(ConsecutiveConfig()))
+@parametrize_checks(ConsecutiveRule(ConsecutiveConfig()))
 def test_rule_contract(check):
     check()
 

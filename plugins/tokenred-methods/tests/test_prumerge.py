@@ -7,11 +7,7 @@ from tokenred_methods.prumerge.outliers import OutliersConfig, OutliersSelector,
 from tokenred_methods.prumerge.with_samples import WithSamplesConfig, WithSamplesSelector
 
 from tokenred import InputError, VisualTokens, calibrate, load_pipeline
-from tokenred.testing import (
-    parametrize_coupler_checks,
-    parametrize_selector_checks,
-    video_tokens,
-)
+from tokenred.testing import parametrize_checks, video_tokens
 
 EXACT = ["prumerge", "prumerge-plus"]
 ADAPTIVE = ["prumerge-adaptive", "prumerge-plus-adaptive"]
@@ -20,34 +16,34 @@ LAYOUTS = [("bilinear", 32, 196), ("average", 4, 169)]
 RAMP = torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8, 30, 40])
 
 
-@parametrize_coupler_checks(NeighboursCoupler(NeighboursConfig(neighbours=3)))
+@parametrize_checks(NeighboursCoupler(NeighboursConfig(neighbours=3)))
 def test_neighbours_keep_the_contract(check):
     check()
 
 
-@parametrize_selector_checks(OutliersSelector(OutliersConfig(fence=0.3)), exact=False)
+@parametrize_checks(OutliersSelector(OutliersConfig(fence=0.3)))
 def test_outliers_keep_the_contract(check):
     check()
 
 
-@parametrize_selector_checks(
+@parametrize_checks(
     OutliersSelector(OutliersConfig(fence=0.3, scope="video", released=True)), exact=False
 )
 def test_released_outliers_keep_the_contract(check):
     check()
 
 
-@parametrize_selector_checks(WithSamplesSelector(WithSamplesConfig()))
+@parametrize_checks(WithSamplesSelector(WithSamplesConfig()))
 def test_samples_keep_the_contract(check):
     check()
 
 
-@parametrize_selector_checks(WithSamplesSelector(WithSamplesConfig(samples=2.5)))
+@parametrize_checks(WithSamplesSelector(WithSamplesConfig(samples=2.5)))
 def test_many_samples_keep_the_contract(check):
     check()
 
 
-@parametrize_selector_checks(
+@parametrize_checks(
     WithSamplesSelector(WithSamplesConfig(first="outliers", samples=3, released="adaptive")),
     exact=False,
 )

@@ -7,7 +7,7 @@ from tokenred_methods.prunevid.pairwise import PairwiseConfig, PairwiseRule
 from tokenred_methods.prunevid.runs import refine_runs
 
 from tokenred import InputError, VisualTokens, load_pipeline
-from tokenred.testing import parametrize_segmenter_checks, parametrize_static_rule_checks
+from tokenred.testing import parametrize_checks
 
 PRESETS = ("prunevid", "prunevid-merge", "prunevid-llava-video")
 RELEASED = ("prunevid-released", "prunevid-merge-released")
@@ -34,12 +34,12 @@ def video(frames=16, side=27, pool="bilinear", seed=0):
     return VisualTokens.of(video, (side, side), native_pool=pool)
 
 
-@parametrize_segmenter_checks(FrameClustersSegmenter(FrameClustersConfig()))
+@parametrize_checks(FrameClustersSegmenter(FrameClustersConfig()))
 def test_segmenter_contract(check):
     check()
 
 
-@parametrize_static_rule_checks(PairwiseRule(PairwiseConfig()))
+@parametrize_checks(PairwiseRule(PairwiseConfig()))
 def test_rule_contract(check):
     check()
 

@@ -11,7 +11,7 @@ from tokenred_methods.scissor.union_find import union_find
 
 from tokenred import BudgetError, ConfigError, VisualTokens, calibrate, load_pipeline, registry
 from tokenred.pipeline import load_config
-from tokenred.testing import parametrize_grouper_checks, video_tokens
+from tokenred.testing import parametrize_checks, video_tokens
 
 FIXED = {"budget": {"mode": "as-released", "retention_ratio": 0.1}}
 LAYOUTS = [("bilinear", 8, 196), ("average", 4, 169)]
@@ -22,17 +22,17 @@ def grouper(**settings):
     return ComponentsGrouper(ComponentsConfig(**settings))
 
 
-@parametrize_grouper_checks(grouper(tau=0.5))
+@parametrize_checks(grouper(tau=0.5))
 def test_contract(check):
     check()
 
 
-@parametrize_grouper_checks(grouper(tau=0.5, epsilon=1.0))
+@parametrize_checks(grouper(tau=0.5, epsilon=1.0))
 def test_contract_with_few_samples(check):
     check()
 
 
-@parametrize_grouper_checks(grouper(tau=0.5, epsilon=1.0, released=True))
+@parametrize_checks(grouper(tau=0.5, epsilon=1.0, released=True))
 def test_contract_of_the_release(check):
     check()
 

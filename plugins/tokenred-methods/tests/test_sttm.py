@@ -9,7 +9,7 @@ from tokenred_methods.sttm.quadtree import QuadtreeConfig, QuadtreeGrouper
 
 from tokenred import BudgetError, ConfigError, VisualTokens, calibrate, load_pipeline, registry
 from tokenred.pipeline import load_config
-from tokenred.testing import parametrize_grouper_checks, video_tokens
+from tokenred.testing import parametrize_checks, video_tokens
 
 FIXED = {"budget": {"mode": "as-released", "retention_ratio": 0.1}}
 LAYOUTS = [("bilinear", 32, 196), ("average", 4, 169)]
@@ -20,17 +20,17 @@ def grouper(**settings):
     return QuadtreeGrouper(QuadtreeConfig(**settings))
 
 
-@parametrize_grouper_checks(grouper(threshold=0.2))
+@parametrize_checks(grouper(threshold=0.2))
 def test_contract(check):
     check()
 
 
-@parametrize_grouper_checks(grouper(threshold=0.2, weighted_avg=True, root_level=0))
+@parametrize_checks(grouper(threshold=0.2, weighted_avg=True, root_level=0))
 def test_contract_of_token_averages(check):
     check()
 
 
-@parametrize_grouper_checks(grouper(threshold=0.2, head_dim=3, released=True))
+@parametrize_checks(grouper(threshold=0.2, head_dim=3, released=True))
 def test_contract_of_the_release(check):
     check()
 

@@ -2,17 +2,13 @@ import math
 
 import pytest
 import torch
-from tokenred_methods.tome.cost import BipartiteCost, BipartiteCostConfig
+from tokenred_methods.tome.cost import BipartiteCost
 from tokenred_methods.tome.matching import match, match_every
 from tokenred_methods.tome.merging import merge, merge_by_size, merge_source, unmerge
 from tokenred_methods.tome.selector import BipartiteConfig, BipartiteSelector
 
 from tokenred import CapabilityError, InputError, VisualTokens, load_pipeline
-from tokenred.testing import (
-    parametrize_cost_term_checks,
-    parametrize_selector_checks,
-    video_tokens,
-)
+from tokenred.testing import parametrize_checks, video_tokens
 from tokenred.types import TokenGroup
 
 SWAPS = {
@@ -27,17 +23,17 @@ SWAPS = {
 }
 
 
-@parametrize_selector_checks(BipartiteSelector(BipartiteConfig()), least=0.5)
+@parametrize_checks(BipartiteSelector(BipartiteConfig()))
 def test_selector_contract(check):
     check()
 
 
-@parametrize_selector_checks(BipartiteSelector(BipartiteConfig(of="keys@-1")), least=0.5)
+@parametrize_checks(BipartiteSelector(BipartiteConfig(of="keys@-1")))
 def test_selector_of_keys_contract(check):
     check()
 
 
-@parametrize_cost_term_checks(BipartiteCost(BipartiteCostConfig()))
+@parametrize_checks(BipartiteCost())
 def test_cost_contract(check):
     check()
 
@@ -134,7 +130,7 @@ def test_even_sources_are_kept_from_even_anchors_only():
             torch.zeros(n, 1), torch.zeros(n, 2), torch.zeros(n), rank=torch.tensor(rank)
         )
 
-    term = BipartiteCost(BipartiteCostConfig())
+    term = BipartiteCost()
     assert not term.cost(group(0, 3), group(1, 2)).any()
     assert term.forbids(group(0, 3), group(1, 2)).tolist() == [[False, True], [False, False]]
     uncounted = TokenGroup(torch.zeros(2, 1), torch.zeros(2, 2), torch.zeros(2))

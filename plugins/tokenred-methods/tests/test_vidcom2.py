@@ -9,11 +9,7 @@ from tokenred_methods.vidcom2.rarity import RarityConfig, RaritySelector
 from tokenred_methods.vidcom2.uniqueness import UniquenessAllocator, UniquenessConfig
 
 from tokenred import VisualTokens, load_pipeline
-from tokenred.testing import (
-    parametrize_allocator_checks,
-    parametrize_selector_checks,
-    video_tokens,
-)
+from tokenred.testing import parametrize_checks, video_tokens
 
 SWAPS = {
     "selector": {"frame.selector": "uniform-grid"},
@@ -26,12 +22,12 @@ SWAPS = {
 }
 
 
-@parametrize_selector_checks(RaritySelector(RarityConfig()))
+@parametrize_checks(RaritySelector(RarityConfig()))
 def test_selector_contract(check):
     check()
 
 
-@parametrize_allocator_checks(UniquenessAllocator(UniquenessConfig()))
+@parametrize_checks(UniquenessAllocator(UniquenessConfig()))
 def test_allocator_contract(check):
     check()
 

@@ -1,31 +1,27 @@
 import pytest
 import torch
-from tokenred_methods.visionzip.add_mean import AddMeanAggregator, AddMeanConfig
+from tokenred_methods.visionzip.add_mean import AddMeanAggregator
 from tokenred_methods.visionzip.evenly_spaced import EvenlySpacedConfig, EvenlySpacedSelector
 
 from tokenred import Coupling, VisualTokens, load_pipeline
-from tokenred.testing import (
-    parametrize_aggregator_checks,
-    parametrize_selector_checks,
-    video_tokens,
-)
+from tokenred.testing import parametrize_checks, video_tokens
 
 EXACT = ["visionzip", "visionzip-clip"]
 RELEASED = ["visionzip-released", "visionzip-released-llava-video", "visionzip-clip-released"]
 LAYOUTS = [("bilinear", 32, 196), ("average", 4, 169)]
 
 
-@parametrize_selector_checks(EvenlySpacedSelector(EvenlySpacedConfig()))
+@parametrize_checks(EvenlySpacedSelector(EvenlySpacedConfig()))
 def test_even_spacing_keeps_the_contract(check):
     check()
 
 
-@parametrize_selector_checks(EvenlySpacedSelector(EvenlySpacedConfig(spacing="whole-step")))
+@parametrize_checks(EvenlySpacedSelector(EvenlySpacedConfig(spacing="whole-step")))
 def test_whole_steps_keep_the_contract(check):
     check()
 
 
-@parametrize_aggregator_checks(AddMeanAggregator(AddMeanConfig()))
+@parametrize_checks(AddMeanAggregator())
 def test_add_mean_keeps_the_contract(check):
     check()
 
@@ -57,7 +53,7 @@ def test_only_open_tokens_are_counted():
 def test_a_merged_token_gets_twice_the_weight_and_a_lonely_one_stays():
     plan = torch.tensor([[0.25, 0, 0], [0.25, 0, 0], [0, 0.25, 0], [0, 0.25, 0]])
     coupling = Coupling.direct(plan, -plan, torch.full((4,), 0.25), torch.full((3,), 1 / 3))
-    weights = AddMeanAggregator(AddMeanConfig()).weights(coupling)
+    weights = AddMeanAggregator().weights(coupling)
     assert weights.anchor.tolist() == [1, 1, 1]
     assert weights.source.tolist() == [[0.5, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0.5, 0]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tokenred.config import StrategyConfig
-from tokenred.evaluation.task import Answering, Question, Sample, score_option
+from tokenred.evaluation.task import Answering, Question, Sample, Task, score_option
 
 
 class EmbeddedTaskConfig(StrategyConfig):
@@ -20,7 +20,7 @@ class EmbeddedTaskConfig(StrategyConfig):
     )
 
 
-class EmbeddedTask:
+class EmbeddedTask(Task):
     """Questions about generated videos of moving digits, held out from training.
 
     Notes
@@ -37,10 +37,12 @@ class EmbeddedTask:
     n_samples = CALIBRATION_START - FIRST
     max_new_tokens = 1
 
+    config: EmbeddedTaskConfig
+
     def __init__(self, config: EmbeddedTaskConfig | None = None) -> None:
         from tokenred.embedded import KINDS
 
-        self.config = config or EmbeddedTaskConfig(name=self.name)
+        super().__init__(config or EmbeddedTaskConfig(name=self.name))
         self.answering: Answering = self.config.answering
         self.kinds: Mapping[str, float] = dict(KINDS)
         start = self.n_samples

@@ -9,17 +9,19 @@ from typing import Literal
 
 from pydantic import Field, StrictInt, ValidationError
 
-from tokenred.config import FrozenModel, ScorerSlot, StrategyConfig, build
+from tokenred.config import FrozenModel, StrategyConfig
 from tokenred.errors import ConfigError, InputError, nearest
 from tokenred.evaluation.files import sampled_hash
-from tokenred.evaluation.scorers import ScorerConfig
+from tokenred.evaluation.scorers import Scorer
 from tokenred.evaluation.task import (
     Answering,
     Question,
     Sample,
+    Task,
     fingerprint_of,
     score_option,
 )
+from tokenred.slots import Slot, build
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 LETTERS = string.ascii_uppercase
@@ -37,7 +39,9 @@ class LocalTaskConfig(StrategyConfig):
     show_options: Literal["letters", "none"] = Field(
         "letters", description="letters: options stand in the prompt, a letter is the answer"
     )
-    scorer: ScorerSlot = Field(ScorerConfig(name="exact-match"), description="of free answers")
+    scorer: Slot[Scorer] = Field(
+        "exact-match", validate_default=True, description="of free answers"
+    )
     max_new_tokens: int = Field(32, ge=1, description="longest answer that a model may write")
     question: str = Field(
         "What happens in this video?", description="asked about videos that come without one"
@@ -59,7 +63,7 @@ class Line(FrozenModel):
     kind: str = Field("all", description="kind of question, for the breakdown")
 
 
-class LocalTask:
+class LocalTask(Task):
     """Questions about videos of your own: options, free text, or nothing but loyalty.
 
     Lines about one video become one sample, so that it is encoded once and counts as one cluster.
@@ -72,13 +76,15 @@ class LocalTask:
         turn comes.
     """
 
+    config: LocalTaskConfig
+
     def __init__(self, config: LocalTaskConfig) -> None:
-        self.config = config
+        super().__init__(config)
         path = Path(config.path)
         self.name = path.stem
         self.answering: Answering = config.answering
         self.max_new_tokens = config.max_new_tokens
-        self._scorer = build("scorer", config.scorer)
+        self._scorer = build(Scorer, config.scorer)
         if path.suffix == ".jsonl":
             self._folder = Path(config.videos) if config.videos else path.parent
             lines = _read_lines(path)

@@ -11,7 +11,7 @@ import torch
 from tokenred.errors import CapabilityError, TokenredError
 from tokenred.models.adapter import ModelAdapter, adapter_class
 from tokenred.models.loading.checkpoint import Checkpoint, cannot_load
-from tokenred.registry import registry
+from tokenred.plugins import registry
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import FrozenModel, SegmenterSlot, build
+from tokenred.config import FrozenModel
 from tokenred.errors import InputError
+from tokenred.interfaces import TemporalSegmenter
 from tokenred.pipeline.flow import Flow
+from tokenred.slots import Slot, build
 from tokenred.types import Segments
 
 Descriptor = Literal["mean-feature", "pooler"]
@@ -22,7 +24,9 @@ class CutStageConfig(FrozenModel):
     """Settings of the cut stage."""
 
     kind: Literal["cut"] = "cut"
-    segmenter: SegmenterSlot = Field(description="which runs of frames are treated together")
+    segmenter: Slot[TemporalSegmenter] = Field(
+        description="which runs of frames are treated together"
+    )
     descriptor: Descriptor = Field("mean-feature", description=DESCRIPTOR_TEXT)
 
 
@@ -31,7 +35,7 @@ class CutStage:
 
     def __init__(self, config: CutStageConfig) -> None:
         self.config = config
-        self.segmenter = build("segmenter", config.segmenter)
+        self.segmenter = build(TemporalSegmenter, config.segmenter)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -84,4 +88,4 @@ def _descriptors(flow: Flow, segmenter: Any, descriptor: Descriptor) -> Tensor:
 
 
 def _reads_tokens(segmenter: Any) -> bool:
-    return getattr(segmenter, "reads", "frames") == "tokens"
+    return bool(segmenter.reads == "tokens")

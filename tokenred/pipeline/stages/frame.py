@@ -8,17 +8,9 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from tokenred.config import (
-    AggregatorSlot,
-    BudgetAllocatorSlot,
-    CostTermSlot,
-    CouplerSlot,
-    FrozenModel,
-    SelectorSlot,
-    StrategyConfig,
-    build,
-)
+from tokenred.config import FrozenModel, StrategyConfig
 from tokenred.errors import ConfigError, InputError
+from tokenred.interfaces import Aggregator, AnchorSelector, BudgetAllocator, CostTerm, Coupler
 from tokenred.kernels.merge import padded_index
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.budget import AnchorCount, Rounding
@@ -26,20 +18,21 @@ from tokenred.pipeline.flow import Flow, TokenTable, Transport
 from tokenred.pipeline.merges import Merge, Problem
 from tokenred.pipeline.merging import couple, mass_needs, solve
 from tokenred.pipeline.quotas import anchor_counts
+from tokenred.slots import Slot, build
 from tokenred.types import VisualTokens
 
 
 class CouplingStageConfig(FrozenModel):
     """What every stage that couples has: cost, coupler, aggregator."""
 
-    cost: tuple[CostTermSlot, ...] = Field(
+    cost: tuple[Slot[CostTerm], ...] = Field(
         ("cosine",), validate_default=True, description="cost terms of moving a source to an anchor"
     )
     combine: Literal["sum", "product"] = Field("sum", description="how cost terms are combined")
-    coupler: CouplerSlot = Field(
+    coupler: Slot[Coupler] = Field(
         "none", validate_default=True, description="how much of a source goes to which anchor"
     )
-    aggregator: AggregatorSlot = Field(
+    aggregator: Slot[Aggregator] = Field(
         "keep-only", validate_default=True, description="how anchors take in what they are sent"
     )
 
@@ -63,10 +56,10 @@ class FrameStageConfig(CouplingStageConfig):
         "tokens if the stage works on a part), or a table from retention ratio to share",
     )
     rounding: Rounding = Field("nearest", description="of a share of the budget or of a part")
-    allocator: BudgetAllocatorSlot = Field(
+    allocator: Slot[BudgetAllocator] = Field(
         "equal", validate_default=True, description="how the anchors are divided among the frames"
     )
-    selector: SelectorSlot = Field(description="which tokens of a frame stay")
+    selector: Slot[AnchorSelector] = Field(description="which tokens of a frame stay")
     part: Literal["all", "static", "dynamic"] = Field(
         "all", description="work on all tokens, or on one part that a static stage made"
     )
@@ -119,16 +112,16 @@ class FrameStage:
 
     def __init__(self, config: FrameStageConfig) -> None:
         self.config = config
-        self.selector = build("selector", config.selector)
-        self.allocator = build("budget allocator", config.allocator)
+        self.selector = build(AnchorSelector, config.selector)
+        self.allocator = build(BudgetAllocator, config.allocator)
         self.transport = Transport(config.cost, config.combine, config.coupler)
-        self.aggregator = build("aggregator", config.aggregator)
+        self.aggregator = build(Aggregator, config.aggregator)
 
     @property
     def needs(self) -> frozenset[str]:
         """Cues that the parts ask for."""
         return (
-            frozenset(self.selector.needs)
+            self.selector.needs
             | self.allocator.needs
             | self.transport.needs
             | mass_needs(self.config.mass)
@@ -173,7 +166,7 @@ class FrameStage:
         anchors = torch.zeros_like(tokens)
         rank = torch.zeros(tokens.shape, dtype=torch.long, device=tokens.device)
         ordered = self.config.order == "selection" or self.config.places == "shuffled"
-        asks = ordered or getattr(self.selector, "adaptive", False)
+        asks = ordered or self.selector.adaptive
         have = tokens.sum(-1).tolist()
         view = replace(flow.tokens, keep=tokens)
         for count in sorted(set(counts) - {0}):
@@ -201,7 +194,7 @@ class FrameStage:
         self, view: VisualTokens, frames: list[int], count: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Ask the selector about some frames; return mask and order of these."""
-        apart = not getattr(self.selector, "looks_across_frames", False)
+        apart = not self.selector.looks_across_frames
         some = apart and len(frames) < len(view.keep)
         asked = _frames_of(view, frames) if some else view
         answer = self.selector.select(asked, count, generator=generator).to(view.keep.device)

@@ -5,10 +5,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from tokenred.config import FrozenModel, TokenGrouperSlot, build
+from tokenred.config import FrozenModel
 from tokenred.errors import InputError
+from tokenred.interfaces import TokenGrouper
 from tokenred.pipeline.flow import Flow
 from tokenred.pipeline.merges import Grouped
+from tokenred.slots import Slot, build
 from tokenred.types import Grouping
 
 
@@ -16,7 +18,7 @@ class GroupStageConfig(FrozenModel):
     """Settings of the group stage."""
 
     kind: Literal["group"] = "group"
-    grouper: TokenGrouperSlot = Field(description="which tokens go on, and what each is made of")
+    grouper: Slot[TokenGrouper] = Field(description="which tokens go on, and what each is made of")
     merge: Literal["mean", "head"] = Field(
         "mean", description="'head': the token that stands for a group goes on as it is"
     )
@@ -27,12 +29,12 @@ class GroupStage:
 
     def __init__(self, config: GroupStageConfig) -> None:
         self.config = config
-        self.grouper = build("token grouper", config.grouper)
+        self.grouper = build(TokenGrouper, config.grouper)
 
     @property
     def needs(self) -> frozenset[str]:
         """Cues that the grouper asks for."""
-        return frozenset(self.grouper.needs)
+        return self.grouper.needs
 
     def run(self, flow: Flow) -> None:
         """Apply the grouper's map."""

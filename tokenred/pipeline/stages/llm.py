@@ -8,22 +8,23 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenred.config import CachePrunerSlot, FrozenModel, LayerReducerSlot
+from tokenred.config import FrozenModel
 from tokenred.interfaces import CachePruner, LayerReducer
+from tokenred.slots import Slot
 
 
 class LlmStageConfig(FrozenModel):
     """Settings of a stage between the layers of the LLM."""
 
     kind: Literal["llm"] = "llm"
-    reducer: LayerReducerSlot = Field(description="what drops or merges tokens, and where")
+    reducer: Slot[LayerReducer] = Field(description="what drops or merges tokens, and where")
 
 
 class CacheStageConfig(FrozenModel):
     """Settings of a stage on the cache of the LLM."""
 
     kind: Literal["cache"] = "cache"
-    pruner: CachePrunerSlot = Field(description="which cached tokens later layers look at")
+    pruner: Slot[CachePruner] = Field(description="which cached tokens later layers look at")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import FrameReferenceSlot, build, nested
+from tokenred.config import nested
 from tokenred.errors import InputError
+from tokenred.interfaces import Aggregator, FrameReference, KeepDecision, KeepScore
 from tokenred.kernels.merge import padded_index
 from tokenred.pipeline.budget import rounded, shares
 from tokenred.pipeline.flow import Flow, TokenTable, Transport
@@ -17,6 +18,7 @@ from tokenred.pipeline.merges import Problem
 from tokenred.pipeline.merging import couple, solve
 from tokenred.pipeline.stages.frame import CouplingStageConfig
 from tokenred.pipeline.stages.segment import KeepRuleConfig
+from tokenred.slots import Slot, build
 from tokenred.types import Coupling
 
 
@@ -24,7 +26,7 @@ class ReferenceStageConfig(CouplingStageConfig):
     """Settings of the reference stage."""
 
     kind: Literal["reference"] = "reference"
-    reference: FrameReferenceSlot = Field(
+    reference: Slot[FrameReference] = Field(
         "previous", validate_default=True, description="which frame each frame is compared with"
     )
     keep: Annotated[KeepRuleConfig, nested(KeepRuleConfig)] = Field(
@@ -60,11 +62,11 @@ class ReferenceStage:
 
     def __init__(self, config: ReferenceStageConfig) -> None:
         self.config = config
-        self.reference = build("frame reference", config.reference)
+        self.reference = build(FrameReference, config.reference)
         self.transport = Transport(config.cost, config.combine, config.coupler)
-        self.score = build("keep score", config.keep.score)
-        self.decision = build("keep decision", config.keep.decide)
-        self.aggregator = build("aggregator", config.aggregator)
+        self.score = build(KeepScore, config.keep.score)
+        self.decision = build(KeepDecision, config.keep.decide)
+        self.aggregator = build(Aggregator, config.aggregator)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -7,14 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import (
-    FrozenModel,
-    KeepDecisionSlot,
-    KeepScoreSlot,
-    SegmenterSlot,
-    build,
-    nested,
-)
+from tokenred.config import FrozenModel, nested
+from tokenred.interfaces import Aggregator, KeepDecision, KeepScore, TemporalSegmenter
 from tokenred.kernels.merge import gather_tokens, padded_index
 from tokenred.kernels.sparse import sparse_identity
 from tokenred.pipeline.budget import shares, trim
@@ -23,16 +17,17 @@ from tokenred.pipeline.merges import Problem, Solved
 from tokenred.pipeline.merging import couple
 from tokenred.pipeline.stages.cut import DESCRIPTOR_TEXT, Descriptor, cut, descriptor_needs
 from tokenred.pipeline.stages.frame import CouplingStageConfig
+from tokenred.slots import Slot, build
 from tokenred.types import Coupling, MergeWeights, Segments
 
 
 class KeepRuleConfig(FrozenModel):
     """Which tokens of later frames stay tokens of their own."""
 
-    score: KeepScoreSlot = Field(
+    score: Slot[KeepScore] = Field(
         "max-probability", validate_default=True, description="how well the anchors stand for it"
     )
-    decide: KeepDecisionSlot = Field(
+    decide: Slot[KeepDecision] = Field(
         "count", validate_default=True, description="how many, or beyond which score"
     )
 
@@ -41,7 +36,9 @@ class SegmentStageConfig(CouplingStageConfig):
     """Settings of the segment stage."""
 
     kind: Literal["segment"] = "segment"
-    segmenter: SegmenterSlot = Field(description="which runs of frames are treated together")
+    segmenter: Slot[TemporalSegmenter] = Field(
+        description="which runs of frames are treated together"
+    )
     descriptor: Descriptor = Field("mean-feature", description=DESCRIPTOR_TEXT)
     keep: Annotated[KeepRuleConfig, nested(KeepRuleConfig)] = Field(
         default_factory=lambda: KeepRuleConfig(),
@@ -67,11 +64,11 @@ class SegmentStage:
 
     def __init__(self, config: SegmentStageConfig) -> None:
         self.config = config
-        self.segmenter = build("segmenter", config.segmenter)
+        self.segmenter = build(TemporalSegmenter, config.segmenter)
         self.transport = Transport(config.cost, config.combine, config.coupler)
-        self.score = build("keep score", config.keep.score)
-        self.decision = build("keep decision", config.keep.decide)
-        self.aggregator = build("aggregator", config.aggregator)
+        self.score = build(KeepScore, config.keep.score)
+        self.decision = build(KeepDecision, config.keep.decide)
+        self.aggregator = build(Aggregator, config.aggregator)
         self.copies = 2 if config.emit == "merged-and-original" else 1
 
     @property

@@ -6,10 +6,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import AggregatorSlot, FrozenModel, StaticRuleSlot, build
+from tokenred.config import FrozenModel
 from tokenred.errors import InputError
+from tokenred.interfaces import Aggregator, StaticRule
 from tokenred.pipeline.flow import Flow, uniform_mass
 from tokenred.pipeline.merges import Merge, Problem, Solved
+from tokenred.slots import Slot, build
 from tokenred.types import Coupling
 
 
@@ -17,8 +19,8 @@ class StaticStageConfig(FrozenModel):
     """Settings of the static stage."""
 
     kind: Literal["static"] = "static"
-    rule: StaticRuleSlot = Field(description="which places of a segment stand still")
-    aggregator: AggregatorSlot = Field(
+    rule: Slot[StaticRule] = Field(description="which places of a segment stand still")
+    aggregator: Slot[Aggregator] = Field(
         "mean", validate_default=True, description="how the tokens of one place become one"
     )
 
@@ -36,8 +38,8 @@ class StaticStage:
 
     def __init__(self, config: StaticStageConfig) -> None:
         self.config = config
-        self.rule = build("static rule", config.rule)
-        self.aggregator = build("aggregator", config.aggregator)
+        self.rule = build(StaticRule, config.rule)
+        self.aggregator = build(Aggregator, config.aggregator)
 
     def run(self, flow: Flow) -> None:
         """Split the tokens, and merge the static ones over time."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
+from tokenred.interfaces import LayerReducer
 from tokenred.types import LayerReduction, LayerState, LayerStep
 
 NO_PREDECESSOR = -2.0
@@ -37,7 +38,7 @@ class FrameFusionConfig(StrategyConfig):
     )
 
 
-class FrameFusionReducer:
+class FrameFusionReducer(LayerReducer):
     """Average tokens with their likes in the frame before, until little is alike; then prune once.
 
     Before the first layer, and between attention and MLP of every layer, a token joins the token at
@@ -59,8 +60,7 @@ class FrameFusionReducer:
     is already spent drops all visual tokens (the release raises).
     """
 
-    def __init__(self, config: FrameFusionConfig) -> None:
-        self.config = config
+    config: FrameFusionConfig
 
     def steps(self, n_layers: int) -> list[LayerStep]:
         """Return one step before the first layer and one inside every layer."""

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from torch import Tensor
 
-from tokenred.config import LayerMergerSlot, StrategyConfig, TokenRankerSlot, build
+from tokenred.config import StrategyConfig
 from tokenred.errors import ConfigError
-from tokenred.interfaces import AdaptiveRanker
+from tokenred.interfaces import LayerMerger, LayerReducer, TokenRanker
+from tokenred.slots import Slot, build
 from tokenred.strategies._depth import depth_key, layer_at
 from tokenred.types import LayerReduction, LayerState, LayerStep
 
@@ -60,10 +61,10 @@ class RankedConfig(StrategyConfig):
         "share of the depth (rounded down); tokens are a count, or with a dot or a slash a share "
         "of those that entered the LLM, or `adaptive` where the ranker knows how many"
     )
-    ranker: TokenRankerSlot = Field(
+    ranker: Slot[TokenRanker] = Field(
         "last-query", validate_default=True, description="what scores the tokens"
     )
-    merger: LayerMergerSlot = Field(
+    merger: Slot[LayerMerger] = Field(
         "drop", validate_default=True, description="what becomes of the others"
     )
     rounding: Rounding = Field(
@@ -95,7 +96,7 @@ class RankedConfig(StrategyConfig):
     )
 
 
-class RankedReducer:
+class RankedReducer(LayerReducer):
     """Rank the visual tokens before some layers, keep the best and merge or drop the others.
 
     Kept tokens stay in the order of the sequence, text stays whole. Of equal scores the earlier
@@ -119,12 +120,14 @@ class RankedReducer:
     Differs: by its parts; see the page on the inside of the LLM.
     """
 
+    config: RankedConfig
+
     def __init__(self, config: RankedConfig) -> None:
-        self.config = config
-        self.ranker = build("token ranker", config.ranker)
-        self.merger = build("layer merger", config.merger)
+        super().__init__(config)
+        self.ranker = build(TokenRanker, config.ranker)
+        self.merger = build(LayerMerger, config.merger)
         adaptive = "adaptive" in config.schedule.values()
-        if adaptive and not isinstance(self.ranker, AdaptiveRanker):
+        if adaptive and not self.ranker.counts:
             raise ConfigError(
                 f"ranker '{config.ranker.name}' does not know how many tokens should stay",
                 ["schedule"],

@@ -5,6 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
+from tokenred.interfaces import AnchorSelector
 from tokenred.kernels.clustering import density_peaks
 from tokenred.kernels.merge import gather_tokens, padded_index
 from tokenred.types import VisualTokens
@@ -25,7 +26,7 @@ class DensityPeaksConfig(StrategyConfig):
     of: str = Field("features", description="what is clustered: 'features' or a per-token cue")
 
 
-class DensityPeaksSelector:
+class DensityPeaksSelector(AnchorSelector):
     """Select tokens that are dense and far from anything denser (DPC-KNN), frame by frame.
 
     A frame with fewer tokens than ``neighbours`` uses all it has.
@@ -42,8 +43,10 @@ class DensityPeaksSelector:
     Differs: they add noise of 1e-6 to the densities; here, of two equals the earlier is denser.
     """
 
+    config: DensityPeaksConfig
+
     def __init__(self, config: DensityPeaksConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.noise: list[Tensor] | None = None
         """Noise of released code, one tensor for each frame; for comparisons only."""
 

@@ -5,6 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
+from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import LayerSpec, attention_cue, importance_of
 from tokenred.strategies.selectors.windows import window_mask
 from tokenred.types import VisualTokens
@@ -17,7 +18,7 @@ class LocalConfig(StrategyConfig):
     layer: LayerSpec = Field(0.2, description="layer of the importance")
 
 
-class LocalSelector:
+class LocalSelector(AnchorSelector):
     """Select the most attended tokens of every window at one (shallow) layer.
 
     The number is exact: what the windows do not divide goes to the best next tokens.
@@ -33,8 +34,7 @@ class LocalSelector:
     Differs: any grid, remainders handled.
     """
 
-    def __init__(self, config: LocalConfig) -> None:
-        self.config = config
+    config: LocalConfig
 
     @property
     def needs(self) -> frozenset[str]:

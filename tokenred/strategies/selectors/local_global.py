@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import (
     TwoLayersConfig,
     importance_of,
@@ -25,7 +26,7 @@ class LocalGlobalConfig(TwoLayersConfig):
     )
 
 
-class LocalGlobalSelector:
+class LocalGlobalSelector(AnchorSelector):
     """Select anchors that are important locally or globally, without choosing one twice.
 
     ``int(n_anchors * (1 - global_ratio))`` anchors are the most attended tokens of each window at a
@@ -44,8 +45,7 @@ class LocalGlobalSelector:
     Differs: the release fixes the grid (27x27, 9x9 windows) and floors (``rounding: floor``).
     """
 
-    def __init__(self, config: LocalGlobalConfig) -> None:
-        self.config = config
+    config: LocalGlobalConfig
 
     @property
     def needs(self) -> frozenset[str]:

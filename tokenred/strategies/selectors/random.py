@@ -3,16 +3,12 @@
 import torch
 from torch import Tensor
 
-from tokenred.config import StrategyConfig
+from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import top_index
 from tokenred.types import VisualTokens
 
 
-class RandomConfig(StrategyConfig):
-    """No settings; the pipeline's ``seed`` decides the draw."""
-
-
-class RandomSelector:
+class RandomSelector(AnchorSelector):
     """Select tokens of each frame uniformly at random, independently in every frame.
 
     Shapes
@@ -24,11 +20,6 @@ class RandomSelector:
     AOT, arXiv 2603.01400, Table 8 ("w Random Anchors"). Written from the paper.
     Differs: the paper does not say how it draws.
     """
-
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, config: RandomConfig) -> None:
-        self.config = config
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return (frames, n_anchors) distinct indices, reproducible from ``generator``."""

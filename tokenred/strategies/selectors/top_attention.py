@@ -5,6 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
+from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import (
     QUERY_TEXT,
     LayerSpec,
@@ -23,7 +24,7 @@ class TopAttentionConfig(StrategyConfig):
     query: Query = Field("tokens", description=QUERY_TEXT)
 
 
-class TopAttentionSelector:
+class TopAttentionSelector(AnchorSelector):
     """Select the tokens of each frame that receive most attention at one layer.
 
     Shapes
@@ -38,8 +39,7 @@ class TopAttentionSelector:
     Differs: towers without a class token use the mean attention received from all tokens.
     """
 
-    def __init__(self, config: TopAttentionConfig) -> None:
-        self.config = config
+    config: TopAttentionConfig
 
     @property
     def needs(self) -> frozenset[str]:

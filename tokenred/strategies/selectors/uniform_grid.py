@@ -3,15 +3,11 @@
 import torch
 from torch import Tensor
 
-from tokenred.config import StrategyConfig
+from tokenred.interfaces import AnchorSelector
 from tokenred.types import VisualTokens
 
 
-class UniformGridConfig(StrategyConfig):
-    """No settings."""
-
-
-class UniformGridSelector:
+class UniformGridSelector(AnchorSelector):
     """Select the tokens nearest to the centres of ``n_anchors`` near-square boxes.
 
     The frame is cut into rows of boxes of equal height; the boxes of a row are equally wide. Any
@@ -26,11 +22,6 @@ class UniformGridSelector:
     Our own control, in the spirit of plain down-sampling (VTC-Bench).
     Differs: nothing to differ from.
     """
-
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, config: UniformGridConfig) -> None:
-        self.config = config
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return the same ``n_anchors`` indices for every frame."""

@@ -70,5 +70,4 @@ VARIANTS = {
     ("selector", "window-cap"): [{"window": (2, 3), "global_ratio": 0.0}, {"global_ratio": 1.0}],
     ("budget allocator", "tile-attention"): [{"alpha": 1.0}, {"alpha": 0.0, "query": "tokens"}],
 }
-CONTRACT = {("selector", "dpp"): lambda config: {"exact": not config.released}}
 CUES = {"relevance": 0}

@@ -8,4 +8,3 @@ CHANGES = {
     ),
 }
 VARIANTS = {("frame reference", "dyadic"): [{"released": True}]}
-CONTRACT = {("frame reference", "dyadic"): lambda config: {"released": config.released}}

@@ -60,7 +60,3 @@ VARIANTS = {
         {"samples": 3.0, "first": {"name": "outliers", "fence": 0.3}, "released": "adaptive"},
     ],
 }
-CONTRACT = {
-    ("selector", "outliers"): {"exact": False},
-    ("selector", "with-samples"): lambda config: {"exact": config.first.name != "outliers"},
-}

@@ -6,4 +6,3 @@ CHANGES = {
     "selector bipartite.of": Change("tome", "stages.frame.selector.of", "keys@-1", "features"),
 }
 VARIANTS = {("selector", "bipartite"): [{"of": "keys@-1"}]}
-CONTRACT = {("selector", "bipartite"): {"least": 0.5}}

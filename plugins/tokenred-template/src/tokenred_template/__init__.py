@@ -1,13 +1,11 @@
 """A coupler for pairs that choose each other."""
 
-from typing import ClassVar, Literal
-
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from tokenred import Coupling, StrategyConfig, hookimpl
+from tokenred import Coupler, Coupling, StrategyConfig, hookimpl
 
 
 class MutualNearestConfig(StrategyConfig):
@@ -16,7 +14,7 @@ class MutualNearestConfig(StrategyConfig):
     max_cost: float | None = Field(None, description="pairs that cost more stay apart; null: none")
 
 
-class MutualNearestCoupler:
+class MutualNearestCoupler(Coupler):
     """Couple a source with its cheapest anchor if it is that anchor's cheapest source.
 
     An anchor takes in one source at most; all other sources are dropped.
@@ -30,10 +28,8 @@ class MutualNearestCoupler:
     Our own example. Differs: nothing to differ from.
     """
 
-    marginals: ClassVar[Literal["none"]] = "none"
-
-    def __init__(self, config: MutualNearestConfig) -> None:
-        self.config = config
+    config: MutualNearestConfig
+    marginals = "none"
 
     def couple(
         self,
@@ -61,6 +57,6 @@ def _one_hot_minimum(price: Tensor, dim: int) -> Tensor:
 
 
 @hookimpl
-def register_couplers(register):
+def register_strategies(register):
     """Tell tokenred what this plugin brings."""
-    register("mutual-nearest", MutualNearestCoupler, MutualNearestConfig)
+    register("mutual-nearest", MutualNearestCoupler)

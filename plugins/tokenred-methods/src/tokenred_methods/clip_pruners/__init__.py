@@ -8,16 +8,9 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_selectors(register):
-    """Bring the selectors of VisPruner, CDPruner and VScan for Qwen2.5-VL."""
-    register(
-        "duplicate-removal", ".duplicate_removal:DuplicateRemovalSelector", "DuplicateRemovalConfig"
-    )
-    register("dpp", ".dpp:DppSelector", "DppConfig")
-    register("window-cap", ".window_cap:WindowCapSelector", "WindowCapConfig")
-
-
-@hookimpl
-def register_budget_allocators(register):
-    """Bring HiRED's division of the budget."""
-    register("tile-attention", ".tile_attention:TileAttentionAllocator", "TileAttentionConfig")
+def register_strategies(register):
+    """Bring the selectors of VisPruner, CDPruner and VScan, and HiRED's division of a budget."""
+    register("duplicate-removal", ".duplicate_removal:DuplicateRemovalSelector", "selector")
+    register("dpp", ".dpp:DppSelector", "selector")
+    register("window-cap", ".window_cap:WindowCapSelector", "selector")
+    register("tile-attention", ".tile_attention:TileAttentionAllocator", "budget allocator")

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
+from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import importance_of
 from tokenred_methods.clip_pruners._spaces import OF_TEXT, needs_of, unit_vectors
 
@@ -29,7 +30,7 @@ class DppConfig(StrategyConfig):
     )
 
 
-class DppSelector:
+class DppSelector(AnchorSelector):
     """Pick tokens one by one, each adding most to the volume that the picked ones span.
 
     The kernel is ``relevance_i * cosine_ij * relevance_j``, with the relevance scaled to [0, 1]
@@ -49,8 +50,7 @@ class DppSelector:
     falls below 1e-4 of its own weight, so that exactly ``n_anchors`` different ones are picked.
     """
 
-    def __init__(self, config: DppConfig) -> None:
-        self.config = config
+    config: DppConfig
 
     @property
     def needs(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import InputError, StrategyConfig, VisualTokens
+from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import (
     QUERY_TEXT,
     LayerSpec,
@@ -29,7 +30,7 @@ class DuplicateRemovalConfig(StrategyConfig):
     )
 
 
-class DuplicateRemovalSelector:
+class DuplicateRemovalSelector(AnchorSelector):
     """Remove the tokens that another one resembles most, a few at a time, until enough are gone.
 
     The open tokens of a frame stand in a list, most attended first. A round compares those at even
@@ -55,8 +56,7 @@ class DuplicateRemovalSelector:
     Differs: odd and small numbers work; a list of n loses at most n/2, rounded up, in a round.
     """
 
-    def __init__(self, config: DuplicateRemovalConfig) -> None:
-        self.config = config
+    config: DuplicateRemovalConfig
 
     @property
     def needs(self) -> frozenset[str]:

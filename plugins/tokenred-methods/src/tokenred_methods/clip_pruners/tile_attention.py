@@ -1,7 +1,6 @@
 """More anchors for the tiles of an image to which its overview pays attention: HiRED."""
 
 import math
-from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import InputError, StrategyConfig, VisualTokens
+from tokenred.interfaces import BudgetAllocator
 from tokenred.strategies.selectors.importance import (
     QUERY_TEXT,
     LayerSpec,
@@ -36,7 +36,7 @@ class TileAttentionConfig(StrategyConfig):
     )
 
 
-class TileAttentionAllocator:
+class TileAttentionAllocator(BudgetAllocator):
     """Give the overview a share of the anchors and divide the rest by where it looks.
 
     The first frame is an image as a whole, the others are its tiles, row by row. The most attended
@@ -62,10 +62,8 @@ class TileAttentionAllocator:
     least, and runs need not be equally long.
     """
 
-    rounding: ClassVar[Literal["floor"]] = "floor"
-
-    def __init__(self, config: TileAttentionConfig) -> None:
-        self.config = config
+    config: TileAttentionConfig
+    rounding = "floor"
 
     @property
     def needs(self) -> frozenset[str]:

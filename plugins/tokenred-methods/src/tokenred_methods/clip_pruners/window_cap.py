@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from tokenred import VisualTokens
+from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import (
     QUERY_TEXT,
     LayerSpec,
@@ -29,7 +30,7 @@ class WindowCapConfig(TwoLayersConfig):
     global_ratio: float = Field(0.5, ge=0, le=1, description="share of the anchors chosen globally")
 
 
-class WindowCapSelector:
+class WindowCapSelector(AnchorSelector):
     """Select the most attended tokens, at first no more from a window than its even share.
 
     The local anchors are the most attended tokens of the frame at a shallow layer, where a window
@@ -50,8 +51,7 @@ class WindowCapSelector:
     the release fails. Grids smaller than a window are one window.
     """
 
-    def __init__(self, config: WindowCapConfig) -> None:
-        self.config = config
+    config: WindowCapConfig
 
     @property
     def needs(self) -> frozenset[str]:

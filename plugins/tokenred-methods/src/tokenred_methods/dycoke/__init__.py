@@ -4,6 +4,6 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_frame_references(register):
+def register_strategies(register):
     """Bring the order in which frames are compared."""
-    register("dyadic", ".dyadic:DyadicReference", "DyadicConfig")
+    register("dyadic", ".dyadic:DyadicReference", "frame reference")

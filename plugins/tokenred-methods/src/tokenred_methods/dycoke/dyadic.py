@@ -6,6 +6,7 @@ from pydantic import Field
 
 from tokenred import StrategyConfig
 from tokenred.errors import InputError
+from tokenred.interfaces import FrameReference
 
 GROUP = 4
 """Frames of a group in the release, which cuts nothing else."""
@@ -21,7 +22,7 @@ class DyadicConfig(StrategyConfig):
     )
 
 
-class DyadicReference:
+class DyadicReference(FrameReference):
     """Compare frames with earlier ones at distances 1, 2, 4, ...; the first of a segment stays.
 
     The number of a frame loses its last binary digit that is one: in a segment of four, frames 1
@@ -45,8 +46,12 @@ class DyadicReference:
     short, unless ``released``.
     """
 
-    def __init__(self, config: DyadicConfig) -> None:
-        self.config = config
+    config: DyadicConfig
+
+    @property
+    def released(self) -> bool:
+        """Whether it loses frames, and refuses segments, as the release does."""
+        return self.config.released
 
     def references(self, n_frames: int) -> Sequence[int | None]:
         """Return the frame that each frame is compared with."""

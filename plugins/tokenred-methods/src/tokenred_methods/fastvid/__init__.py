@@ -4,7 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_budget_allocators(register):
+def register_strategies(register):
     """Register the two halves of FastVID's budget."""
-    register("fastvid-salient", ".salient:FastvidSalientAllocator", "FastvidSalientConfig")
-    register("fastvid-context", ".context:FastvidContextAllocator", "FastvidContextConfig")
+    register("fastvid-salient", ".salient:FastvidSalientAllocator", "budget allocator")
+    register("fastvid-context", ".context:FastvidContextAllocator", "budget allocator")

@@ -1,6 +1,6 @@
 """Anchor frames for context tokens, among the frames that hold salient ones."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
 from tokenred.errors import InputError
+from tokenred.interfaces import BudgetAllocator
 from tokenred_methods.fastvid.whole import context_counts, floor, segments_of
 
 
@@ -20,7 +21,7 @@ class FastvidContextConfig(StrategyConfig):
     )
 
 
-class FastvidContextAllocator:
+class FastvidContextAllocator(BudgetAllocator):
     """Give the anchors of a segment to its every-th frames that hold tokens already, from the end.
 
     A frame holds tokens if an earlier stage took some of it; where none does, all frames count. A
@@ -49,11 +50,8 @@ class FastvidContextAllocator:
     Differs: without ``released`` fractions are handed on, and the stage rounds them.
     """
 
-    rounding: ClassVar[Literal["floor"]] = "floor"
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, config: FastvidContextConfig) -> None:
-        self.config = config
+    config: FastvidContextConfig
+    rounding = "floor"
 
     def allocate(self, tokens: VisualTokens, n_anchors: float) -> Tensor:
         """Return how many context tokens each frame gets; ``n_anchors`` is their average."""

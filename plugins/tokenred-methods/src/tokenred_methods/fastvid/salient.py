@@ -1,6 +1,6 @@
 """Salient tokens for the frames of a segment that differ from the next one."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
 from tokenred.errors import CapabilityError
-from tokenred.strategies.segmenters.dynamic import neighbour_similarity
+from tokenred.interfaces import BudgetAllocator
+from tokenred.strategies.segmenters import neighbour_similarity
 from tokenred_methods.fastvid.whole import ceil, context_counts, evenly, floor, segments_of
 
 
@@ -37,7 +38,7 @@ class FastvidSalientConfig(StrategyConfig):
     )
 
 
-class FastvidSalientAllocator:
+class FastvidSalientAllocator(BudgetAllocator):
     """Divide the anchors of a segment evenly among its frames, near-identical ones counted once.
 
     Of a run of frames each of which is as good as the next, only the last gets any. Frames that get
@@ -59,10 +60,7 @@ class FastvidSalientAllocator:
     Differs: without ``released`` fractions are handed on, and the stage rounds them.
     """
 
-    rounding: ClassVar[Literal["nearest"]] = "nearest"
-
-    def __init__(self, config: FastvidSalientConfig) -> None:
-        self.config = config
+    config: FastvidSalientConfig
 
     @property
     def needs(self) -> frozenset[str]:

@@ -4,6 +4,6 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_cost_terms(register):
+def register_strategies(register):
     """Bring the comparison of pixels."""
-    register("pixel-difference", ".pixel_difference:PixelDifferenceCost", "PixelDifferenceConfig")
+    register("pixel-difference", ".pixel_difference:PixelDifferenceCost", "cost term")

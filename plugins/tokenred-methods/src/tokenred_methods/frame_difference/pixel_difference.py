@@ -1,12 +1,11 @@
 """How much the pixels of two tokens differ."""
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import CostTermConfig
+from tokenred.interfaces import CostTerm
 from tokenred.types import TokenGroup
 
 
@@ -21,7 +20,7 @@ class PixelDifferenceConfig(CostTermConfig):
     )
 
 
-class PixelDifferenceCost:
+class PixelDifferenceCost(CostTerm):
     """Cost: mean absolute difference of the pixels of source and anchor, from 0 to 1.
 
     Where a token stands for several frames (two with Qwen's towers), the first frame of the source
@@ -40,10 +39,8 @@ class PixelDifferenceCost:
     deviation of the pixels are those of the model's family; the release writes down CLIP's.
     """
 
-    pairwise: ClassVar[bool] = True
-
-    def __init__(self, config: PixelDifferenceConfig) -> None:
-        self.config = config
+    config: PixelDifferenceConfig
+    pairwise = True
 
     @property
     def needs(self) -> frozenset[str]:

@@ -4,12 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_segmenters(register):
-    """Register the dynamic programme over windows."""
-    register("static-windows", ".static_windows:StaticWindowsSegmenter", "StaticWindowsConfig")
-
-
-@hookimpl
-def register_static_rules(register):
-    """Register the rule that goes with it."""
-    register("consecutive", ".consecutive:ConsecutiveRule", "ConsecutiveConfig")
+def register_strategies(register):
+    """Bring Register the dynamic programme over windows, Register the rule that goes with it."""
+    register("static-windows", ".static_windows:StaticWindowsSegmenter", "segmenter")
+    register("consecutive", ".consecutive:ConsecutiveRule", "static rule")

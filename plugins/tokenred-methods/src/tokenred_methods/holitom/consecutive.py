@@ -5,6 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig
+from tokenred.interfaces import StaticRule
 from tokenred_methods.holitom.similarity import consecutive_similarity
 
 
@@ -16,7 +17,7 @@ class ConsecutiveConfig(StrategyConfig):
     )
 
 
-class ConsecutiveRule:
+class ConsecutiveRule(StaticRule):
     """Call a place static if it repeats from every frame of the window to the next.
 
     A place may drift: its first and last token need not be alike.
@@ -32,8 +33,7 @@ class ConsecutiveRule:
     Differs: nothing.
     """
 
-    def __init__(self, config: ConsecutiveConfig) -> None:
-        self.config = config
+    config: ConsecutiveConfig
 
     def static(self, features: Float[Tensor, "frames tokens dim"]) -> Bool[Tensor, "tokens"]:
         """Return True where all consecutive similarities are above ``tau``."""

@@ -1,13 +1,12 @@
 """Windows of frames, chosen so that merging over time saves as many tokens as possible."""
 
-from typing import ClassVar, Literal
-
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig
+from tokenred.interfaces import TemporalSegmenter
 from tokenred.types import Segments
 from tokenred_methods.holitom.similarity import consecutive_similarity
 
@@ -21,7 +20,7 @@ class StaticWindowsConfig(StrategyConfig):
     max_window_frames: int = Field(1024, ge=1, description="frames of a window at most")
 
 
-class StaticWindowsSegmenter:
+class StaticWindowsSegmenter(TemporalSegmenter):
     """Cut where the most tokens can be merged over time.
 
     A window of w frames in which s places repeat from every frame to the next saves ``s * (w - 1)``
@@ -40,11 +39,8 @@ class StaticWindowsSegmenter:
     Differs: nothing in the result; run lengths make it quadratic in the frames, not cubic.
     """
 
-    static: ClassVar[bool] = False
-    reads: ClassVar[Literal["tokens"]] = "tokens"
-
-    def __init__(self, config: StaticWindowsConfig) -> None:
-        self.config = config
+    config: StaticWindowsConfig
+    reads = "tokens"
 
     def segment(
         self,

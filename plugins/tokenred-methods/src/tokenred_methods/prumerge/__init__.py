@@ -4,13 +4,8 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_selectors(register):
-    """Bring the adaptive choice of PruMerge and the added samples of PruMerge+."""
-    register("outliers", ".outliers:OutliersSelector", "OutliersConfig")
-    register("with-samples", ".with_samples:WithSamplesSelector", "WithSamplesConfig")
-
-
-@hookimpl
-def register_couplers(register):
-    """Bring the coupling from the anchor's side."""
-    register("neighbours", ".neighbours:NeighboursCoupler", "NeighboursConfig")
+def register_strategies(register):
+    """Bring PruMerge's adaptive choice and coupling, and the added samples of PruMerge+."""
+    register("outliers", ".outliers:OutliersSelector", "selector")
+    register("with-samples", ".with_samples:WithSamplesSelector", "selector")
+    register("neighbours", ".neighbours:NeighboursCoupler", "coupler")

@@ -1,6 +1,6 @@
 """Coupling from the anchor's side: every anchor takes in its nearest sources."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import Coupling, InputError, StrategyConfig
+from tokenred.interfaces import Coupler
 
 
 class NeighboursConfig(StrategyConfig):
@@ -19,7 +20,7 @@ class NeighboursConfig(StrategyConfig):
     )
 
 
-class NeighboursCoupler:
+class NeighboursCoupler(Coupler):
     """Couple every anchor with its cheapest sources, each at its full mass.
 
     A source may go to many anchors, with its whole mass to each, or to none: this copies where
@@ -42,11 +43,9 @@ class NeighboursCoupler:
     Differs: ``fewer: all`` is ours; the release fails on frames of fewer than 33 tokens.
     """
 
-    marginals: ClassVar[Literal["none"]] = "none"
-    copies: ClassVar[bool] = True
-
-    def __init__(self, config: NeighboursConfig) -> None:
-        self.config = config
+    config: NeighboursConfig
+    marginals = "none"
+    copies = True
 
     def couple(
         self,

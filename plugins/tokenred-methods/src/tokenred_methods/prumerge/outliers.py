@@ -1,6 +1,6 @@
 """As many anchors as there are outliers among the attention values."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
+from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import (
     QUERY_TEXT,
     LayerSpec,
@@ -38,7 +39,7 @@ class OutliersConfig(StrategyConfig):
     )
 
 
-class OutliersSelector:
+class OutliersSelector(AnchorSelector):
     """Select the tokens whose attention lies far above the third quartile.
 
     The number follows from the frame: from one, the strongest token where nothing is an outlier, to
@@ -60,10 +61,8 @@ class OutliersSelector:
     49 tokens becomes 0.
     """
 
-    adaptive: ClassVar[bool] = True
-
-    def __init__(self, config: OutliersConfig) -> None:
-        self.config = config
+    config: OutliersConfig
+    adaptive = True
 
     @property
     def looks_across_frames(self) -> bool:

@@ -9,14 +9,15 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
-from tokenred.config import SelectorSlot, build
+from tokenred.interfaces import AnchorSelector
+from tokenred.slots import Slot, build
 from tokenred_methods.prumerge.released_samples import with_repeats, without_repeats
 
 
 class WithSamplesConfig(StrategyConfig):
     """Settings of the with-samples selector."""
 
-    first: SelectorSlot = Field(
+    first: Slot[AnchorSelector] = Field(
         "top-attention", validate_default=True, description="which tokens are chosen first"
     )
     samples: float = Field(
@@ -29,7 +30,7 @@ class WithSamplesConfig(StrategyConfig):
     )
 
 
-class WithSamplesSelector:
+class WithSamplesSelector(AnchorSelector):
     """Select what another selector chooses, and ``samples`` times as many evenly spaced tokens.
 
     Of ``n_anchors`` the first selector is asked for ``1 / (1 + samples)``; the samples are spread
@@ -58,24 +59,26 @@ class WithSamplesSelector:
     than one at a time; the grid of 24x24, hard-wired there, is the frame's here.
     """
 
+    config: WithSamplesConfig
+
     def __init__(self, config: WithSamplesConfig) -> None:
-        self.config = config
-        self.first = build("selector", config.first)
+        super().__init__(config)
+        self.first = build(AnchorSelector, config.first)
 
     @property
     def adaptive(self) -> bool:
         """Whether the number follows from the data, as it does with the first selector's."""
-        return self.config.released == "adaptive" or getattr(self.first, "adaptive", False)
+        return self.config.released == "adaptive" or self.first.adaptive
 
     @property
     def looks_across_frames(self) -> bool:
         """Whether the first selector does."""
-        return bool(getattr(self.first, "looks_across_frames", False))
+        return self.first.looks_across_frames
 
     @property
     def needs(self) -> frozenset[str]:
         """What the first selector reads."""
-        return frozenset(self.first.needs)
+        return self.first.needs
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return the anchors of every frame."""

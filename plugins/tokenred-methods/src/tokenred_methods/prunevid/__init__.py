@@ -4,12 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_segmenters(register):
-    """Register the clustering of frames."""
-    register("frame-clusters", ".frame_clusters:FrameClustersSegmenter", "FrameClustersConfig")
-
-
-@hookimpl
-def register_static_rules(register):
-    """Register the rule that splits the tokens of a segment."""
-    register("pairwise", ".pairwise:PairwiseRule", "PairwiseConfig")
+def register_strategies(register):
+    """Bring the clustering of frames, and the rule that splits the tokens of a segment."""
+    register("frame-clusters", ".frame_clusters:FrameClustersSegmenter", "segmenter")
+    register("pairwise", ".pairwise:PairwiseRule", "static rule")

@@ -1,13 +1,12 @@
 """Segments from clusters of frames."""
 
-from typing import ClassVar
-
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig
 from tokenred.errors import InputError
+from tokenred.interfaces import TemporalSegmenter
 from tokenred.kernels.clustering import density_peaks
 from tokenred.types import Segments
 from tokenred_methods.prunevid.runs import refine_runs
@@ -25,7 +24,7 @@ class FrameClustersConfig(StrategyConfig):
     )
 
 
-class FrameClustersSegmenter:
+class FrameClustersSegmenter(TemporalSegmenter):
     """Cluster the frames by density peaks and cut between runs of one cluster.
 
     A cluster keeps its longest run of frames; stray frames join the longer of the runs beside them.
@@ -49,10 +48,10 @@ class FrameClustersSegmenter:
     denser, where the release adds random noise to every density. ``noise`` replays that noise.
     """
 
-    static: ClassVar[bool] = False
+    config: FrameClustersConfig
 
     def __init__(self, config: FrameClustersConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.noise: Float[Tensor, "frames"] | None = None
 
     def segment(

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig
+from tokenred.interfaces import StaticRule
 
 
 class PairwiseConfig(StrategyConfig):
@@ -16,7 +17,7 @@ class PairwiseConfig(StrategyConfig):
     )
 
 
-class PairwiseRule:
+class PairwiseRule(StaticRule):
     """Call a place static if its tokens in any two frames of the segment are alike on average.
 
     Shapes
@@ -31,8 +32,7 @@ class PairwiseRule:
     which is linear in the frames.
     """
 
-    def __init__(self, config: PairwiseConfig) -> None:
-        self.config = config
+    config: PairwiseConfig
 
     def static(self, features: Float[Tensor, "frames tokens dim"]) -> Bool[Tensor, "tokens"]:
         """Return True where the mean over ordered pairs of different frames is above ``tau``."""

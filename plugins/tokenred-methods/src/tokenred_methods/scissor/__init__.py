@@ -4,6 +4,6 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_token_groupers(register):
+def register_strategies(register):
     """Register the components."""
-    register("components", ".components:ComponentsGrouper", "ComponentsConfig")
+    register("components", ".components:ComponentsGrouper", "token grouper")

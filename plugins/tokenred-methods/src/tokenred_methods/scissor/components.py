@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
+from tokenred.interfaces import TokenGrouper
 from tokenred.kernels.sparse import compose
 from tokenred.types import Grouping
 from tokenred_methods.scissor.graph import Components, components, sample_size
@@ -46,7 +47,7 @@ class TwoPasses:
     nearest: Int[Tensor, "tokens"]
 
 
-class ComponentsGrouper:
+class ComponentsGrouper(TokenGrouper):
     """Replace tokens by the components of their similarity graph.
 
     Tokens of a frame that chains of similar ones connect are averaged; then the same is done with
@@ -70,10 +71,10 @@ class ComponentsGrouper:
     samples : None, or a list of node samples to use in place of random ones, popped from the front
     """
 
-    needs: frozenset[str] = frozenset()
+    config: ComponentsConfig
 
     def __init__(self, config: ComponentsConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.samples: list[Tensor] | None = None
 
     def group(self, tokens: VisualTokens, *, generator: torch.Generator) -> Grouping:
@@ -81,14 +82,14 @@ class ComponentsGrouper:
         place = tokens.keep.flatten().nonzero()[:, 0]
         flat = tokens.features.flatten(0, 1)[place]
         wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
-        found = self.find(wide, tokens.keep.sum(-1).tolist(), generator)
+        found = self._find(wide, tokens.keep.sum(-1).tolist(), generator)
         joined = joined_map(found.centres, found.nearest)
         return Grouping(
             place[found.spatial.head[found.overall.head]],
             placed_map(joined, place, tokens.keep.numel()),
         )
 
-    def find(
+    def _find(
         self,
         features: Float[Tensor, "tokens dim"],
         per_frame: Sequence[int],

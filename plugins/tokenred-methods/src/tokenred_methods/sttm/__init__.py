@@ -4,6 +4,6 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_token_groupers(register):
+def register_strategies(register):
     """Register the quadtree."""
-    register("quadtree", ".quadtree:QuadtreeGrouper", "QuadtreeConfig")
+    register("quadtree", ".quadtree:QuadtreeGrouper", "token grouper")

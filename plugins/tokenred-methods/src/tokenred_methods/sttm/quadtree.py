@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
 from tokenred.errors import ConfigError
+from tokenred.interfaces import TokenGrouper
 from tokenred.kernels.sparse import sparse_map
 from tokenred.types import Grouping
 from tokenred_methods.sttm.leaves import Leaves, find_leaves
@@ -49,7 +50,7 @@ class QuadtreeConfig(StrategyConfig):
     )
 
 
-class QuadtreeGrouper:
+class QuadtreeGrouper(TokenGrouper):
     """Merge squares of similar tokens inside frames, then squares that persist over time.
 
     From coarse to fine, a cell of the pyramid becomes a leaf if its mean resembles each of its
@@ -77,14 +78,11 @@ class QuadtreeGrouper:
     on the hidden states before its layer 2.
     """
 
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, config: QuadtreeConfig) -> None:
-        self.config = config
+    config: QuadtreeConfig
 
     def group(self, tokens: VisualTokens, *, generator: torch.Generator) -> Grouping:
         """Return the groups of leaves, sorted by the place of the first leaf."""
-        config, leaves = self.config, self.leaves(tokens)
+        config, leaves = self.config, self._leaves(tokens)
         union = released_union if config.released else first_ancestor
         label = union(len(leaves.features), self._links(leaves))
         head, group = label.unique(return_inverse=True)
@@ -98,7 +96,7 @@ class QuadtreeGrouper:
             leaves.first[head], sparse_map(torch.stack([row, place]), values.float(), size)
         )
 
-    def leaves(self, tokens: VisualTokens) -> Leaves:
+    def _leaves(self, tokens: VisualTokens) -> Leaves:
         """Return the cells that stay whole in every frame."""
         config, width = self.config, tokens.features.shape[-1]
         if config.head_dim is not None and width % config.head_dim:

@@ -4,12 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_selectors(register):
-    """Register the choice of what merges."""
-    register("bipartite", ".selector:BipartiteSelector", "BipartiteConfig")
-
-
-@hookimpl
-def register_cost_terms(register):
-    """Register the two kinds of tokens."""
-    register("bipartite", ".cost:BipartiteCost", "BipartiteCostConfig")
+def register_strategies(register):
+    """Bring Register the choice of what merges, Register the two kinds of tokens."""
+    register("bipartite", ".selector:BipartiteSelector", "selector")
+    register("bipartite", ".cost:BipartiteCost", "cost term")

@@ -1,19 +1,14 @@
 """Two kinds of tokens: even ones merge into odd ones only."""
 
-from typing import ClassVar
-
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
+from tokenred.interfaces import CostTerm
 from tokenred.types import TokenGroup
 
 
-class BipartiteCostConfig(StrategyConfig):
-    """No settings, and no weight: it has no price."""
-
-
-class BipartiteCost:
+class BipartiteCost(CostTerm):
     """Cost nothing, and forbid pairs of an even source and an even anchor.
 
     Tokens are numbered as the stage counts them in each frame, in raster order. Beside another cost
@@ -30,10 +25,8 @@ class BipartiteCost:
     Differs: odd sources, which ToMe's own selection never leaves, may go anywhere.
     """
 
-    pairwise: ClassVar[bool] = True
-
-    def __init__(self, config: BipartiteCostConfig) -> None:
-        self.config = config
+    config: StrategyConfig  # type: ignore[assignment]
+    pairwise = True
 
     def cost(
         self, sources: TokenGroup, anchors: TokenGroup

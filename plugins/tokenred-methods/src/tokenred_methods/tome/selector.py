@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
 from tokenred.errors import CapabilityError, InputError
+from tokenred.interfaces import AnchorSelector
 from tokenred_methods.tome.matching import best_partner
 
 
@@ -18,7 +19,7 @@ class BipartiteConfig(StrategyConfig):
     )
 
 
-class BipartiteSelector:
+class BipartiteSelector(AnchorSelector):
     """Drop the even tokens that are most similar to an odd one, keep all others.
 
     The tokens at hand of a frame are numbered in raster order. Every even one looks for the most
@@ -45,8 +46,8 @@ class BipartiteSelector:
     Zero vectors have similarity 0 (upstream: NaN).
     """
 
-    def __init__(self, config: BipartiteConfig) -> None:
-        self.config = config
+    config: BipartiteConfig
+    keeps_at_least = 0.5
 
     @property
     def needs(self) -> frozenset[str]:

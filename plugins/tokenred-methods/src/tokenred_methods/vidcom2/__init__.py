@@ -4,12 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_selectors(register):
-    """Register the selector."""
-    register("rarity", ".rarity:RaritySelector", "RarityConfig")
-
-
-@hookimpl
-def register_budget_allocators(register):
-    """Register the budget allocator."""
-    register("uniqueness", ".uniqueness:UniquenessAllocator", "UniquenessConfig")
+def register_strategies(register):
+    """Bring Register the selector, Register the budget allocator."""
+    register("rarity", ".rarity:RaritySelector", "selector")
+    register("uniqueness", ".uniqueness:UniquenessAllocator", "budget allocator")

@@ -1,11 +1,10 @@
 """Tokens that are unlike the mean of the video and of their frame."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from tokenred import VisualTokens
+from tokenred.interfaces import AnchorSelector
 from tokenred_methods.vidcom2.commonness import CommonnessConfig, commonness
 
 
@@ -13,7 +12,7 @@ class RarityConfig(CommonnessConfig):
     """Settings of the rarity selector."""
 
 
-class RaritySelector:
+class RaritySelector(AnchorSelector):
     """Select the tokens that are least like the centre of the video and that of their frame.
 
     The likeness to a centre is a sum of Gaussians of the distance, between tokens of unit length in
@@ -30,11 +29,8 @@ class RaritySelector:
     Differs: nothing where all tokens are alive; dropped ones have no say in variances and centres.
     """
 
-    looks_across_frames: ClassVar[bool] = True
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, config: RarityConfig) -> None:
-        self.config = config
+    config: RarityConfig
+    looks_across_frames = True
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return (frames, n_anchors) indices."""

@@ -1,12 +1,11 @@
 """More tokens for frames that stand out of the video."""
 
-from typing import ClassVar, Literal
-
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from tokenred import VisualTokens
+from tokenred.interfaces import BudgetAllocator
 from tokenred_methods.vidcom2.commonness import CommonnessConfig, commonness
 
 
@@ -19,7 +18,7 @@ class UniquenessConfig(CommonnessConfig):
     )
 
 
-class UniquenessAllocator:
+class UniquenessAllocator(BudgetAllocator):
     """Scale each frame's anchors by ``1 + p - mean(p)``, ``p`` a softmax of how unique frames are.
 
     A frame is unique if its tokens are unlike the centre of the video, see the selector ``rarity``.
@@ -37,13 +36,9 @@ class UniquenessAllocator:
     exact budget; ``released`` loses it, so that a budget of 1 still drops tokens.
     """
 
-    rounding: ClassVar[Literal["nearest"]] = "nearest"
-    needs: frozenset[str] = frozenset()
+    config: UniquenessConfig
 
-    def __init__(self, config: UniquenessConfig) -> None:
-        self.config = config
-
-    def factors(self, tokens: VisualTokens) -> Float[Tensor, "frames"]:
+    def _factors(self, tokens: VisualTokens) -> Float[Tensor, "frames"]:
         """Return by what the number of each frame is multiplied, 1 on average."""
         common, _ = commonness(tokens, self.config)
         alive = tokens.keep.sum(-1)
@@ -54,5 +49,5 @@ class UniquenessAllocator:
 
     def allocate(self, tokens: VisualTokens, n_anchors: float) -> Tensor:
         """Return how many anchors each frame gets; ``n_anchors`` is their average."""
-        counts = n_anchors * self.factors(tokens)
+        counts = n_anchors * self._factors(tokens)
         return counts.clamp(1, tokens.keep.shape[1]) if self.config.released else counts

@@ -4,12 +4,7 @@ from tokenred import hookimpl
 
 
 @hookimpl
-def register_selectors(register):
-    """Bring the choice of contextual targets."""
-    register("evenly-spaced", ".evenly_spaced:EvenlySpacedSelector", "EvenlySpacedConfig")
-
-
-@hookimpl
-def register_aggregators(register):
-    """Bring the merge of the release."""
-    register("add-mean", ".add_mean:AddMeanAggregator", "AddMeanConfig")
+def register_strategies(register):
+    """Bring the choice of contextual targets, the merge of the release."""
+    register("evenly-spaced", ".evenly_spaced:EvenlySpacedSelector", "selector")
+    register("add-mean", ".add_mean:AddMeanAggregator", "aggregator")

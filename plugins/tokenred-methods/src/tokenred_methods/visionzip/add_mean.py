@@ -1,18 +1,13 @@
 """The anchor plus the mean of what joins it: VisionZip's merge as released."""
 
-from typing import ClassVar
-
 import torch
 
-from tokenred import Coupling, StrategyConfig
+from tokenred import Coupling
+from tokenred.interfaces import Aggregator
 from tokenred.types import MergeWeights
 
 
-class AddMeanConfig(StrategyConfig):
-    """No settings."""
-
-
-class AddMeanAggregator:
+class AddMeanAggregator(Aggregator):
     """Add to each anchor the mean of the sources that prefer it.
 
     The weights of an anchor that receives anything sum to two, so merged tokens are longer than
@@ -31,11 +26,7 @@ class AddMeanAggregator:
     Differs: nothing with the ``nearest`` coupler; soft plans are hardened first.
     """
 
-    merges: ClassVar[bool] = True
-    averages: ClassVar[bool] = False
-
-    def __init__(self, config: AddMeanConfig) -> None:
-        self.config = config
+    averages = False
 
     def weights(self, coupling: Coupling) -> MergeWeights:
         """Return weight one for the anchor and one in all for its sources."""

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
+from tokenred.interfaces import AnchorSelector
 
 
 class EvenlySpacedConfig(StrategyConfig):
@@ -19,7 +20,7 @@ class EvenlySpacedConfig(StrategyConfig):
     )
 
 
-class EvenlySpacedSelector:
+class EvenlySpacedSelector(AnchorSelector):
     """Select evenly spaced tokens of each frame, counted in raster order among those still open.
 
     Of ``n`` open tokens ``even`` takes numbers ``ceil(i n / anchors)``. ``whole-step`` takes
@@ -37,10 +38,7 @@ class EvenlySpacedSelector:
     Differs: ``spacing: even`` is ours; ``whole-step`` differs in nothing.
     """
 
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, config: EvenlySpacedConfig) -> None:
-        self.config = config
+    config: EvenlySpacedConfig
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return (frames, n_anchors) indices."""

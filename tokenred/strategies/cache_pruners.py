@@ -1,4 +1,4 @@
-"""Look at the cached visual tokens that the new token attends to, chosen anew while writing."""
+"""Cache pruners: which cached tokens the later layers look at while the answer is written."""
 
 import math
 from typing import Literal
@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
+from tokenred.interfaces import CachePruner
 from tokenred.strategies._depth import Depth, layer_at
 from tokenred.types import CacheState
 
@@ -39,7 +40,7 @@ class DycokeCacheConfig(StrategyConfig):
     )
 
 
-class DycokeCachePruner:
+class DycokeCachePruner(CachePruner):
     """Let the deeper layers see only the cached visual tokens that matter for the next token.
 
     At every step the visual tokens with the most attention in the layer before, mean over heads,
@@ -59,8 +60,7 @@ class DycokeCachePruner:
     tokens take part (``spare_last``).
     """
 
-    def __init__(self, config: DycokeCacheConfig) -> None:
-        self.config = config
+    config: DycokeCacheConfig
 
     def layer(self, n_layers: int) -> int:
         """Return the layer of the settings, at least 1."""

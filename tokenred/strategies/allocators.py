@@ -1,13 +1,30 @@
-"""All anchors of a segment in a few of its frames."""
-
-from typing import ClassVar, Literal
+"""How the anchors of a stage are divided among the frames."""
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
+from tokenred.interfaces import BudgetAllocator
 from tokenred.types import Segments, VisualTokens
+
+
+class EqualAllocator(BudgetAllocator):
+    """Give every frame the same number of anchors.
+
+    Shapes
+    ------
+    returns : (frames,)
+
+    Source
+    ------
+    Our own control: what nearly every method does.
+    Differs: nothing to differ from.
+    """
+
+    def allocate(self, tokens: VisualTokens, n_anchors: float) -> Tensor:
+        """Return ``n_anchors`` for every frame."""
+        return torch.full((len(tokens.features),), float(n_anchors))
 
 
 class AnchorFramesConfig(StrategyConfig):
@@ -16,7 +33,7 @@ class AnchorFramesConfig(StrategyConfig):
     every: int = Field(4, ge=1, description="frames from one anchor frame to the next (p)")
 
 
-class AnchorFramesAllocator:
+class AnchorFramesAllocator(BudgetAllocator):
     """Give the anchors of a segment to its every-th frames, counted from its last one backwards.
 
     A segment gets anchors in proportion to its frames, and its anchor frames get equal numbers of
@@ -33,11 +50,8 @@ class AnchorFramesAllocator:
     Differs: fractions are handed on; the releases lose them or give them to some of the frames.
     """
 
-    rounding: ClassVar[Literal["floor"]] = "floor"
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, config: AnchorFramesConfig) -> None:
-        self.config = config
+    config: AnchorFramesConfig
+    rounding = "floor"
 
     def allocate(self, tokens: VisualTokens, n_anchors: float) -> Tensor:
         """Return how many anchors each frame gets."""

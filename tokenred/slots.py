@@ -1,0 +1,140 @@
+"""A place in a config for one strategy of a role.
+
+``coupler: Slot[Coupler]`` accepts ``{name: sinkhorn, epsilon: 0.1}`` or plain ``sinkhorn``; which
+config class validates it is looked up in the registry, so a plugin's settings are checked like our
+own.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args, overload
+
+from pydantic import BaseModel, SerializeAsAny
+from pydantic.json_schema import models_json_schema
+from pydantic_core import core_schema
+
+from tokenred.config import StrategyConfig, validate
+from tokenred.errors import ConfigError
+from tokenred.plugins import registry
+from tokenred.registry import ROLES
+from tokenred.strategy import Strategy
+
+Role = TypeVar("Role", bound=Strategy)
+_SLOT_MARK = "x-tokenred-role"
+
+
+def strategy_config(role: str, data: object) -> StrategyConfig:
+    """Resolve a slot: look the name up among the strategies of ``role`` and validate the rest."""
+    if isinstance(data, StrategyConfig) and data.name:
+        return data
+    if isinstance(data, str):
+        data = {"name": data}
+    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
+        raise ConfigError(f"a {role} is a name or a mapping with a 'name', got {data!r}")
+    try:
+        entry = registry().get(role, data["name"])
+    except ConfigError as error:
+        raise error.below(["name"]) from None
+    return validate(entry.config_class, data)
+
+
+class _Mark:
+    """Validates a field through the registry."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_before_validator_function(
+            partial(strategy_config, self.role), handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {_SLOT_MARK: self.role}  # slots nest without end, so json_schemas links them
+
+
+if TYPE_CHECKING:
+
+    class Slot(StrategyConfig, Generic[Role]):
+        """A field that holds the settings of one strategy of a role."""
+
+else:
+
+    class Slot:
+        """A field that holds the settings of one strategy of a role."""
+
+        def __class_getitem__(cls, role: type[Strategy]) -> Any:
+            return Annotated[SerializeAsAny[StrategyConfig], _Mark(role.role)]
+
+
+def slot_role(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """Return the role of a field that holds one strategy, or several; nothing if it is no slot."""
+    for each in (*metadata, *getattr(annotation, "__metadata__", ())):
+        if isinstance(each, _Mark):
+            return each.role
+    return next(filter(None, map(slot_role, get_args(annotation))), "")
+
+
+def parts(config: BaseModel) -> Iterator[tuple[str, StrategyConfig]]:
+    """Yield (role, settings) of every strategy in a config, each before those inside it."""
+    for name, info in type(config).model_fields.items():
+        value, role = getattr(config, name), slot_role(info.annotation, info.metadata)
+        held = tuple(value.values()) if isinstance(value, Mapping) else value
+        for each in held if isinstance(held, tuple) else (held,):
+            if role and isinstance(each, StrategyConfig):
+                yield role, each
+            if isinstance(each, BaseModel):
+                yield from parts(each)
+
+
+def json_schemas(
+    classes: Iterable[type[BaseModel]],
+) -> tuple[dict[type[BaseModel], dict[str, Any]], dict[str, Any]]:
+    """Return a reference to the JSON schema of each class, and the definitions they refer to.
+
+    A slot refers to the definition of its role: any registered name, or a mapping that matches the
+    config of that name.
+    """
+    classes, entries = list(classes), registry().entries()
+    wanted = dict.fromkeys([*classes, *(entry.config_class for entry in entries)])
+    references, root = models_json_schema([(cls, "validation") for cls in wanted])
+    definitions = root["$defs"]
+    for role in ROLES:
+        options = [
+            {
+                "title": f"{role} {entry.name}",
+                **references[entry.config_class, "validation"],
+                "properties": {"name": {"const": entry.name}},
+                "required": ["name"],
+            }
+            for entry in registry().entries(role)
+        ]
+        definitions[_key(role)] = {"anyOf": [{"enum": registry().names(role)}, *options]}
+    return {cls: references[cls, "validation"] for cls in classes}, _linked(definitions)
+
+
+def _linked(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_linked(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    linked = {key: _linked(value) for key, value in node.items() if key != _SLOT_MARK}
+    if _SLOT_MARK in node:
+        linked["$ref"] = f"#/$defs/{_key(node[_SLOT_MARK])}"
+    return linked
+
+
+def _key(role: str) -> str:
+    return role.replace(" ", "-")
+
+
+@overload
+def build(role: type[Role], config: StrategyConfig) -> Role: ...
+@overload
+def build(role: str, config: StrategyConfig) -> Any: ...
+def build(role: type[Strategy] | str, config: StrategyConfig) -> Any:
+    """Construct the strategy of a role, given by its base class or name, that is configured."""
+    role = role if isinstance(role, str) else role.role
+    made = registry().get(role, config.name).factory(config)
+    made.check_flags()
+    return made

@@ -1,1 +1,0 @@
-"""Aggregators: from a coupling to the linear map that updates the anchors."""

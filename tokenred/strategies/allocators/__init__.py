@@ -1,1 +1,0 @@
-"""How the anchors of a stage are divided among the frames."""

@@ -1,1 +1,0 @@
-"""Cost terms: what moving a source to an anchor costs."""

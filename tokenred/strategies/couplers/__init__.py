@@ -1,1 +1,0 @@
-"""Couplers: how much of every source goes to every anchor."""

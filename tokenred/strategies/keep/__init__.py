@@ -1,1 +1,0 @@
-"""Keep rules across frames: a score for every source, and a decision on the scores."""

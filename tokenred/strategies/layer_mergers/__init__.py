@@ -1,1 +1,0 @@
-"""Mergers inside the LLM: what becomes of the tokens that a ranking drops."""

@@ -1,1 +1,0 @@
-"""With which earlier frame a frame is compared."""

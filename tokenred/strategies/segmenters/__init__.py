@@ -1,1 +1,0 @@
-"""Temporal segmenters: which runs of frames are treated together."""
