@@ -269,6 +269,11 @@ class BudgetAllocator(Strategy, role="budget allocator"):
         """How its numbers become whole ones where the budget need not be met exactly."""
         return "nearest"
 
+    @property
+    def divides(self) -> bool:
+        """False if every frame gets the same number."""
+        return True
+
     @abstractmethod
     def allocate(self, tokens: VisualTokens, n_anchors: float) -> Float[Tensor, "frames"]:
         """Return how many anchors each frame should get, ``n_anchors`` on average."""

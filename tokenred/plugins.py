@@ -18,6 +18,7 @@ from tokenred.errors import PluginError, TokenredError, nearest
 from tokenred.registry import ALL_ROLES, FILES, TARGETS, Entry, Registry, hook_of, plural, role_of
 
 BUILTIN = (
+    "tokenred.stages",
     "tokenred.strategies",
     "tokenred.families",
     "tokenred.evaluation.builtin",

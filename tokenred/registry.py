@@ -16,6 +16,7 @@ from typing import Any
 from tokenred.errors import ConfigError, PluginError, nearest
 
 ROLES = (
+    "stage",
     "selector",
     "coupler",
     "aggregator",

@@ -7,13 +7,13 @@ own.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar, get_args, overload
 
 from pydantic import BaseModel, SerializeAsAny
 from pydantic.json_schema import models_json_schema
 from pydantic_core import core_schema
 
-from tokenred.config import StrategyConfig, validate
+from tokenred.config import FrozenModel, StrategyConfig, validate
 from tokenred.errors import ConfigError
 from tokenred.plugins import registry
 from tokenred.registry import ROLES
@@ -23,18 +23,29 @@ Role = TypeVar("Role", bound=Strategy)
 _SLOT_MARK = "x-tokenred-role"
 
 
-def strategy_config(role: str, data: object) -> StrategyConfig:
-    """Resolve a slot: look the name up among the strategies of ``role`` and validate the rest."""
-    if isinstance(data, StrategyConfig) and data.name:
+class NamedConfig(Protocol):
+    """Settings that know under which name their strategy is registered."""
+
+    @property
+    def name(self) -> str:
+        """The registered name."""
+        ...
+
+
+def strategy_config(role: type[Strategy] | str, data: object) -> Any:
+    """Resolve a slot: look the name up among the strategies of a role and validate the rest."""
+    role = role if isinstance(role, str) else role.role
+    key = "kind" if role == "stage" else "name"
+    if isinstance(data, FrozenModel) and getattr(data, "name", ""):
         return data
     if isinstance(data, str):
-        data = {"name": data}
-    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise ConfigError(f"a {role} is a name or a mapping with a 'name', got {data!r}")
+        data = {key: data}
+    if not isinstance(data, Mapping) or not isinstance(data.get(key), str):
+        raise ConfigError(f"a {role} is a name or a mapping with a '{key}', got {data!r}")
     try:
-        entry = registry().get(role, data["name"])
+        entry = registry().get(role, data[key])
     except ConfigError as error:
-        raise error.below(["name"]) from None
+        raise error.below([key]) from None
     return validate(entry.config_class, data)
 
 
@@ -129,10 +140,10 @@ def _key(role: str) -> str:
 
 
 @overload
-def build(role: type[Role], config: StrategyConfig) -> Role: ...
+def build(role: type[Role], config: NamedConfig) -> Role: ...
 @overload
-def build(role: str, config: StrategyConfig) -> Any: ...
-def build(role: type[Strategy] | str, config: StrategyConfig) -> Any:
+def build(role: str, config: NamedConfig) -> Any: ...
+def build(role: type[Strategy] | str, config: NamedConfig) -> Any:
     """Construct the strategy of a role, given by its base class or name, that is configured."""
     role = role if isinstance(role, str) else role.role
     made = registry().get(role, config.name).factory(config)

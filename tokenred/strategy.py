@@ -4,13 +4,14 @@ from abc import ABC
 from collections.abc import Iterator
 from functools import cache
 from inspect import get_annotations, isfunction
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-from tokenred.config import StrategyConfig, validate
+from tokenred.config import FrozenModel, StrategyConfig, validate
 from tokenred.errors import ConfigError, PluginError, nearest
 
 
-class Strategy(ABC):
+class Strategy(ABC):  # noqa: B024, as the roles have the methods
     """What all roles share: a role, settings, and a check of the names that a class defines.
 
     Parameters
@@ -27,7 +28,10 @@ class Strategy(ABC):
     """
 
     role: ClassVar[str] = ""
-    config: StrategyConfig
+    if TYPE_CHECKING:
+        config: Any  # each strategy says what its own is
+    else:
+        config: StrategyConfig
 
     def __init_subclass__(cls, role: str = "", **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -36,7 +40,7 @@ class Strategy(ABC):
         elif cls.role:
             _check_names(cls)
 
-    def __init__(self, config: StrategyConfig | None = None) -> None:
+    def __init__(self, config: FrozenModel | None = None) -> None:
         wanted = type(self).config_class()
         if config is None:
             config = validate(wanted, {})
@@ -47,13 +51,13 @@ class Strategy(ABC):
         self.config = config
 
     @classmethod
-    def config_class(cls) -> type[StrategyConfig]:
+    def config_class(cls) -> type[FrozenModel]:
         """Return the class of its settings."""
         owner = next(base for base in cls.__mro__ if "config" in get_annotations(base))
         found = get_annotations(owner)["config"]
         if isinstance(found, str):
             found = get_type_hints(owner)["config"]
-        if not (isinstance(found, type) and issubclass(found, StrategyConfig)):
+        if not (isinstance(found, type) and issubclass(found, FrozenModel)):
             raise PluginError(f"the config of {cls.__name__} is no StrategyConfig: {found}")
         return found
 
@@ -115,11 +119,17 @@ def _public(cls: type) -> Iterator[str]:
             yield name
 
 
+def _plain(wanted: Any) -> Any:
+    """Return what ``isinstance`` takes of a type: ``frozenset`` of ``frozenset[str]``."""
+    origin = get_origin(wanted)
+    return float | int if wanted is float else wanted if origin in (None, UnionType) else origin
+
+
 def _check_value(where: str, name: str, wanted: Any, value: object) -> None:
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
             options = ", ".join(map(repr, get_args(wanted)))
             raise PluginError(f"{where}: {name} is one of {options}, got {value!r}")
-    elif not isinstance(value, (int, float) if wanted is float else get_origin(wanted) or wanted):
-        what = getattr(get_origin(wanted) or wanted, "__name__", str(wanted))
+    elif not isinstance(value, _plain(wanted)):
+        what = getattr(_plain(wanted), "__name__", str(wanted))
         raise PluginError(f"{where}: {name} is a {what}, got {value!r}")

@@ -4,34 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tokenred.config import SCHEMA_VERSION, FrozenModel, nested, short_hash, validate
-from tokenred.errors import ConfigError, nearest
+from tokenred.errors import ConfigError
 from tokenred.files import read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
-from tokenred.pipeline.stages.cut import CutStageConfig
-from tokenred.pipeline.stages.frame import FrameStageConfig
-from tokenred.pipeline.stages.group import GroupStageConfig
-from tokenred.pipeline.stages.llm import CacheStageConfig, LlmStageConfig
-from tokenred.pipeline.stages.pool import PoolStageConfig
-from tokenred.pipeline.stages.reference import ReferenceStageConfig
-from tokenred.pipeline.stages.segment import SegmentStageConfig
-from tokenred.pipeline.stages.static import StaticStageConfig
-from tokenred.slots import json_schemas
-
-STAGE_CONFIGS: dict[str, type[FrozenModel]] = {
-    "frame": FrameStageConfig,
-    "pool": PoolStageConfig,
-    "cut": CutStageConfig,
-    "static": StaticStageConfig,
-    "reference": ReferenceStageConfig,
-    "group": GroupStageConfig,
-    "segment": SegmentStageConfig,
-    "llm": LlmStageConfig,
-    "cache": CacheStageConfig,
-}
-INSIDE_LLM = (LlmStageConfig, CacheStageConfig)
+from tokenred.pipeline.stage import Stage, StageConfig
+from tokenred.plugins import registry
+from tokenred.slots import build, json_schemas, strategy_config
 
 
 class About(FrozenModel):
@@ -57,12 +38,14 @@ class PipelineConfig(FrozenModel):
     budget: Annotated[BudgetConfig, nested(BudgetConfig)] = Field(
         BudgetConfig(), description="how many tokens may be kept"
     )
-    stages: dict[str, Any] = Field(description="label -> stage, in order; null removes a stage")
+    stages: dict[str, SerializeAsAny[StageConfig]] = Field(
+        description="label -> stage, in order; null removes a stage"
+    )
     seed: int = Field(0, ge=0, description="seed of everything random")
 
     @field_validator("stages", mode="before")
     @classmethod
-    def _stages(cls, stages: object) -> dict[str, FrozenModel]:
+    def _stages(cls, stages: object) -> dict[str, StageConfig]:
         if not isinstance(stages, Mapping):
             raise ConfigError(f"expected a mapping of stages, got {stages!r}")
         return {
@@ -73,8 +56,9 @@ class PipelineConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _budget_is_decidable(self) -> "PipelineConfig":
-        _check_order(self.stages)
-        _check_budget(self.budget, self.stages)
+        stages = build_stages(self.stages)
+        _check_order(stages, self.budget)
+        _check_budget(self.budget, stages)
         return self
 
     def canonical(self) -> dict[str, Any]:
@@ -100,103 +84,60 @@ class PipelineConfig(FrozenModel):
         return data
 
 
-def _stage(data: object, label: str) -> FrozenModel:
-    if isinstance(data, tuple(STAGE_CONFIGS.values())):
-        return data  # type: ignore[return-value]
-    kind = data.get("kind") if isinstance(data, Mapping) else None
+def build_stages(configs: Mapping[str, StageConfig]) -> dict[str, Stage]:
+    """Construct the stages that are configured, by their labels."""
+    found = {}
+    for label, config in configs.items():
+        try:
+            found[label] = build(Stage, config)
+        except ConfigError as error:
+            raise error.below(["stages", label]) from None
+    return found
+
+
+def _stage(data: object, label: str) -> StageConfig:
     try:
-        if kind not in STAGE_CONFIGS:
-            known = nearest(str(kind), STAGE_CONFIGS)
-            raise ConfigError(f"unknown stage kind {kind!r}{known}", ["kind"])
-        return validate(STAGE_CONFIGS[kind], data)
+        return strategy_config(Stage, data)
     except ConfigError as error:
         raise error.below([label]) from None
 
 
-def _check_order(stages: Mapping[str, FrozenModel]) -> None:
-    outside = {k: stage for k, stage in stages.items() if not isinstance(stage, INSIDE_LLM)}
+def _check_order(stages: Mapping[str, Stage], budget: BudgetConfig) -> None:
+    outside = {label: stage for label, stage in stages.items() if stage.inside is None}
     if list(stages)[: len(outside)] != list(outside):
         raise ConfigError("stages inside the LLM come after all others", ["stages"])
-    kinds = [type(stage) for stage in outside.values()]
-    for kind in (SegmentStageConfig, PoolStageConfig, StaticStageConfig):
-        if kinds.count(kind) > 1:
-            raise ConfigError(f"at most one {kind.__name__[:-11].lower()} stage", ["stages"])
-    before: list[FrozenModel] = []
-    for label, stage in outside.items():
-        path = ["stages", label]
-        if isinstance(stage, PoolStageConfig):
-            if stage.keep == "count" and not before:
-                raise ConfigError("keep: count needs a frame stage before it", [*path, "keep"])
-            for earlier in before:
-                if not isinstance(earlier, FrameStageConfig) or earlier.rest == "leave":
-                    kind = earlier.kind  # type: ignore[attr-defined]
-                    leaves = " that leaves tokens" if kind == "frame" else ""
-                    raise ConfigError(f"a pool stage cannot follow a {kind} stage{leaves}", path)
-        if (
-            isinstance(stage, FrameStageConfig)
-            and stage.part != "all"
-            and not any(isinstance(earlier, StaticStageConfig) for earlier in before)
-        ):
-            raise ConfigError("parts come from a static stage before", [*path, "part"])
-        before.append(stage)
-    if SegmentStageConfig in kinds and kinds[-1] is not SegmentStageConfig:
-        raise ConfigError("the segment stage comes last", ["stages"])
+    in_order = list(outside.values())
+    for place, (label, stage) in enumerate(outside.items()):
+        try:
+            stage.check(in_order[:place], in_order[place + 1 :], budget)
+        except ConfigError as error:
+            raise error.below(["stages", label]) from None
 
 
-def _decides_by_count(stage: FrozenModel) -> bool | None:
-    """Return whether a stage keeps an exact number; None if it drops nothing of its own."""
-    if isinstance(stage, FrameStageConfig):
-        return None if stage.rest == "leave" else stage.n_anchors == "budget"
-    if isinstance(stage, SegmentStageConfig | ReferenceStageConfig):
-        return stage.keep.decide.name == "count"
-    if isinstance(stage, GroupStageConfig):
-        return False
-    return True if isinstance(stage, PoolStageConfig) and stage.keep == "count" else None
-
-
-def _check_budget(budget: BudgetConfig, stages: Mapping[str, FrozenModel]) -> None:
+def _check_budget(budget: BudgetConfig, stages: Mapping[str, Stage]) -> None:
     calibrated = budget.mode == "calibrated"
     if calibrated and (budget.knob is None or budget.knob_range is None):
         raise ConfigError("mode 'calibrated' needs a knob and a knob_range", ["budget"])
     if not calibrated and (budget.knob is not None or budget.knob_range is not None):
         raise ConfigError("a knob is for mode 'calibrated' only", ["budget", "knob"])
-    exact = budget.mode == "exact"
     if budget.rounding == "floor" and budget.mode != "as-released":
         raise ConfigError(
             "'floor' is for mode 'as-released': budgets are compared rounded up",
             ["budget", "rounding"],
         )
-    pooled_later = last = None
+    if budget.mode != "exact":
+        return
+    pooled_later = False
     for label, stage in reversed(list(stages.items())):
-        by_count = _decides_by_count(stage)
-        if isinstance(stage, SegmentStageConfig) and by_count and not exact:
-            raise ConfigError(
-                "keep decision 'count' needs budget.mode: exact",
-                ["stages", label, "keep", "decide"],
-            )
-        if last is None and by_count is not None:
-            last = label
-            if exact and (not by_count or pooled_later):
-                raise ConfigError(_cannot_decide(stage), ["stages", label])
-        pooled_later = pooled_later or isinstance(stage, PoolStageConfig)
-    if exact and last is None and budget.retention_ratio < 1:
+        if stage.decides != "nothing":
+            if stage.decides != "exactly" or pooled_later:
+                raise ConfigError(stage.cannot_decide(), ["stages", label])
+            return
+        pooled_later = pooled_later or stage.pools
+    if budget.retention_ratio < 1:
         raise ConfigError(
             "no stage drops tokens, so retention_ratio must be 1", ["budget", "retention_ratio"]
         )
-
-
-def _cannot_decide(stage: FrozenModel) -> str:
-    if isinstance(stage, SegmentStageConfig | ReferenceStageConfig):
-        return "an exact budget needs keep.decide: count here, or budget.mode: as-released"
-    if isinstance(stage, GroupStageConfig):
-        return (
-            "how many tokens a group stage leaves follows from its thresholds: use "
-            "budget.mode: calibrated"
-        )
-    return (
-        "an exact budget needs a last stage that counts: n_anchors: budget after pooling, or "
-        "keep: count on the pool stage, or a segment stage with keep.decide: count"
-    )
 
 
 def load_config(
@@ -242,12 +183,20 @@ def _by_retention(tied: object) -> dict[float, Mapping[str, Any]]:
 
 def pipeline_schema() -> dict[str, Any]:
     """Return the JSON schema of a pipeline file, for editors."""
-    references, definitions = json_schemas([PipelineConfig, *STAGE_CONFIGS.values()])
+    kinds = {entry.name: entry.config_class for entry in registry().entries("stage")}
+    references, definitions = json_schemas([PipelineConfig, *kinds.values()])
     pipeline = definitions.pop(references[PipelineConfig]["$ref"].rpartition("/")[2])
     pipeline["properties"]["stages"]["additionalProperties"] = {
         "anyOf": [
             {"type": "null"},
-            *({**references[cls], "required": ["kind"]} for cls in STAGE_CONFIGS.values()),
+            *(
+                {
+                    **references[cls],
+                    "properties": {"kind": {"const": kind}},
+                    "required": ["kind"],
+                }
+                for kind, cls in kinds.items()
+            ),
         ]
     }
     pipeline["properties"]["extends"] = {

@@ -12,7 +12,7 @@ from tokenred.errors import BudgetError
 from tokenred.interfaces import CostTerm, Coupler, takes_forbidden
 from tokenred.kernels.pooling import PoolMode, pooled_grid
 from tokenred.kernels.similarity import chunks
-from tokenred.kernels.sparse import compose
+from tokenred.kernels.sparse import compose, sparse_identity, sparse_map
 from tokenred.pipeline.budget import BudgetConfig, frame_quota, unreachable
 from tokenred.pipeline.merges import Merge, Rows, stage_map
 from tokenred.pipeline.patched import Patched
@@ -41,8 +41,8 @@ class Flow:
     ``settled`` marks tokens that stay whatever later stages do. ``static`` splits the tokens into
     two parts, the static one True; ``decided`` names the parts that a stage has brought to their
     number, and ``split`` counts the tokens that were alive at the split. ``order`` (frames, tokens)
-    sorts the output inside a frame before the raster does. ``twins`` holds tokens that are emitted
-    a second time, unmerged. ``sequence`` orders the output when that is not by frames.
+    sorts the output inside a frame before the raster does. ``output`` is what goes to the LLM where
+    that is not every living token once, frame by frame.
     """
 
     unflushed: VisualTokens
@@ -59,8 +59,7 @@ class Flow:
     decided: frozenset[Part] = frozenset()
     split: int = 0
     order: Tensor | None = None
-    twins: "Twins | None" = None
-    sequence: Tensor | None = None
+    output: "Output | None" = None
     notes: "Notes" = field(default_factory=lambda: Notes())
     _patches: dict[str, Patched] = field(default_factory=dict)
 
@@ -157,6 +156,17 @@ class Flow:
         self.update(features=features.contiguous(), **changes)
         self._patches[FEATURES] = Patched(self.unflushed.features, owned=True)
 
+    def rearrange(self, source: Tensor) -> None:
+        """Move tokens to other places: what stands at a flat place comes from ``source`` of it."""
+        moved = self.tokens.features.flatten(0, 1).index_select(0, source)
+        self.own(moved.view_as(self.tokens.features))
+        self.mass = self.mass.flatten()[source].view_as(self.mass)
+        if self.tracing:
+            size = len(source)
+            index = torch.stack([torch.arange(size, device=source.device), source])
+            ones = torch.ones(size, device=source.device)
+            self.extend_trace(sparse_map(index, ones, (size, size)))
+
     def merge(self, merges: Iterable[Merge], n_anchors: int) -> None:
         """Let tokens take others in; every merge reads what was there before all of them.
 
@@ -236,13 +246,41 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class Twins:
-    """Tokens emitted twice: their flat place, unmerged features, mass and trace rows."""
+class Output:
+    """Tokens in the order in which the LLM gets them: flat places, features, mass, trace rows."""
 
     place: Tensor
     features: Tensor
     mass: Tensor
     trace: Tensor | None
+
+    @classmethod
+    def at(cls, flow: Flow, place: Tensor) -> "Output":
+        """Return the tokens at flat places as they are now."""
+        trace = flow.trace
+        if flow.tracing and trace is None:
+            trace = sparse_identity(flow.mass.numel(), flow.mass.device)
+        rows = None if trace is None else torch.index_select(trace, 0, place)
+        return cls(place, flow.at(place), flow.mass.flatten()[place], rows)
+
+    def then(self, other: "Output") -> "Output":
+        """Return these tokens, and others behind them."""
+        return self._each(lambda mine, its: torch.cat([mine, its]), other)
+
+    def reordered(self, order: Tensor) -> "Output":
+        """Return the tokens in another order, given by their numbers in this one."""
+        return self._each(lambda mine, _: torch.index_select(mine, 0, order), self)
+
+    def _each(self, change: Callable[[Tensor, Tensor], Tensor], other: "Output") -> "Output":
+        trace = None
+        if self.trace is not None and other.trace is not None:
+            trace = change(self.trace, other.trace)
+        return Output(
+            change(self.place, other.place),
+            change(self.features, other.features),
+            change(self.mass, other.mass),
+            trace,
+        )
 
 
 def grid_positions(grid: tuple[int, int], device: torch.device) -> Tensor:

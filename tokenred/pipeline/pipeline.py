@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
@@ -18,37 +19,19 @@ from tokenred.errors import (
 )
 from tokenred.interfaces import CachePruner, LayerReducer
 from tokenred.kernels.pooling import PoolMode
-from tokenred.kernels.sparse import sparse_identity
-from tokenred.pipeline.config import INSIDE_LLM, PipelineConfig, load_config
-from tokenred.pipeline.flow import Flow, Notes
-from tokenred.pipeline.stages.cut import CutStage, CutStageConfig
-from tokenred.pipeline.stages.frame import FrameStage, FrameStageConfig
-from tokenred.pipeline.stages.group import GroupStage, GroupStageConfig
-from tokenred.pipeline.stages.llm import CacheStageConfig, InsideLlm, LlmStageConfig
-from tokenred.pipeline.stages.pool import PER_FRAME_CUES, PoolStage, PoolStageConfig
-from tokenred.pipeline.stages.reference import ReferenceStage, ReferenceStageConfig
-from tokenred.pipeline.stages.segment import SegmentStage, SegmentStageConfig
-from tokenred.pipeline.stages.static import StaticStage, StaticStageConfig
-from tokenred.slots import build
-from tokenred.strategy import Strategy
+from tokenred.pipeline.config import PipelineConfig, build_stages, load_config
+from tokenred.pipeline.flow import Flow, Notes, Output
+from tokenred.pipeline.stage import Stage
+from tokenred.pipeline.stages.inside import InsideLlm
+from tokenred.pipeline.stages.pool import PER_FRAME_CUES
 from tokenred.types import Realised, ReducedTokens, StageReport, VisualTokens
-
-_STAGES: dict[type, Any] = {
-    FrameStageConfig: FrameStage,
-    PoolStageConfig: PoolStage,
-    CutStageConfig: CutStage,
-    StaticStageConfig: StaticStage,
-    ReferenceStageConfig: ReferenceStage,
-    GroupStageConfig: GroupStage,
-    SegmentStageConfig: SegmentStage,
-}
 
 
 class Pipeline:
     """A list of stages, ready to run.
 
-    ``run`` does what stands before the LLM. ``inside_llm`` holds the stages between its layers,
-    which ``tokenred.attach`` brings to work.
+    ``stages`` are what it is made of, by their labels. ``run`` does what stands before the LLM;
+    ``inside_llm`` holds what acts between its layers, which ``tokenred.attach`` brings to work.
 
     Examples
     --------
@@ -61,20 +44,17 @@ class Pipeline:
 
     def __init__(self, config: PipelineConfig) -> None:
         self.config = config
-        self._stages = [
-            (label, stage.kind, _STAGES[type(stage)](stage))
-            for label, stage in config.stages.items()
-            if not isinstance(stage, INSIDE_LLM)
-        ]
+        self.stages: Mapping[str, Stage] = MappingProxyType(build_stages(config.stages))
+        inside = [(label, stage.inside) for label, stage in self.stages.items()]
         self.inside_llm = InsideLlm(
-            _inside(config, LlmStageConfig, "reducer", LayerReducer),
-            _inside(config, CacheStageConfig, "pruner", CachePruner),
+            tuple((label, each) for label, each in inside if isinstance(each, LayerReducer)),
+            tuple((label, each) for label, each in inside if isinstance(each, CachePruner)),
         )
 
     @property
     def needs(self) -> frozenset[str]:
         """Names of the cues that the tokens must bring."""
-        return frozenset().union(*(stage.needs for _, _, stage in self._stages))
+        return frozenset().union(*(stage.needs for stage in self.stages.values()))
 
     def run(
         self,
@@ -104,7 +84,11 @@ class Pipeline:
         if generator is None:
             generator = torch.Generator().manual_seed(self.config.seed)
         flow = Flow.start(tokens, self.config.budget, generator, trace)
-        reports = [self._run_stage(flow, *stage) for stage in self._stages]
+        reports = [
+            self._run_stage(flow, label, stage)
+            for label, stage in self.stages.items()
+            if stage.inside is None
+        ]
         reduced = _pack(flow, tuple(reports))
         kept = reduced.realised
         if flow.exact and kept.n_tokens != flow.target:
@@ -124,8 +108,8 @@ class Pipeline:
         if tokens.native_pool not in get_args(PoolMode):
             known = nearest(tokens.native_pool, get_args(PoolMode))
             raise InputError(f"unknown native_pool '{tokens.native_pool}'{known}")
-        kinds = {kind for _, kind, _ in self._stages}
-        if tokens.native_pool != "none" and "pool" not in kinds:
+        pools = any(stage.pools for stage in self.stages.values())
+        if tokens.native_pool != "none" and not pools:
             raise CapabilityError(
                 f"the model pools its tokens, but pipeline '{self.config.name}' has no pool stage"
             )
@@ -143,7 +127,7 @@ class Pipeline:
                     f"{tuple(tokens.keep.shape)}"
                 )
 
-    def _run_stage(self, flow: Flow, label: str, kind: str, stage: Any) -> StageReport:
+    def _run_stage(self, flow: Flow, label: str, stage: Stage) -> StageReport:
         flow.notes = Notes()
         start = time.perf_counter()
         try:
@@ -153,9 +137,9 @@ class Pipeline:
         except TokenredError as error:
             raise type(error)(f"stage '{label}': {error}") from None
         # Counting waits for the device, so the time is that of the finished stage.
-        n_tokens = int(flow.unflushed.keep.sum()) + (len(flow.twins.place) if flow.twins else 0)
+        n_tokens = len(flow.output.place) if flow.output else int(flow.unflushed.keep.sum())
         ms = (time.perf_counter() - start) * 1e3
-        return StageReport(label, kind, n_tokens, ms, **vars(flow.notes))
+        return StageReport(label, stage.config.kind, n_tokens, ms, **vars(flow.notes))
 
 
 def _finite(*tensors: Tensor) -> bool:
@@ -166,20 +150,6 @@ def _finite(*tensors: Tensor) -> bool:
             ends.setdefault(each.device, []).extend(each.detach().aminmax())
     stacks = (torch.stack([end.double() for end in here]) for here in ends.values())
     return all(bool(torch.isfinite(stack).all()) for stack in stacks)
-
-
-def _inside(
-    config: PipelineConfig, kind: type, slot: str, role: type[Strategy]
-) -> tuple[tuple[str, Any], ...]:
-    """Build what the stages of one kind hold, by their labels."""
-    found = []
-    for label, stage in config.stages.items():
-        if isinstance(stage, kind):
-            try:
-                found.append((label, build(role, getattr(stage, slot))))
-            except ConfigError as error:
-                raise error.below(["stages", label, slot]) from None
-    return tuple(found)
 
 
 def load_pipeline(
@@ -195,41 +165,28 @@ def load_pipeline(
 
 def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
     """Collect the surviving tokens in the order of the sequence."""
-    tokens, mass, trace = flow.unflushed, flow.mass.flatten(), flow.trace
-    places = _in_order(flow) if flow.sequence is None else flow.sequence
-    origin = torch.arange(len(mass), device=mass.device)
-    if flow.tracing and trace is None:
-        trace = sparse_identity(len(mass), mass.device)
-    if flow.twins is not None:
-        mass = torch.cat([mass, flow.twins.mass])
-        origin = torch.cat([origin, flow.twins.place])
-        if flow.tracing and trace is not None:
-            assert flow.twins.trace is not None
-            trace = torch.cat([trace, flow.twins.trace])
-    where = origin[places]
-    features = flow.at(where)
-    if flow.twins is not None:
-        twin = places - tokens.keep.numel()
-        here = (twin >= 0).nonzero()[:, 0]
-        features = features.index_copy_(0, here, flow.twins.features[twin[here]])
-    frame_index = where // tokens.keep.shape[1]
+    output = flow.output or Output.at(flow, _in_order(flow))
+    frame_index = output.place // flow.unflushed.keep.shape[1]
     realised = Realised(
-        n_tokens=len(places),
+        n_tokens=len(output.place),
         vanilla_tokens=flow.frames * flow.vanilla_cells,
         tokens_per_frame=tuple(frame_index.bincount(minlength=flow.frames).tolist()),
-        reducer_ms=sum(report.ms for report in reports),
+        reducer_ms=sum((report.ms for report in reports), 0.0),
         stages=reports,
-        segments=tokens.segments,
+        segments=flow.unflushed.segments,
     )
+    groups = None
+    if flow.static is not None:
+        groups = 2 * frame_index + flow.static.flatten()[output.place].long()
     return ReducedTokens(
-        features,
+        output.features,
         frame_index,
-        where % tokens.keep.shape[1],
-        mass[places],
-        tokens.grid,
+        output.place % flow.unflushed.keep.shape[1],
+        output.mass,
+        flow.unflushed.grid,
         realised,
-        torch.index_select(trace, 0, places).coalesce() if trace is not None else None,
-        None if flow.static is None else 2 * frame_index + flow.static.flatten()[where].long(),
+        None if output.trace is None else output.trace.coalesce(),
+        groups,
     )
 
 

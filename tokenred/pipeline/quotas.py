@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Literal
+
+from pydantic import Field
 
 from tokenred.errors import InputError
 from tokenred.interfaces import BudgetAllocator
 from tokenred.pipeline.budget import (
+    AnchorCount,
+    Rounding,
     anchor_share,
     apportion,
     of_budget,
@@ -15,14 +19,32 @@ from tokenred.pipeline.budget import (
     shares,
 )
 from tokenred.pipeline.flow import Flow, Part
+from tokenred.pipeline.stage import StageConfig
+from tokenred.slots import Slot
 
-if TYPE_CHECKING:
-    from tokenred.pipeline.stages.frame import FrameStageConfig
+
+class QuotaConfig(StageConfig):
+    """How many anchors a frame gets."""
+
+    n_anchors: AnchorCount = Field(  # type: ignore[valid-type]
+        "budget",
+        description="anchors a frame: 'budget' (what is left of it), 'budget * 54/64' or "
+        "'budget - 1' (of all that it gives a frame), a number, a share of the grid (of the open "
+        "tokens if the stage works on a part), or a table from retention ratio to share",
+    )
+    rounding: Rounding = Field("nearest", description="of a share of the budget or of a part")
+    allocator: Slot[BudgetAllocator] = Field(
+        "equal", validate_default=True, description="how the anchors are divided among the frames"
+    )
+    part: Literal["all", "static", "dynamic"] = Field(
+        "all", description="work on all tokens, or on one part that a static stage made"
+    )
+
 
 PARTS: tuple[Part, ...] = ("static", "dynamic")
 
 
-def anchor_counts(flow: Flow, config: "FrameStageConfig", allocator: BudgetAllocator) -> list[int]:
+def anchor_counts(flow: Flow, config: QuotaConfig, allocator: BudgetAllocator) -> list[int]:
     """Return the number of anchors of every frame.
 
     Under an exact budget ``budget`` means all that is left to spend; what a frame cannot take goes
@@ -56,7 +78,7 @@ def anchor_counts(flow: Flow, config: "FrameStageConfig", allocator: BudgetAlloc
         total = _left(flow, sum(have))
     elif last and total > sum(have):
         raise flow.unreachable("most", sum(have))
-    if config.allocator.name != "equal":
+    if allocator.divides:
         view = replace(flow.tokens, keep=open_)
         if flow.exact:
             return apportion(total, allocator.allocate(view, total / flow.frames).tolist(), have)
@@ -76,7 +98,7 @@ def anchor_counts(flow: Flow, config: "FrameStageConfig", allocator: BudgetAlloc
     return wanted
 
 
-def _unrounded(flow: Flow, config: "FrameStageConfig") -> float:
+def _unrounded(flow: Flow, config: QuotaConfig) -> float:
     """Return the number of anchors that a frame gets on average, for an allocator to round.
 
     With ``budget.rounding: floor`` a frame's budget is rounded before parts of it are taken.
@@ -100,7 +122,7 @@ def _left(flow: Flow, available: int) -> int:
     return flow.target - settled
 
 
-def _of_part(flow: Flow, config: "FrameStageConfig", have: Sequence[int]) -> list[int]:
+def _of_part(flow: Flow, config: QuotaConfig, have: Sequence[int]) -> list[int]:
     """Divide what a part may keep among the frames, in proportion to what they have of it."""
     spec = config.n_anchors
     if spec == "budget":
@@ -117,10 +139,10 @@ def _of_part(flow: Flow, config: "FrameStageConfig", have: Sequence[int]) -> lis
     else:
         share = anchor_share(spec, flow.budget.retention_ratio)
         counts = [rounded(n * share, config.rounding) for n in have]
-    return [n if n <= config.spare_up_to else count for n, count in zip(have, counts)]
+    return counts
 
 
-def _budget_of_part(flow: Flow, config: "FrameStageConfig", have: Sequence[int]) -> list[int]:
+def _budget_of_part(flow: Flow, config: QuotaConfig, have: Sequence[int]) -> list[int]:
     if not flow.exact:
         # What merging over time has saved already may be spent on the rest.
         alive = flow.split or int(flow.tokens.keep.sum())

@@ -22,6 +22,8 @@ class EqualAllocator(BudgetAllocator):
     Differs: nothing to differ from.
     """
 
+    divides = False
+
     def allocate(self, tokens: VisualTokens, n_anchors: float) -> Tensor:
         """Return ``n_anchors`` for every frame."""
         return torch.full((len(tokens.features),), float(n_anchors))

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import FrozenModel
 from tokenred.errors import InputError
 from tokenred.interfaces import TemporalSegmenter
 from tokenred.pipeline.flow import Flow
+from tokenred.pipeline.stage import Stage, StageConfig
 from tokenred.slots import Slot, build
 from tokenred.types import Segments
 
@@ -20,21 +20,22 @@ DESCRIPTOR_TEXT = (
 )
 
 
-class CutStageConfig(FrozenModel):
+class CutStageConfig(StageConfig):
     """Settings of the cut stage."""
 
-    kind: Literal["cut"] = "cut"
     segmenter: Slot[TemporalSegmenter] = Field(
         description="which runs of frames are treated together"
     )
     descriptor: Descriptor = Field("mean-feature", description=DESCRIPTOR_TEXT)
 
 
-class CutStage:
+class CutStage(Stage):
     """Runs one cut stage. No token is dropped."""
 
+    config: CutStageConfig
+
     def __init__(self, config: CutStageConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.segmenter = build(TemporalSegmenter, config.segmenter)
 
     @property

@@ -5,36 +5,45 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from tokenred.config import FrozenModel
 from tokenred.errors import InputError
 from tokenred.interfaces import TokenGrouper
 from tokenred.pipeline.flow import Flow
 from tokenred.pipeline.merges import Grouped
+from tokenred.pipeline.stage import Stage, StageConfig
 from tokenred.slots import Slot, build
 from tokenred.types import Grouping
 
 
-class GroupStageConfig(FrozenModel):
+class GroupStageConfig(StageConfig):
     """Settings of the group stage."""
 
-    kind: Literal["group"] = "group"
     grouper: Slot[TokenGrouper] = Field(description="which tokens go on, and what each is made of")
     merge: Literal["mean", "head"] = Field(
         "mean", description="'head': the token that stands for a group goes on as it is"
     )
 
 
-class GroupStage:
+class GroupStage(Stage):
     """Runs one group stage. How many tokens are left follows from the grouper's thresholds."""
 
+    config: GroupStageConfig
+    decides = "as it comes"
+
     def __init__(self, config: GroupStageConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.grouper = build(TokenGrouper, config.grouper)
 
     @property
     def needs(self) -> frozenset[str]:
         """Cues that the grouper asks for."""
         return self.grouper.needs
+
+    def cannot_decide(self) -> str:
+        """Return that thresholds decide."""
+        return (
+            "how many tokens a group stage leaves follows from its thresholds: use "
+            "budget.mode: calibrated"
+        )
 
     def run(self, flow: Flow) -> None:
         """Apply the grouper's map."""

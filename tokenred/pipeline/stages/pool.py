@@ -1,16 +1,18 @@
 """The pool stage: the model's own spatial pooling, for features, keep-mask and cues."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from torch import Tensor
 
-from tokenred.config import FrozenModel
 from tokenred.errors import CapabilityError, ConfigError
 from tokenred.kernels.pooling import PoolMode, pool_tokens, pooled_grid, pooling_matrix
 from tokenred.kernels.sparse import sparse_map
+from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.flow import Flow
+from tokenred.pipeline.stage import Decides, Stage, StageConfig
 
 PER_FRAME_CUES = frozenset({"pooler"})
 """All other cues have one entry for each token."""
@@ -29,10 +31,9 @@ _KEEP_SCHEMA = {
 }
 
 
-class PoolStageConfig(FrozenModel):
+class PoolStageConfig(StageConfig):
     """Settings of the pool stage."""
 
-    kind: Literal["pool"] = "pool"
     mode: Literal["model", "bilinear", "average", "none"] = Field(
         "model", description="'model' pools as the model at hand does"
     )
@@ -44,7 +45,7 @@ class PoolStageConfig(FrozenModel):
     )
 
 
-class PoolStage:
+class PoolStage(Stage):
     """Runs one pool stage.
 
     A kept cell mixes anchors with their unmerged neighbours, as in AOT's release. With ``keep:
@@ -53,19 +54,33 @@ class PoolStage:
     choose from, so a frame whose mask is too thin is topped up in the same order.
     """
 
-    needs: frozenset[str] = frozenset()
+    config: PoolStageConfig
+    pools = True
 
-    def __init__(self, config: PoolStageConfig) -> None:
-        self.config = config
+    @property
+    def decides(self) -> Decides:
+        """It counts cells if it is told to."""
+        return "exactly" if self.config.keep == "count" else "nothing"
 
-    def mode(self, flow: Flow) -> PoolMode:
+    def check(self, before: Sequence[Stage], after: Sequence[Stage], budget: BudgetConfig) -> None:
+        """What comes before leaves whole grids, or a mask of anchors."""
+        self._check_only(before)
+        if self.config.keep == "count" and not before:
+            raise ConfigError("keep: count needs a frame stage before it", ["keep"])
+        for earlier in before:
+            if not earlier.leaves_grid:
+                kind = earlier.config.kind
+                leaves = " that leaves tokens" if kind == "frame" else ""
+                raise ConfigError(f"a pool stage cannot follow a {kind} stage{leaves}")
+
+    def _mode(self, flow: Flow) -> PoolMode:
         """Return the pooling that applies to the tokens at hand."""
         mode = self.config.mode
         return flow.unflushed.native_pool if mode == "model" else mode  # type: ignore[return-value]
 
     def run(self, flow: Flow) -> None:
         """Pool everything that lives on the grid."""
-        tokens, mode, stride = flow.unflushed, self.mode(flow), self.config.stride
+        tokens, mode, stride = flow.unflushed, self._mode(flow), self.config.stride
         grid = pooled_grid(tokens.grid, mode, stride)
         if 0 in grid:
             raise ConfigError(f"stride {stride} pools a {tokens.grid} grid away", ["stride"])

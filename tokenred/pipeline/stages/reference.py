@@ -10,22 +10,20 @@ from torch import Tensor
 
 from tokenred.config import nested
 from tokenred.errors import InputError
-from tokenred.interfaces import Aggregator, FrameReference, KeepDecision, KeepScore
+from tokenred.interfaces import FrameReference
 from tokenred.kernels.merge import padded_index
 from tokenred.pipeline.budget import rounded, shares
-from tokenred.pipeline.flow import Flow, TokenTable, Transport
+from tokenred.pipeline.flow import Flow, TokenTable
 from tokenred.pipeline.merges import Problem
 from tokenred.pipeline.merging import couple, solve
-from tokenred.pipeline.stages.frame import CouplingStageConfig
-from tokenred.pipeline.stages.segment import KeepRuleConfig
+from tokenred.pipeline.stages.coupling import KeepRuleConfig, KeepRuleStage, KeepRuleStageConfig
 from tokenred.slots import Slot, build
 from tokenred.types import Coupling
 
 
-class ReferenceStageConfig(CouplingStageConfig):
+class ReferenceStageConfig(KeepRuleStageConfig):
     """Settings of the reference stage."""
 
-    kind: Literal["reference"] = "reference"
     reference: Slot[FrameReference] = Field(
         "previous", validate_default=True, description="which frame each frame is compared with"
     )
@@ -51,7 +49,7 @@ class _Compared:
     score: Tensor  # (sources,)
 
 
-class ReferenceStage:
+class ReferenceStage(KeepRuleStage):
     """Runs one reference stage.
 
     Every frame of a segment is coupled to all tokens of its reference, as both were before this
@@ -60,18 +58,11 @@ class ReferenceStage:
     their own reference stay whole; under an exact budget the others share what these leave.
     """
 
-    def __init__(self, config: ReferenceStageConfig) -> None:
-        self.config = config
-        self.reference = build(FrameReference, config.reference)
-        self.transport = Transport(config.cost, config.combine, config.coupler)
-        self.score = build(KeepScore, config.keep.score)
-        self.decision = build(KeepDecision, config.keep.decide)
-        self.aggregator = build(Aggregator, config.aggregator)
+    config: ReferenceStageConfig
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Cues that the cost terms ask for."""
-        return self.transport.needs
+    def __init__(self, config: ReferenceStageConfig) -> None:
+        super().__init__(config)
+        self.reference = build(FrameReference, config.reference)
 
     def run(self, flow: Flow) -> None:
         """Compare, decide, merge."""

@@ -1,59 +1,36 @@
 """The segment stage: inside each run of frames, merge later frames into the first one's tokens."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import FrozenModel, nested
-from tokenred.interfaces import Aggregator, KeepDecision, KeepScore, TemporalSegmenter
+from tokenred.errors import ConfigError
+from tokenred.interfaces import TemporalSegmenter
 from tokenred.kernels.merge import gather_tokens, padded_index
-from tokenred.kernels.sparse import sparse_identity
-from tokenred.pipeline.budget import shares, trim
-from tokenred.pipeline.flow import Flow, TokenTable, Transport, Twins
+from tokenred.pipeline.budget import BudgetConfig, shares, trim
+from tokenred.pipeline.flow import Flow, TokenTable
 from tokenred.pipeline.merges import Problem, Solved
 from tokenred.pipeline.merging import couple
+from tokenred.pipeline.stage import Stage
+from tokenred.pipeline.stages.coupling import KeepRuleStage, KeepRuleStageConfig
 from tokenred.pipeline.stages.cut import DESCRIPTOR_TEXT, Descriptor, cut, descriptor_needs
-from tokenred.pipeline.stages.frame import CouplingStageConfig
 from tokenred.slots import Slot, build
 from tokenred.types import Coupling, MergeWeights, Segments
 
 
-class KeepRuleConfig(FrozenModel):
-    """Which tokens of later frames stay tokens of their own."""
-
-    score: Slot[KeepScore] = Field(
-        "max-probability", validate_default=True, description="how well the anchors stand for it"
-    )
-    decide: Slot[KeepDecision] = Field(
-        "count", validate_default=True, description="how many, or beyond which score"
-    )
-
-
-class SegmentStageConfig(CouplingStageConfig):
+class SegmentStageConfig(KeepRuleStageConfig):
     """Settings of the segment stage."""
 
-    kind: Literal["segment"] = "segment"
     segmenter: Slot[TemporalSegmenter] = Field(
         description="which runs of frames are treated together"
     )
     descriptor: Descriptor = Field("mean-feature", description=DESCRIPTOR_TEXT)
-    keep: Annotated[KeepRuleConfig, nested(KeepRuleConfig)] = Field(
-        default_factory=lambda: KeepRuleConfig(),
-        description="which sources stay tokens of their own",
-    )
-    emit: Literal["merged", "merged-and-original"] = Field(
-        "merged", description="whether unmerged anchors are emitted as well, as released"
-    )
-    order: Literal["temporal", "segment"] = Field(
-        "temporal",
-        description="by frame, or anchors - kept - merged anchors a segment, as released",
-    )
 
 
-class SegmentStage:
+class SegmentStage(KeepRuleStage):
     """Runs one segment stage.
 
     All segments are merged side by side, frame after frame, where no problem depends on another;
@@ -62,38 +39,41 @@ class SegmentStage:
     trimmed.
     """
 
+    config: SegmentStageConfig
+
     def __init__(self, config: SegmentStageConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.segmenter = build(TemporalSegmenter, config.segmenter)
-        self.transport = Transport(config.cost, config.combine, config.coupler)
-        self.score = build(KeepScore, config.keep.score)
-        self.decision = build(KeepDecision, config.keep.decide)
-        self.aggregator = build(Aggregator, config.aggregator)
-        self.copies = 2 if config.emit == "merged-and-original" else 1
 
     @property
     def needs(self) -> frozenset[str]:
         """Cues that the descriptor and the cost terms ask for."""
-        return descriptor_needs(self.segmenter, self.config.descriptor) | self.transport.needs
+        return descriptor_needs(self.segmenter, self.config.descriptor) | super().needs
+
+    def check(self, before: Sequence[Stage], after: Sequence[Stage], budget: BudgetConfig) -> None:
+        """It comes last, and counts only what an exact budget leaves."""
+        self._check_only(before)
+        if after:
+            raise ConfigError("the segment stage comes last")
+        if self.decision.exact and budget.mode != "exact":
+            raise ConfigError(
+                f"keep decision '{self.config.keep.decide.name}' needs budget.mode: exact",
+                ["keep", "decide"],
+            )
 
     def run(self, flow: Flow) -> None:
         """Merge across frames, segment by segment."""
         segments = cut(flow, self.segmenter, self.config.segmenter.name, self.config.descriptor)
         flow.update(segments=segments)
         flow.notes.n_segments = len(segments)
-        quotas = self._quotas(flow, segments)
-        if flow.tracing and flow.trace is None:
-            flow.trace = sparse_identity(flow.tokens.keep.numel(), flow.mass.device)
-        twins = self._twin_frames(segments)
-        if self.copies == 2:
-            flow.twins = _twins(flow, twins)
+        self._merge_segments(flow, segments, self._quotas(flow, segments))
+
+    def _merge_segments(self, flow: Flow, segments: Segments, quotas: Sequence[int | None]) -> None:
         sizes = list(zip(flow.tokens.keep.sum(-1).tolist(), quotas))
         keep = flow.tokens.keep.clone()
         for chunk in self._chunks(flow, keep, segments, sizes):
             self._merge(flow, keep, chunk, sizes)
         flow.update(keep=keep)
-        if self.copies == 2 or self.config.order == "segment":
-            flow.sequence = self._sequence(keep, segments, twins)
 
     def _chunks(
         self,
@@ -121,12 +101,9 @@ class SegmentStage:
         values = most * max(most, flow.unflushed.features.shape[-1])
         return [some[part] for part in flow.chunks(len(some), values)]
 
-    def _twin_frames(self, segments: Segments) -> list[int]:
-        """Return the first frames that are emitted twice.
-
-        One-frame segments have nothing merged into them, so there is nothing to repeat.
-        """
-        return [each[0] for each in segments if self.copies == 2 and len(each) > 1]
+    def _copies(self, frames: range) -> int:
+        """Return how often the first frame of a segment goes to the LLM."""
+        return 1
 
     def _quotas(self, flow: Flow, segments: Segments) -> list[int | None]:
         """Return how many sources each frame keeps; None where the decision needs no quota."""
@@ -135,7 +112,7 @@ class SegmentStage:
         counts = flow.tokens.keep.sum(-1).tolist()
         first = [frames[0] for frames in segments]
         rest = [t for t in range(flow.frames) if t not in set(first)]
-        copies = [self.copies if len(frames) > 1 else 1 for frames in segments]
+        copies = [self._copies(frames) for frames in segments]
         used = sum(counts[t] * n for t, n in zip(first, copies))
         if used > flow.target:
             used = self._trim(flow, first, copies)
@@ -219,12 +196,6 @@ class SegmentStage:
             )
         return stays
 
-    def split(self, coupling: Coupling, n_keep: int | None) -> tuple[Tensor, MergeWeights | None]:
-        """Return which sources stay tokens of their own, and the weights that merge the others."""
-        score = self.score.score(coupling).detach()
-        stays = self.decision.decide(score, keep=self.score.keep, n_keep=n_keep)
-        return stays, self._weights(coupling, ~stays)
-
     def _weights(self, coupling: Coupling, gone: Tensor) -> MergeWeights | None:
         """Return the weights that merge the sources in ``gone``; None without a merge."""
         if not self.aggregator.merges:
@@ -236,32 +207,6 @@ class SegmentStage:
         )
         weights: MergeWeights = self.aggregator.weights(rest)
         return weights
-
-    def _sequence(self, keep: Tensor, segments: Segments, twins: list[int]) -> Tensor:
-        """Return flat places in output order; places from ``keep`` on are twins (unmerged)."""
-        alive = keep.flatten().nonzero()[:, 0].split(keep.sum(-1).tolist())
-        out, twin = [], keep.numel()
-        for frames in segments:
-            place, kept = alive[frames[0]], [alive[t] for t in frames[1:]]
-            if frames[0] not in twins:
-                out += [place, *kept]
-                continue
-            originals = torch.arange(twin, twin + len(place), device=place.device)
-            twin += len(place)
-            if self.config.order == "segment":
-                out += [originals, *kept, place]
-            else:
-                out += [torch.stack([originals, place], dim=1).flatten(), *kept]
-        return torch.cat(out)
-
-
-def _twins(flow: Flow, frames: list[int]) -> Twins:
-    """Return the tokens of some frames as they are."""
-    first = torch.zeros_like(flow.tokens.keep)
-    first[frames] = flow.tokens.keep[frames]
-    place = first.flatten().nonzero()[:, 0]
-    rows = None if flow.trace is None else torch.index_select(flow.trace, 0, place)
-    return Twins(place, flow.at(place), flow.mass.flatten()[place], rows)
 
 
 def _places(keep: Tensor, frames: list[int]) -> tuple[Tensor, Tensor]:

@@ -1,31 +1,31 @@
 """The static stage: what stands still all through a segment is merged into its first frame."""
 
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import FrozenModel
 from tokenred.errors import InputError
 from tokenred.interfaces import Aggregator, StaticRule
+from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.flow import Flow, uniform_mass
 from tokenred.pipeline.merges import Merge, Problem, Solved
+from tokenred.pipeline.stage import Stage, StageConfig
 from tokenred.slots import Slot, build
 from tokenred.types import Coupling
 
 
-class StaticStageConfig(FrozenModel):
+class StaticStageConfig(StageConfig):
     """Settings of the static stage."""
 
-    kind: Literal["static"] = "static"
     rule: Slot[StaticRule] = Field(description="which places of a segment stand still")
     aggregator: Slot[Aggregator] = Field(
         "mean", validate_default=True, description="how the tokens of one place become one"
     )
 
 
-class StaticStage:
+class StaticStage(Stage):
     """Runs one static stage.
 
     Every place of the grid that the rule calls static keeps one token a segment, in its first
@@ -34,12 +34,17 @@ class StaticStage:
     merged than leaves tokens enough to keep.
     """
 
-    needs: frozenset[str] = frozenset()
+    config: StaticStageConfig
+    splits = True
 
     def __init__(self, config: StaticStageConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.rule = build(StaticRule, config.rule)
         self.aggregator = build(Aggregator, config.aggregator)
+
+    def check(self, before: Sequence[Stage], after: Sequence[Stage], budget: BudgetConfig) -> None:
+        """There are two parts at most."""
+        self._check_only(before)
 
     def run(self, flow: Flow) -> None:
         """Split the tokens, and merge the static ones over time."""

@@ -1,0 +1,79 @@
+"""Stages that act inside the LLM: between its layers while it reads, on its cache while it writes.
+
+They are carried by the pipeline and run by whatever runs the model (``tokenred.models``).
+"""
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from tokenred.errors import ConfigError
+from tokenred.interfaces import CachePruner, LayerReducer
+from tokenred.pipeline.flow import Flow
+from tokenred.pipeline.stage import Stage, StageConfig
+from tokenred.slots import Slot, build
+
+
+class LlmStageConfig(StageConfig):
+    """Settings of a stage between the layers of the LLM."""
+
+    reducer: Slot[LayerReducer] = Field(description="what drops or merges tokens, and where")
+
+
+class LlmStage(Stage):
+    """A reducer between the layers of the LLM."""
+
+    config: LlmStageConfig
+
+    def __init__(self, config: LlmStageConfig) -> None:
+        super().__init__(config)
+        try:
+            self.reducer = build(LayerReducer, config.reducer)
+        except ConfigError as error:
+            raise error.below(["reducer"]) from None
+
+    @property
+    def inside(self) -> LayerReducer:
+        """The reducer."""
+        return self.reducer
+
+    def run(self, flow: Flow) -> None:
+        """Do nothing before the LLM."""
+
+
+class CacheStageConfig(StageConfig):
+    """Settings of a stage on the cache of the LLM."""
+
+    pruner: Slot[CachePruner] = Field(description="which cached tokens later layers look at")
+
+
+class CacheStage(Stage):
+    """A pruner of the LLM's cache."""
+
+    config: CacheStageConfig
+
+    def __init__(self, config: CacheStageConfig) -> None:
+        super().__init__(config)
+        try:
+            self.pruner = build(CachePruner, config.pruner)
+        except ConfigError as error:
+            raise error.below(["pruner"]) from None
+
+    @property
+    def inside(self) -> CachePruner:
+        """The pruner."""
+        return self.pruner
+
+    def run(self, flow: Flow) -> None:
+        """Do nothing before the LLM."""
+
+
+@dataclass(frozen=True)
+class InsideLlm:
+    """What a pipeline does inside the LLM, by the labels of its stages; false if nothing."""
+
+    reducers: tuple[tuple[str, LayerReducer], ...] = ()
+    pruners: tuple[tuple[str, CachePruner], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.reducers or self.pruners)
