@@ -217,7 +217,7 @@ def _pack(flow: Flow, reports: tuple[StageReport, ...]) -> ReducedTokens:
         n_tokens=len(places),
         vanilla_tokens=flow.frames * flow.vanilla_cells,
         tokens_per_frame=tuple(frame_index.bincount(minlength=flow.frames).tolist()),
-        reducer_ms=sum(report.ms for report in reports),
+        reducer_ms=sum((report.ms for report in reports), 0.0),
         stages=reports,
         segments=tokens.segments,
     )
