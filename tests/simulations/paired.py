@@ -22,8 +22,8 @@ from tokenred.evaluation.statistics import PairedDifference, paired_difference, 
 PAIRINGS = {"apart": (0.0, 0.3, 0.0), "alike": (0.2, 0.1, 0.5)}
 """Shares of the variance: the video, for both rows; the video, for one row; the question.
 
-Rows that are ``apart`` share nothing, so that many answers differ; those of ``alike`` ones differ
-in 8 % of questions at a score of 0.9, in 2 % at 0.98.
+Rows that are ``apart`` share nothing, and differ in 18 % of questions at a score of 0.9, in 3.9 %
+at 0.98; those that are ``alike`` in 11 % and 2.8 %.
 """
 
 SCORES = (0.5, 0.7, 0.9, 0.98)
