@@ -1,4 +1,4 @@
-"""Awkward videos, each of whose frames carries its number in pixels, and what a reader makes of them.
+"""Awkward videos, each of whose frames carries its number in pixels, and what is right about them.
 
 ``VIDEOS`` lists them by name; ``make`` writes one. Everything is deterministic and small, so that a
 test session makes what it needs in seconds.

@@ -9,10 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from awkward.pixels import numbered
-from awkward.writing import add_sound, add_stream, cut, damage, encode, write_video
-
-MIB = 2**20
+from awkward.writing import add_stream, cut, damage, encode, write_video
 
 
 @dataclass(frozen=True)

@@ -104,16 +104,6 @@ def encode(
     return stream.encode(frame)
 
 
-def add_sound(container: Any, seconds: float = 2) -> None:
-    """Add silence to a container that is being written, after its other streams are there."""
-    stream = container.add_stream("aac", rate=8000, layout="mono")
-    for index in range(int(seconds * 8000 / 1024)):
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        frame.sample_rate, frame.pts = 8000, 1024 * index
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-
-
 def damage(path: Path, packets: Iterable[int], bits: int = 0xFF, share: float = 0.5) -> Path:
     """Overwrite the middle of some packets of the first video, counted as they are stored.
 
