@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from awkward.writing import add_stream, cut, damage, encode, write_video
+from awkward.writing import add_stream, create, cut, damage, encode, write_video
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _two_films(preview_frames: int) -> Callable[[Path], object]:
     """A film beside a preview, which comes first."""
 
     def make(path: Path) -> None:
-        with av.open(str(path), "w") as container:
+        with create(path) as container:
             preview = add_stream(container, size=(32, 24))
             film = add_stream(container)
             for index in range(30):
@@ -65,7 +65,7 @@ def _two_films(preview_frames: int) -> Callable[[Path], object]:
 def _with_cover(path: Path) -> None:
     from av.stream import Disposition
 
-    with av.open(str(path), "w", format="mp4") as container:
+    with create(path, format="mp4") as container:
         cover = add_stream(container, "mjpeg", "yuvj420p", gop=None)
         cover.disposition = Disposition.attached_pic
         film = add_stream(container)
@@ -76,7 +76,7 @@ def _with_cover(path: Path) -> None:
 
 
 def _with_sound(path: Path) -> None:
-    with av.open(str(path), "w") as container:
+    with create(path) as container:
         film = add_stream(container)
         sound = container.add_stream("aac", rate=8000, layout="mono")
         for index in range(30):

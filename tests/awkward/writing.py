@@ -48,13 +48,7 @@ def write_video(
     gop : frames from one key frame to the next
     turned : degrees, and whether the picture is mirrored, as the container tells a player
     """
-    with av.open(
-        str(path),
-        "w",
-        format=format,
-        options=dict(muxer or {}),
-        metadata_encoding=metadata_encoding,
-    ) as container:
+    with create(path, format=format, muxer=muxer, metadata_encoding=metadata_encoding) as container:
         if title is not None:
             container.metadata["title"] = title
         stream = add_stream(container, codec, pix_fmt, size, rate, options, gop)
@@ -68,6 +62,12 @@ def write_video(
             container.mux(encode(stream, number, stamp, base, turned))
         container.mux(stream.encode())
     return path
+
+
+def create(path: Path, muxer: Mapping[str, str] | None = None, **settings: Any) -> Any:
+    """Open a container for writing, which gets no random number of its own."""
+    options = {"fflags": "+bitexact", **(muxer or {})}
+    return av.open(str(path), "w", options=options, **settings)
 
 
 def add_stream(
