@@ -38,6 +38,7 @@ from tokenred.pipeline.stages.segment import KeepRuleConfig
 from tokenred.registry import Entry, registry
 from tokenred.testing.matrix import descriptions
 from tokenred.testing.matrix import read as read_matrices
+from tokenred.video import VideoLimits
 
 MARKER = re.compile(r"^\{\{ *([a-z_]+)((?: +[^}]*?)?) *\}\}$", re.MULTILINE)
 SECTION = re.compile(r"^([A-Z][A-Za-z ]+)\n-+$", re.MULTILINE)
@@ -185,6 +186,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "sweep": Sweep,
     "published": Published,
     "local task": LocalTaskConfig,
+    "video limits": VideoLimits,
 }
 
 

@@ -204,11 +204,13 @@ def _decode_all(
 ) -> Iterator[Any]:
     """Yield all frames that can be decoded, by one thread; note what goes wrong on the way."""
     import av
+    from av.codec.context import Flags
 
     with opened(path, limits) as container:
         stream = container.streams[track.stream]
         context = stream.codec_context
         context.thread_type, context.thread_count = "NONE", 1
+        context.flags |= Flags.output_corrupt  # frames that refer to lost ones are better than none
         context.options = {"max_pixels": str(limits.max_frame_pixels)}
 
         def frames_of(packet: Any) -> list[Any] | None:

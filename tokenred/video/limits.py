@@ -22,7 +22,7 @@ class VideoLimits(FrozenModel):
         2**23, ge=1, description="frames that a video may hold; 8.4 million are 77 hours"
     )
     max_damage: float = Field(
-        0.5, ge=0, le=1, description="share of a video's frames that may be damaged or lost"
+        0.75, ge=0, le=1, description="share of a video's frames that may be lost to damage"
     )
 
     def check(self, setting: str, wanted: int, what: str) -> None:

@@ -183,13 +183,12 @@ def _about_the_damage(
     name: str,
 ) -> list[str]:
     n_frames = len(found.places) + found.n_lost
-    damaged = found.n_lost + found.n_disturbed
-    if not damaged:
+    if not found.n_lost + found.n_disturbed:
         return []
     what = f"{name} is damaged: of {n_frames} frames {found.n_lost} cannot be decoded"
     if found.n_disturbed:
         what += f" and {found.n_disturbed} only in part"
-    if damaged > limits.max_damage * n_frames:
+    if found.n_lost > limits.max_damage * n_frames:
         raise InputError(f"{what}; up to {limits.max_damage:.0%} are put up with (max_damage)")
     n_moved = sum(a != b for a, b in zip(chosen, taken))
     what += f"; {n_moved} of {len(taken)} samples are neighbours that are whole"
