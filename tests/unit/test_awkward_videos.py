@@ -320,7 +320,7 @@ class TestOneFileOnly:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr("builtins.open", refuse)
-        with pytest.raises(InputError, match="Permission denied"):
+        with pytest.raises(InputError, match="cannot be opened: permission denied"):
             read_video(made("plain.mp4"), 4)
 
 
@@ -354,6 +354,15 @@ def test_every_pixel_format_is_shown_as_it_looks(tmp_path: Path, pix_fmt: str) -
     assert read_numbers(clip.frames) == [0, 1, 2]
     light = float(clip.frames.max())
     assert 200 <= light <= 235, f"white is {light}"
+
+
+def test_pixels_that_are_not_square_are_said_to_be_so(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "wide.mp4", range(4), options={"x264-params": "sar=4/3"})
+    clip = read_video(path, 2)
+    assert read_numbers(clip.frames) == [0, 3]
+    assert clip.remarks == (
+        "pixels of wide.mp4 are 1.33 times as wide as high; frames are as stored",
+    )
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

@@ -1,6 +1,7 @@
 """Image files: every mode as it looks, upright, within limits, or one sentence."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from awkward import VIDEOS, numbered, read_number
 from PIL import Image
 
 from tokenred.errors import InputError
-from tokenred.video import VideoLimits, is_image, read_image
+from tokenred.video import VideoLimits, is_image, read_image, to_rgb
 
 RAMP = np.linspace(0, 255, 64).round().astype(np.uint8)[None].repeat(16, 0)
 
@@ -138,6 +139,20 @@ def test_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
         huge = saved(tmp_path / "huge.png", Image.new("1", (side, side)))
         with pytest.raises(InputError, match="max_frame_pixels"):
             read_image(huge)
+
+
+def test_an_open_image_that_turns_out_to_be_cut_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "image.bmp", Image.fromarray(RAMP))
+    path.write_bytes(path.read_bytes()[:-300])
+    with Image.open(path) as image, pytest.raises(InputError, match="cannot be turned into RGB"):
+        to_rgb(image)
+
+
+def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert not is_image(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="is a device or a pipe, not an image file"):
+        read_image(tmp_path / "pipe.png")
 
 
 def test_no_program_is_run_for_an_image(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def _decode_all(
     import av
     from av.codec.context import Flags
 
-    with opened(path, limits) as container:
+    with opened(path) as container:
         stream = container.streams[track.stream]
         context = stream.codec_context
         context.thread_type, context.thread_count = "NONE", 1

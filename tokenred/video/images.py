@@ -28,6 +28,8 @@ _SIXTEEN = ("PNG", "PPM", "JPEG2000")
 def is_image(path: str | PathLike[str]) -> bool:
     """Say whether a file is an image rather than a video: by its first bytes, then by its name."""
     try:
+        if not Path(path).is_file():
+            return False
         with open(path, "rb") as file:
             head = file.read(16)
     except (OSError, ValueError):
@@ -101,8 +103,18 @@ def to_rgb(image: Any) -> UInt8[Tensor, "height width 3"]:
     Raises
     ------
     InputError
-        If it holds numbers that do not say what is white: of 32 bits, or fractions beyond [0, 1].
+        If it is damaged, or holds numbers that do not say what is white: of 32 bits, or fractions
+        beyond [0, 1].
     """
+    try:
+        return _seen(image)
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, LookupError) as error:
+        raise InputError(f"an image cannot be turned into RGB: {error}") from error
+
+
+def _seen(image: Any) -> UInt8[Tensor, "height width 3"]:
     from PIL import Image
 
     mode = image.mode

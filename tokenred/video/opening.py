@@ -13,7 +13,6 @@ from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from tokenred.errors import InputError
-from tokenred.video.limits import VideoLimits
 
 READ_BYTES = 2**18
 LONGEST_NAME = 200
@@ -35,11 +34,19 @@ class _Nameless:
     """An open file without its name, for whoever would read something into that."""
 
     def __init__(self, file: Any) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self.read, self.tell = file.read, file.tell
+        self._file = file
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place; -1 if there is no such place, as damaged files ask for."""
+        try:
+            return int(self._file.seek(offset, whence))
+        except (OSError, ValueError, OverflowError):
+            return -1
 
 
 @contextmanager
-def opened(path: Path, limits: VideoLimits) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """Open a video as a container of PyAV; every fault becomes one sentence.
 
     Raises
@@ -57,11 +64,10 @@ def opened(path: Path, limits: VideoLimits) -> Iterator[Any]:
     faults = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
     try:
         with (
-            open(path, "rb", buffering=0) as file,
+            _file(path) as file,
             av.open(
                 _Nameless(file),
                 "r",
-                options={"max_pixels": str(limits.max_frame_pixels)},
                 container_options={
                     "format_whitelist": f"{VIDEO_FORMATS},{SOUND_FORMATS}",
                     "protocol_whitelist": "none",
@@ -76,6 +82,18 @@ def opened(path: Path, limits: VideoLimits) -> Iterator[Any]:
         raise
     except faults as error:
         raise InputError(f"{shown(path)} {_reason(path, error)}") from error
+
+
+def _file(path: Path) -> Any:
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise _closed(path, error) from None
+
+
+def _closed(path: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return InputError(f"{shown(path)} cannot be opened: {reason.lower()}")
 
 
 def check_file(path: Path, wanted: str) -> None:
@@ -95,8 +113,7 @@ def check_file(path: Path, wanted: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{shown(path)} does not exist") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{shown(path)} cannot be opened: {reason.lower()}") from None
+        raise _closed(path, error) from None
     if S_ISDIR(found.st_mode):
         raise InputError(f"{shown(path)} is a directory, not {wanted}")
     if not S_ISREG(found.st_mode):

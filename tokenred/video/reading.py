@@ -127,7 +127,7 @@ def read_video(
     if n_frames is not None:
         limits.check("max_frames", n_frames, "frames are asked for")
     name = shown(path.name)
-    with opened(path, limits) as container:
+    with opened(path) as container:
         track, n_videos = find_track(container, limits, shown(path))
         remarks = _about_the_file(track, n_videos, name)
         _check_length(wish, track.times, limits, name)
