@@ -23,7 +23,8 @@ class Awkward:
     n_frames : how many frames it shows; None where damage decides
     first : number of its first frame
     times : seconds from the first frame; None: ten frames a second
-    lost : largest share of frames whose number may not be readable, where the file is damaged
+    damaged : whether other frames than those asked for may stand for them
+    wrong : how many of eight samples may not show the frame that is named, where nobody can tell
     size : height and width as it is to be seen
     remark : what a reader has to say of it, a part of it
     """
@@ -33,7 +34,8 @@ class Awkward:
     n_frames: int | None = 30
     first: int = 0
     times: Sequence[float] | None = None
-    lost: float = 0
+    damaged: bool = False
+    wrong: int = 0
     size: tuple[int, int] = (48, 64)
     remark: str = ""
 
@@ -273,7 +275,8 @@ VIDEOS: dict[str, Awkward] = {
                 f"damaged-{codec}.{suffix}",
                 _damaged(packets, codec=codec, gop=10),
                 60,
-                lost=0.5,
+                damaged=True,
+                wrong=3 if codec == "libvpx" else 0,
                 remark="" if codec == "libvpx" else "damaged",  # VP8 cannot tell
             )
             for codec, suffix in (
@@ -291,13 +294,18 @@ VIDEOS: dict[str, Awkward] = {
             for packets in [(5, 22, 23, 24, 47)]
         ),
         Awkward(
-            "damaged-key.mp4", _damaged([20], 0.9, codec="mpeg4"), 60, lost=0.5, remark="damag"
+            "damaged-key.mp4", _damaged([20], 0.9, codec="mpeg4"), 60, damaged=True, remark="damag"
         ),
         Awkward(
-            "damaged-end.mp4", _damaged([59], 0.9, codec="mpeg4"), 60, lost=0.1, remark="damag"
+            "damaged-end.mp4", _damaged([59], 0.9, codec="mpeg4"), 60, damaged=True, remark="damag"
         ),
         Awkward(
-            "damaged-start.mp4", _damaged([0], 0.9, codec="mpeg4"), 60, lost=0.3, remark="damag"
+            "damaged-start.mp4",
+            _damaged([0], 0.9, codec="mpeg4"),
+            60,
+            damaged=True,
+            wrong=1,
+            remark="damag",
         ),
         Awkward("cut.avi", _cut(0.5, codec="ffv1", gop=None), None, remark="announces 60 frames"),
         Awkward("cut.mkv", _cut(0.6), None),
@@ -326,6 +334,12 @@ _HLS = ("#EXTM3U", "#EXT-X-TARGETDURATION:3", "#EXTINF:3,", "{0}", "#EXT-X-ENDLI
 
 def _playlist(entry: str) -> Callable[[Path], object]:
     return _text(*(line.replace("{0}", entry) for line in _HLS))
+
+
+def _character_art(path: Path) -> None:
+    """Write an XBIN, which FFmpeg renders to a picture."""
+    head = b"XBIN\x1a" + struct.pack("<HHBB", 80, 25, 16, 0)
+    path.write_bytes(head + b"A\x07" * 80 * 25)
 
 
 def _huge(path: Path) -> None:
@@ -358,6 +372,8 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "text.txt": _text("\x1b[31mred\x1b[0m", "{secret}"),
     "art.ans": _text("\x1b[31mred\x1b[0m", "{secret}"),
     "art.nfo": _text("words", "{secret}"),
+    "art.xb": _character_art,
+    "art.mp4": _character_art,
     "subtitles.srt": _text("1", "00:00:01,000 --> 00:00:02,000", "hello"),
     "huge.gif": _huge,
 }

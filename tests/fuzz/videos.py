@@ -122,7 +122,7 @@ class Reader:
 
 def cases(n: int, seed: int, folder: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     """Yield name, content and arguments of damaged videos; the same for the same seed."""
-    names = sorted(name for name, video in VIDEOS.items() if ":" not in name and not video.lost)
+    names = sorted(name for name, video in VIDEOS.items() if ":" not in name and not video.damaged)
     whole: dict[str, bytes] = {}
     for number in range(n):
         random = Random(f"{seed} {number}")

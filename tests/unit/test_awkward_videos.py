@@ -50,11 +50,11 @@ def test_the_frames_that_arrive_are_those_that_are_named(made: Any, name: str) -
     assert clip.frames.shape == (N_SAMPLES, *video.size, 3)
     named = [index + video.first for index in clip.frame_indices]
     wrong = sum(a != b for a, b in zip(read_numbers(clip.frames), named))
-    assert wrong <= video.lost * N_SAMPLES
+    assert wrong <= video.wrong
     assert list(named) == sorted(named)
     if video.n_frames is not None:
         assert clip.n_source_frames == video.n_frames
-    if not video.lost:
+    if not video.damaged:
         assert clip.frame_indices == sample_indices(clip.n_source_frames, N_SAMPLES)
     assert video.remark in " ".join(clip.remarks)
     if not video.remark:
@@ -71,7 +71,7 @@ def test_time_begins_with_the_first_frame_and_does_not_fall(made: Any, name: str
     if video.times is not None:
         wanted = torch.tensor([video.times[index] / 1000 for index in clip.frame_indices])
         torch.testing.assert_close(times, wanted, atol=2e-3, rtol=0)
-    elif not video.lost and clip.fps in (10, 25):
+    elif not video.damaged and clip.fps in (10, 25):
         wanted = torch.tensor(clip.frame_indices) / clip.fps
         torch.testing.assert_close(times, wanted, atol=2e-3, rtol=0)
 
