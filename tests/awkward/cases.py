@@ -186,6 +186,8 @@ VIDEOS: dict[str, Awkward] = {
         Awkward("joined.ts", _joined("libx264"), remark="run backwards"),
         Awkward("joined.h264", _joined("libx264", options={"bf": "2"})),
         Awkward("joined-b-frames.ts", _joined("libx264", options=_B_FRAMES), remark="backwards"),
+        Awkward("joined-b-frames.mkv", _joined("libx264", options={"bf": "2"}), remark="backwards"),
+        Awkward("joined.webm", _joined("libvpx-vp9"), remark="run backwards"),
         Awkward("joined.mpg", _joined("mpeg2video", rate=25), remark="run backwards"),
         Awkward("two-sizes.h264", _joined("libx264", (96, 80)), remark="size"),
         # what a player shows

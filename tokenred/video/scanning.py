@@ -6,7 +6,6 @@ recording that was cut counts what is no longer there. Packets are what there is
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from tokenred.errors import InputError
@@ -197,9 +196,23 @@ def _track(stream: Any, kept: _Packets) -> Track:
 
 
 def _restarts(kept: _Packets) -> list[int]:
-    """Return the packets at which time stamps run backwards."""
-    stamps = [(n, each) for n, each in enumerate(kept.dts) if each is not None]
-    return [now[0] for before, now in pairwise(stamps) if now[1] < before[1]]
+    """Return the packets at which time stamps run backwards.
+
+    A key frame is shown behind all that is stored before it, or a recording begins anew. Packets
+    without presentation times have at least times at which they are decoded.
+    """
+    keys = set(kept.keys)
+    found: list[int] = []
+    latest: int | None = None
+    for n, stamps in enumerate(zip(kept.pts, kept.dts)):
+        stamp = next((each for each in stamps if each is not None), None)
+        if stamp is None:
+            continue
+        if latest is not None and n in keys and stamp < latest:
+            found.append(n)
+            latest = stamp
+        latest = stamp if latest is None else max(latest, stamp)
+    return found
 
 
 def _times(sections: Sequence[Sequence[int]], base: float, fps: float) -> tuple[float, ...]:
