@@ -148,6 +148,18 @@ def test_an_open_image_that_turns_out_to_be_cut_is_refused(tmp_path: Path) -> No
         to_rgb(image)
 
 
+def test_tasks_of_others_show_images_the_same_way(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from tokenred.integrations.visuals import read_visuals
+
+    (pixels,) = read_visuals([ramp16()], SimpleNamespace(image_list="images"), 4).pixels
+    assert np.abs(pixels[0].numpy().astype(int) - RAMP[..., None]).max() <= 1
+    VIDEOS["joined.ts"].make(tmp_path / "joined.ts")
+    shown = read_visuals([str(tmp_path / "joined.ts")], SimpleNamespace(frame_sampling="round"), 4)
+    assert "run backwards" in shown.remarks[0]
+
+
 def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert not is_image(tmp_path / "pipe.png")

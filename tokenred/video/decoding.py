@@ -149,17 +149,17 @@ def survey(path: Path, track: Track, limits: VideoLimits) -> Survey:
             disturbed.append(len(stamps))
         stamps.append(frame.pts)
     places, times = _placed(track, stamps)
-    halves = abs(track.n_frames - 2 * len(stamps)) <= 2  # two packets a frame, one for each field
-    if not faults and not disturbed and halves:
+    n_lost = max(track.n_frames - len(stamps), 0)
+    if not faults and abs(n_lost - len(stamps)) <= 1:  # two packets a frame, one for each field
         times = tuple(times[each] - times[places[0]] for each in places)
-        places = tuple(range(len(stamps)))
+        places, n_lost = tuple(range(len(stamps))), 0
     affected = [places[each] for each in disturbed]
     lost = sorted({*range(len(times))} - {*places})
     return Survey(
         places=places,
         whole=tuple(sorted({*places} - _referring(track, [*lost, *affected]))),
         times=times,
-        n_lost=max(track.n_frames - len(places), 0) if not halves or faults else len(lost),
+        n_lost=n_lost,
         n_disturbed=len(disturbed),
     )
 
@@ -179,11 +179,14 @@ def _placed(
 
 def _referring(track: Track, damaged: Iterable[int]) -> set[int]:
     """Return damaged frames with all that may refer to them: up to the next key frame."""
-    found = set(damaged)
+    found: set[int] = set()
     keys = [key.index for key in track.keys]
-    for each in sorted(found):
-        place = bisect_right(keys, each)
-        found.update(range(each, keys[place] if place < len(keys) else track.n_frames))
+    end = 0
+    for each in sorted(damaged):
+        if each >= end:
+            place = bisect_right(keys, each)
+            end = keys[place] if place < len(keys) else max(track.n_frames, each + 1)
+            found.update(range(each, end))
     return found
 
 

@@ -61,7 +61,10 @@ def opened(path: Path) -> Iterator[Any]:
         raise InputError("reading video needs PyAV: pip install 'tokenred[video]'") from error
     check_file(path, "a video file")
     # PyAV passes on what a binding may raise on damaged data: bad indices, texts, sizes.
-    faults = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
+    faults = (
+        *(av.FFmpegError, OSError, ValueError, LookupError),
+        *(ArithmeticError, MemoryError, RuntimeError),
+    )
     try:
         with (
             _file(path) as file,
