@@ -258,7 +258,9 @@ def video_settings(draw: st.DrawFn) -> dict[str, Any]:
 NAMES = {role: registry().names(role) for role in ROLES}
 EXACT = {
     exact: [
-        entry.name for entry in registry().entries("keep decision") if entry.factory.exact == exact
+        entry.name
+        for entry in registry().entries("keep decision")
+        if make("keep decision", entry.name).exact == exact
     ]
     for exact in (True, False)
 }
