@@ -269,7 +269,7 @@ EXACT = {
 SUMS = [
     entry.name
     for entry in registry().entries("aggregator")
-    if not getattr(make("aggregator", entry.name), "averages", True)
+    if not make("aggregator", entry.name).averages
 ]
 
 

@@ -15,12 +15,10 @@ if TYPE_CHECKING:
 NUM_FRAMES = 32
 """Frames of a video, unless someone says otherwise; the embedded model has its own number."""
 
-BY = ("index", "time")
-
 By = Annotated[
     str,
     typer.Option(
-        metavar="|".join(BY),
+        metavar="index|time",
         help="What the samples of a video are spread over: its frames, or its seconds.",
     ),
 ]
@@ -97,6 +95,8 @@ def check_sampling(frames: int | None, by: str, fps: float | None) -> None:
     """Refuse options that do not go together, before a model is loaded."""
     if frames is not None and fps is not None:
         raise ConfigError("give --frames or --fps, not both", ["--fps"])
+    from tokenred.video import BY
+
     if by not in BY:
         raise ConfigError(f"unknown value '{by}'{nearest(by, BY)}", ["--by"])
 
