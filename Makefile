@@ -35,7 +35,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(if $(CI),
 ARGS ?=
 CI_PARTS := lint types layers test test-floor test-lmms docs
 
-.PHONY: help setup setup-dev lint format types layers test test-thorough test-floor test-lmms faults browser conformance docs docs-serve ablate bench ci constraints clean
+.PHONY: help setup setup-dev lint format types layers test test-thorough test-floor test-lmms simulate faults fuzz browser conformance docs docs-serve ablate bench ci constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -113,8 +113,14 @@ test-lmms: $(LMMS)/.installed  ## tests of the model and the suite for lmms-eval
 	@echo "test-lmms: pytest on $$(grep '^lmms-eval' lmms.txt)"
 	@PYTHONPATH=$(LMMS):tests/lmms/shim OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -c tests/lmms/pytest.ini tests/lmms
 
+simulate: setup-dev  ## whether intervals and detectable differences keep their promises; some minutes
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m simulations.paired $(ARGS)
+
 faults: setup-dev  ## seeded faults, each of which a test must catch; ARGS="--only store" runs some
 	@PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
+
+fuzz: setup-dev  ## damaged videos, each read or refused by a sentence; ARGS="--n 1000 --seed 0 --keep DIR"
+	@PYTHONPATH=tests $(BIN)/python -m fuzz.videos $(ARGS)
 
 browser:  ## a Chromium for the test of the report page; Debian's is installed where there is none
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \

@@ -40,6 +40,7 @@ from tokenred.registry import Entry
 from tokenred.slots import slot_role
 from tokenred.testing.matrix import descriptions
 from tokenred.testing.matrix import read as read_matrices
+from tokenred.video import VideoLimits
 
 MARKER = re.compile(r"^\{\{ *([a-z_]+)((?: +[^}]*?)?) *\}\}$", re.MULTILINE)
 SECTION = re.compile(r"^([A-Z][A-Za-z ]+)\n-+$", re.MULTILINE)
@@ -187,6 +188,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "sweep": Sweep,
     "published": Published,
     "local task": LocalTaskConfig,
+    "video limits": VideoLimits,
 }
 
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # what these modules import takes seconds, so it waits for th
         TokenGroup,
         VisualTokens,
     )
-    from tokenred.video import read_video
+    from tokenred.video import read_image, read_video
 
 __version__ = "0.1.0"
 
@@ -92,6 +92,7 @@ __all__ = [
     "hookimpl",
     "load_model",
     "load_pipeline",
+    "read_image",
     "read_video",
     "register",
     "registry",
@@ -108,7 +109,7 @@ _LAZY = {
     "pipeline": "Pipeline PipelineConfig load_pipeline",
     "pipeline.calibrate": "calibrate",
     "types": "Coupling MergeWeights Realised ReducedTokens Segments TokenGroup VisualTokens",
-    "video": "read_video",
+    "video": "read_image read_video",
 }
 """Module -> what is imported from it when it is first asked for."""
 

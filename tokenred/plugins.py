@@ -15,7 +15,17 @@ import pluggy
 
 from tokenred import hookspecs
 from tokenred.errors import PluginError, TokenredError, nearest
-from tokenred.registry import ALL_ROLES, FILES, TARGETS, Entry, Registry, hook_of, plural, role_of
+from tokenred.registry import (
+    ALL_ROLES,
+    FILES,
+    STRATEGIES_HOOK,
+    TARGETS,
+    Entry,
+    Registry,
+    hook_of,
+    plural,
+    role_of,
+)
 
 BUILTIN = (
     "tokenred.stages",
@@ -158,15 +168,15 @@ def _adders(
         return register
 
     return {
-        hook_of(ALL_ROLES[0]): strategy,
+        STRATEGIES_HOOK: strategy,
         **{hook_of(kind): other(kind) for kind in (*FILES, *TARGETS)},
     }
 
 
 def _advice(hook: str) -> str:
     if hook in {f"register_{plural(role)}".replace("-", "_") for role in ALL_ROLES}:
-        return f"; strategies of every role come in by {hook_of(ALL_ROLES[0])}"
-    return nearest(hook, [hook_of(kind) for kind in (ALL_ROLES[0], *FILES, *TARGETS)])
+        return f"; strategies of every role come in by {STRATEGIES_HOOK}"
+    return nearest(hook, [STRATEGIES_HOOK, *(hook_of(kind) for kind in (*FILES, *TARGETS))])
 
 
 def _package_of(plugin: object) -> str:

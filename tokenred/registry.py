@@ -52,9 +52,12 @@ def plural(kind: str) -> str:
     return f"{kind}s".replace(" ", "-")
 
 
+STRATEGIES_HOOK = "register_strategies"
+
+
 def hook_of(kind: str) -> str:
-    """Return the name of the hook that registers a kind, such as ``register_presets``."""
-    return f"register_{'strategies' if kind in ALL_ROLES else plural(kind)}".replace("-", "_")
+    """Return the name of the hook that registers a kind: one for all roles, else its own."""
+    return STRATEGIES_HOOK if kind in ALL_ROLES else f"register_{plural(kind)}".replace("-", "_")
 
 
 METHODS = Path(__file__).with_name("methods.json")

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--plain-memory",
         action="store_true",
-        help="the allocator as it comes: whoever allocates pays for page faults",
+        help="default malloc: whoever allocates pays for page faults",
     )
     parser.add_argument(
         "--again",

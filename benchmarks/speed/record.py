@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[str, Callable[[Session], Any]]] = {
     "sweeps": ("sweeps on synthetic features", solvers.sweeps_needed),
     "real": ("sweeps on real features", real.sweeps_on_clips),
     "frame_stage": ("frame stage", stages.frame_stage),
-    "plain_memory": ("frame stage, the allocator as it comes", stages.plain_memory),
+    "plain_memory": ("frame stage, default malloc", stages.plain_memory),
     "segment_stage": ("segment stage", stages.segment_stage),
     "reducer": ("whole reducer", stages.whole_reducer),
     "whole_path": ("around the reducer: cues, and many configurations of one clip", _whole_path),

@@ -116,7 +116,7 @@ def frame_stage(session: Session) -> dict[str, Any]:
 
 
 def plain_memory(session: Session) -> list[dict[str, Any]]:
-    """Time the frame stage with the allocator as it comes, in a process of its own."""
+    """Time the frame stage with default malloc, in a process of its own."""
     sizes = session.sizes
     rows: list[dict[str, Any]] = fresh(
         "benchmarks.speed.stages:frame_stage_plainly",

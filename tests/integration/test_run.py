@@ -92,3 +92,44 @@ def test_a_folder_without_a_model_is_one_sentence(capsys, video, tmp_path):
     assert code == 1
     assert f"no model can be loaded from {tmp_path}" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_frames_may_be_spread_over_time_or_come_at_a_rate(capsys, tmp_path):
+    from awkward import VIDEOS
+
+    path = tmp_path / "variable.mp4"
+    VIDEOS["variable.mp4"].make(path)
+    asked = [str(path), "--ask", "how many digits?", "--no-compare", "--json"]
+    found = {}
+    for options in ((), ("--by", "time"), ("--fps", "0.1")):
+        code, out, err = run(capsys, *asked, *options)
+        assert code == 0, err
+        found[options] = json.loads(out)["frame_indices"]
+        assert ("do not come at a steady rate" in err) == (options == ())
+    assert sum(index < 30 for index in found[()]) == 6
+    assert sum(index < 30 for index in found["--by", "time"]) == 1
+    assert found["--fps", "0.1"] == [0, 30, 32, 34, 36, 38, 40]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--frames", "4", "--fps", "1"), "give --frames or --fps, not both"),
+        (("--by", "tim"), "did you mean 'time'?"),
+    ],
+)
+def test_options_that_do_not_go_together(capsys, video, options, sentence):
+    code, _, err = run(capsys, video, "--ask", "how many digits?", *options)
+    assert code == 2
+    assert sentence in err
+
+
+@pytest.mark.parametrize("verb", ["run", "viz", "bench"])
+def test_names_that_no_file_can_have_are_one_sentence(capsys, verb):
+    name = "x" * 5000 + ".mp4"
+    given = {"run": [name, "--ask", "how many digits?"], "viz": [name], "bench": ["--video", name]}
+    with pytest.raises(SystemExit) as stop:
+        main([verb, *given[verb]])
+    assert stop.value.code == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("cannot be opened: file name too long")

@@ -184,3 +184,14 @@ def test_views_of_one_video_share_one_encoding(loaded, monkeypatch):
         mapped = reduced.trace.shape
         assert mapped == (reduced.realised.n_tokens, 8 * 169)
     assert [view.name for view in views] == ["aot-paper", "tome", "vanilla"]
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.mp4", "x" * 240 + ".mp4"], ids=["latin-1", "long"])
+def test_any_name_that_a_file_can_have_will_do(capsys, tmp_path, monkeypatch, name):
+    from awkward import write_video
+
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / name, range(4))
+    code, out, err = viz(capsys, name, "--frames", 2, "--json")
+    assert code == 0, err
+    assert [os.path.exists(path) for path in json.loads(out)["files"]] == [True] * 4

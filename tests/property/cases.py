@@ -258,7 +258,9 @@ def video_settings(draw: st.DrawFn) -> dict[str, Any]:
 NAMES = {role: registry().names(role) for role in ROLES}
 EXACT = {
     exact: [
-        entry.name for entry in registry().entries("keep decision") if entry.factory.exact == exact
+        entry.name
+        for entry in registry().entries("keep decision")
+        if make("keep decision", entry.name).exact == exact
     ]
     for exact in (True, False)
 }
@@ -267,7 +269,7 @@ EXACT = {
 SUMS = [
     entry.name
     for entry in registry().entries("aggregator")
-    if not getattr(make("aggregator", entry.name), "averages", True)
+    if not make("aggregator", entry.name).averages
 ]
 
 

@@ -129,6 +129,59 @@ class TestLines:
         task = local(write(tmp_path, CHOICE, two, free), videos=str(videos))
         assert task.kinds == {"all": pytest.approx((1 / 3 + 1 / 2 + 0) / 3)}
 
+    def test_frames_may_be_spread_over_time_or_come_at_a_rate(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from awkward import VIDEOS, read_numbers
+
+        VIDEOS["variable.mkv"].make(tmp_path / "variable.mkv")
+        path = write(tmp_path, {"video": "variable.mkv", "question": "what ?"})
+        found = {}
+        for name, settings in {
+            "index": {"frames": 4},
+            "time": {"frames": 4, "by": "time"},
+            "floor": {"frames": 4, "sampling": "floor"},
+            "fps": {"fps": 0.1},
+        }.items():
+            task = load_task({"name": "local", "path": str(path), **settings})
+            sample = task.sample(0)
+            assert read_numbers(sample.frames) == list(sample.frame_indices)
+            found[name] = (sample.frame_indices, task.fingerprint)
+        assert [indices for indices, _ in found.values()] == [
+            (0, 14, 27, 41),
+            (0, 33, 37, 41),
+            (0, 13, 27, 41),
+            (0, 30, 32, 34, 36, 38, 40),
+        ]
+        assert len({fingerprint for _, fingerprint in found.values()}) == 4
+        said = [record.getMessage() for record in caplog.records]
+        assert sum("frames do not come at a steady rate" in each for each in said) == 2
+
+    @pytest.mark.parametrize(
+        ("settings", "sentence"),
+        [
+            ({"frames": 4, "fps": 2}, "give frames or fps, not both"),
+            ({"by": "mood"}, "'index' or 'time'"),
+            ({"limits": {"max_seconds": 3}}, "max_seconds"),
+        ],
+    )
+    def test_sampling_that_cannot_be(
+        self, videos: Path, settings: dict[str, Any], sentence: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=sentence):
+            load_task({"name": "local", "path": str(videos), **settings})
+
+    def test_a_name_that_is_no_text_is_refused_before_anything_runs(self, tmp_path: Path) -> None:
+        write_video(tmp_path / "clips" / "a.mp4").rename(tmp_path / "clips" / "caf\udce9.mp4")
+        with pytest.raises(InputError, match=r"caf\\udce9\.mp4 is a name that is no UTF-8 text"):
+            load_task({"name": "local", "path": str(tmp_path / "clips")})
+
+    def test_limits_are_settings(self, videos: Path, tmp_path: Path) -> None:
+        path = write(tmp_path, CHOICE)
+        task = local(path, videos=str(videos), limits={"max_frames": 3})
+        with pytest.raises(InputError, match=r"the limit is 3 \(max_frames\)"):
+            task.sample(0)
+
     def test_frames_are_those_of_the_file(self, videos: Path, tmp_path: Path) -> None:
         task = local(write(videos, CHOICE, name="beside.jsonl"))  # videos lie beside it
         sample = task.sample(0)
@@ -197,6 +250,9 @@ class TestFingerprint:
         "settings",
         [
             {"frames": 5},
+            {"sampling": "start"},
+            {"by": "time"},
+            {"limits": {"max_damage": 0.1}},
             {"answering": "generation"},
             {"show_options": "none"},
             {"scorer": "contains"},

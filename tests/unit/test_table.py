@@ -243,6 +243,23 @@ def test_bold_means_that_the_interval_excludes_zero(summary: Summary) -> None:
     assert set(bold) == {True, False}
 
 
+def test_the_caption_says_what_is_adjusted(summary: Summary) -> None:
+    text = to_markdown(summary)
+    assert "p alone is adjusted: intervals, and bold with them, are of one row at a time" in text
+
+
+def test_the_caption_says_where_nothing_could_be_found(summary: Summary) -> None:
+    compared = [row for row in summary.rows if row.difference is not None]
+    hopeless = replace(compared[0].difference, minimum_detectable=None)
+    known = replace(compared[0].difference, minimum_detectable=0.5)
+    for difference, said in ((hopeless, True), (known, False)):
+        rows = tuple(
+            replace(row, difference=difference) if row in compared else row for row in summary.rows
+        )
+        text = " ".join(shown(replace(summary, rows=rows), 160).split())
+        assert ("would show no difference, however large" in text) == said
+
+
 def test_markdown_tables_are_rectangular(summary: Summary) -> None:
     text = to_markdown(summary).replace("\\|", "")
     tables = [block for block in text.split("\n\n") if block.startswith("|")]

@@ -6,18 +6,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenred.cli._common import say
-from tokenred.errors import ConfigError, InputError
+from tokenred.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from tokenred.models.inputs.media import MediaInput
     from tokenred.models.loading import LoadedModel
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 NUM_FRAMES = 32
 """Frames of a video, unless someone says otherwise; the embedded model has its own number."""
 
+By = Annotated[
+    str,
+    typer.Option(
+        metavar="index|time",
+        help="What the samples of a video are spread over: its frames, or its seconds.",
+    ),
+]
+Fps = Annotated[
+    float | None,
+    typer.Option(min=0.001, help="Frames a second of a video, instead of a number of --frames."),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -83,34 +91,43 @@ def load(
     return loaded, set(loaded.tokenizer.get_vocab()) == set(embedded.VOCABULARY)
 
 
-def read_media(path: Path, n_frames: int) -> "MediaInput":
-    """Read an image, or frames of a video."""
-    from tokenred import read_video
-    from tokenred.models.inputs.media import MediaInput
+def check_sampling(frames: int | None, by: str, fps: float | None) -> None:
+    """Refuse options that do not go together, before a model is loaded."""
+    if frames is not None and fps is not None:
+        raise ConfigError("give --frames or --fps, not both", ["--fps"])
+    from tokenred.video import BY
 
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return MediaInput("image", (_read_image(path)[None],))
-    clip = read_video(path, n_frames)
+    if by not in BY:
+        raise ConfigError(f"unknown value '{by}'{nearest(by, BY)}", ["--by"])
+
+
+def check_media(path: Path) -> None:
+    """Refuse what is no file, before a model is loaded."""
+    from tokenred.video.opening import check_file
+
+    check_file(path, "a video or an image file")
+
+
+def read_media(
+    path: Path, n_frames: int, by: str = "index", fps: float | None = None
+) -> "MediaInput":
+    """Read an image, or frames of a video.
+
+    Parameters
+    ----------
+    n_frames : of a video, unless ``fps`` is given
+    by, fps : see ``tokenred.read_video``
+    """
+    from tokenred.models.inputs.media import MediaInput
+    from tokenred.video import is_image, read_image, read_video
+
+    if is_image(path):
+        pixels, remarks = read_image(path)
+        return MediaInput("image", (pixels[None],), remarks=remarks)
+    clip = read_video(path, None if fps else n_frames, by=by, fps=fps)
     return MediaInput(
         "video", (clip.frames,), (clip.frame_indices,), (clip.frame_times,), clip.remarks
     )
-
-
-def _read_image(path: Path) -> "Tensor":
-    """Read an image as it is meant to be seen: (height, width, 3), RGB."""
-    import numpy as np
-    import torch
-
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise InputError("reading images needs Pillow: pip install pillow") from error
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
-    return torch.from_numpy(np.array(upright))
 
 
 def embedded_words(question: str) -> str:

@@ -13,7 +13,15 @@ import typer
 
 from tokenred.accounting import FORMULAS, LlmShape
 from tokenred.cli._common import Json, Overrides, PluginFiles, parse_overrides, say, table_console
-from tokenred.cli._media import NUM_FRAMES, load, read_media
+from tokenred.cli._media import (
+    NUM_FRAMES,
+    By,
+    Fps,
+    check_media,
+    check_sampling,
+    load,
+    read_media,
+)
 from tokenred.cli.ablate import parse_retention
 from tokenred.errors import ConfigError, InputError, TokenredError, nearest
 
@@ -59,6 +67,8 @@ def bench(
         int | None,
         typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
     ] = None,
+    by: By = "index",
+    fps: Fps = None,
     retention: Annotated[
         str,
         typer.Option(help="Token budgets, such as 0.25,0.10; each pipeline's own by default."),
@@ -113,13 +123,15 @@ def bench(
     if formula not in FORMULAS:
         raise ConfigError(f"unknown FLOPs formula '{formula}'{nearest(formula, FORMULAS)}")
     found = candidates(pipelines or DEFAULT, parse_retention(retention), parse_overrides(set_))
-    if video is not None and not video.exists():
-        raise InputError(f"{video} does not exist")
+    check_sampling(frames, by, fps)
+    if video is not None:
+        check_media(video)
     if out is not None and not out.parent.is_dir():
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}")
     torch.set_num_threads(threads)
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
-    media = _shown(loaded, video, frames or (embedded.NUM_FRAMES if small else NUM_FRAMES))
+    default = embedded.NUM_FRAMES if small else NUM_FRAMES
+    media = _shown(loaded, video, frames or default, by, fps)
     for remark in media.remarks:
         say(remark)
     sample = embedded.generate_sample(GENERATED)
@@ -135,7 +147,9 @@ def bench(
     _finish(rounds, repeats)
 
 
-def _shown(loaded: LoadedModel, video: Path | None, n_frames: int) -> MediaInput:
+def _shown(
+    loaded: LoadedModel, video: Path | None, n_frames: int, by: str, fps: float | None
+) -> MediaInput:
     """Return what is shown: a file, or a generated video; models of images see its first frame."""
     import torch
 
@@ -144,7 +158,7 @@ def _shown(loaded: LoadedModel, video: Path | None, n_frames: int) -> MediaInput
     from tokenred.video import sample_indices
 
     if video is not None:
-        return read_media(video, n_frames)
+        return read_media(video, n_frames, by, fps)
     frames = torch.from_numpy(embedded.generate_sample(GENERATED).frames.copy())
     if "video" not in loaded.adapter.token_ids:
         return MediaInput("image", (frames[:1],))

@@ -10,12 +10,14 @@ import typer
 from tokenred.cli._common import Json, PluginFiles, say, table_console
 from tokenred.cli._media import (
     NUM_FRAMES,
+    By,
     Device,
     Dtype,
     Model,
     Offline,
     Revision,
     TrustRemoteCode,
+    check_sampling,
     load,
     quiet_transformers,
 )
@@ -71,6 +73,7 @@ def choices(
             min=1, help="Frames to sample; 32, 16 with --tower, 8 for the embedded model."
         ),
     ] = None,
+    by: By = "index",
     limit: Annotated[
         int, typer.Option(min=1, help="Generated videos, where no video is given.")
     ] = 8,
@@ -99,6 +102,7 @@ def choices(
         raise ConfigError("give at least one pipeline and one budget", ["--pipelines"])
     if tower is not None and model is not None:
         raise ConfigError("give a model or a tower", ["--tower"])
+    check_sampling(frames, by, None)
     rows = candidates(names, ratios)
     quiet_transformers()
     folder = cache
@@ -109,7 +113,7 @@ def choices(
     n_frames = frames or default
     if not videos and tower == DINOV2:
         videos = list(_samples(folder))
-    clips = _read(videos, n_frames) if videos else _generated(limit, n_frames)
+    clips = _read(videos, n_frames, by) if videos else _generated(limit, n_frames)
     say(f"{len(rows)} rows on {len(clips)} clips of {n_frames} frames")
     comparison = compare(
         rows, clips, encoder, lambda done: say(f"{done} of {len(clips)} clips compared")
@@ -152,7 +156,7 @@ def _samples(cache: Path | None) -> list[Path]:
     return list(real_clips(cache or DEFAULT_FOLDER).values())
 
 
-def _read(videos: list[Path], n_frames: int) -> dict[str, VideoClip]:
+def _read(videos: list[Path], n_frames: int, by: str) -> dict[str, VideoClip]:
     """Read videos under their file names, or whole paths where names repeat."""
     from tokenred import read_video
 
@@ -160,7 +164,7 @@ def _read(videos: list[Path], n_frames: int) -> dict[str, VideoClip]:
     unique = len(set(stems)) == len(stems)
     clips = {}
     for path in videos:
-        clip = read_video(path, n_frames)
+        clip = read_video(path, n_frames, by=by)
         for remark in clip.remarks:
             say(remark)
         clips[path.stem if unique else str(path)] = clip

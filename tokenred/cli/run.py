@@ -11,18 +11,22 @@ import typer
 from tokenred.cli._common import Json, Overrides, PluginFiles, columns, emit, parse_overrides, say
 from tokenred.cli._media import (
     NUM_FRAMES,
+    By,
     Device,
     Dtype,
     Force,
+    Fps,
     Model,
     Offline,
     Revision,
     TrustRemoteCode,
+    check_media,
+    check_sampling,
     embedded_words,
     load,
     read_media,
 )
-from tokenred.errors import InputError, TokenredError
+from tokenred.errors import TokenredError
 
 if TYPE_CHECKING:
     from tokenred.models.loading import LoadedModel
@@ -47,6 +51,8 @@ def run(
         int | None,
         typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
     ] = None,
+    by: By = "index",
+    fps: Fps = None,
     positions: Annotated[
         str | None,
         typer.Option(help="contiguous or original; by default what suits the model's family."),
@@ -75,12 +81,12 @@ def run(
     from tokenred import embedded, load_pipeline
 
     reducer = load_pipeline(pipeline, parse_overrides(set_))
-    if not picture.exists():
-        raise InputError(f"{picture} does not exist")
+    check_sampling(frames, by, fps)
+    check_media(picture)
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
     questions = [embedded_words(each) for each in ask] if small else ask
     default = embedded.NUM_FRAMES if small else NUM_FRAMES
-    shown = read_media(picture, frames or default)
+    shown = read_media(picture, frames or default, by, fps)
     for remark in shown.remarks:
         say(remark)
     longest = max_new_tokens or (1 if small else MAX_NEW_TOKENS)

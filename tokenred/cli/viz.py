@@ -12,13 +12,17 @@ import typer
 from tokenred.cli._common import Json, Overrides, PluginFiles, emit, parse_overrides, say
 from tokenred.cli._media import (
     NUM_FRAMES,
+    By,
     Device,
     Dtype,
     Force,
+    Fps,
     Model,
     Offline,
     Revision,
     TrustRemoteCode,
+    check_media,
+    check_sampling,
     embedded_words,
     load,
     read_media,
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 EXAMPLE = "example"
 EXAMPLE_SAMPLE = 38
 """Which of the generated videos the example is."""
+LONGEST_STEM = 100
+"""Letters of a video's name in that of a folder, which must not be too long for a file system."""
 
 
 def viz(
@@ -80,6 +86,8 @@ def viz(
         int | None,
         typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
     ] = None,
+    by: By = "index",
+    fps: Fps = None,
     offline: Offline = False,
     trust_remote_code: TrustRemoteCode = False,
     force: Force = False,
@@ -96,16 +104,19 @@ def viz(
 
     from tokenred import embedded
     from tokenred.report.viz import anchor_map, animation, overlay, timeline, to_png
+    from tokenred.video.opening import shown
 
     names = list(dict.fromkeys(pipeline or ["aot-paper"]))
     reducers = [_load(name, parse_overrides(set_), retention) for name in names]
     wanted = _parse_anchor(anchor)
+    check_sampling(frames, by, fps)
+    if video != EXAMPLE:
+        check_media(Path(video))
     folder = out or Path("viz") / _folder_name(video, [each.config.name for each in reducers])
     _check_folder(folder)
-    if video != EXAMPLE and not Path(video).exists():
-        raise InputError(f"{video} does not exist")
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
-    media = _read(video, frames or (embedded.NUM_FRAMES if small else NUM_FRAMES))
+    default = embedded.NUM_FRAMES if small else NUM_FRAMES
+    media = _read(video, frames or default, by, fps)
     for remark in media.remarks:
         say(remark)
     question = ask or ("how many digits" if small else "What happens here?")
@@ -114,7 +125,7 @@ def viz(
     except torch.OutOfMemoryError as error:
         raise TokenredError("out of memory; fewer --frames may do") from error
     pairs = _anchors(views, wanted)
-    title = f"{Path(video).name} on {'the embedded model' if model is None else loaded.name}"
+    title = f"{shown(Path(video).name)} on {'the embedded model' if model is None else loaded.name}"
     paths = _write(
         folder,
         {
@@ -125,7 +136,7 @@ def viz(
         },
     )
     report: dict[str, Any] = {
-        "video": video,
+        "video": shown(video),
         "model": "embedded" if model is None else loaded.name,
         "frame_indices": _indices(media),
         "pipelines": [
@@ -167,7 +178,9 @@ def _parse_anchor(text: str) -> str | tuple[int, int, int]:
 
 
 def _folder_name(video: str, names: Sequence[str]) -> str:
-    return "-".join([Path(video).stem, *names])
+    from tokenred.video.opening import shown
+
+    return "-".join([shown(Path(video).stem)[:LONGEST_STEM], *names])
 
 
 def _check_folder(folder: Path) -> None:
@@ -179,10 +192,10 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written: no permission in {existing}")
 
 
-def _read(video: str, n_frames: int) -> MediaInput:
+def _read(video: str, n_frames: int, by: str, fps: float | None) -> MediaInput:
     """Read what is to be drawn, or make the example."""
     if video != EXAMPLE:
-        return read_media(Path(video), n_frames)
+        return read_media(Path(video), n_frames, by, fps)
     import torch
 
     from tokenred.embedded import generate_sample

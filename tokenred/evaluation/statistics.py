@@ -7,10 +7,10 @@ Two rows answered the same questions, so their difference is taken question by q
 Source
 ------
 Standard error: Liang & Zeger, Biometrika 73 (1986), with the G / (G - 1) correction for G videos.
-Interval of a mean: Wilson's with the effective number of questions, after Korn & Graubard, Survey
-Methodology 24 (1998). Interval of a difference: Hartigan's typical values, JASA 64 (1969), the
-inverse of Fisher's sign-flip test, from which the p value comes. The share of the unseen: Clopper
-& Pearson, Biometrika 26 (1934).
+Intervals: Wilson's of a mean and Tango's of a difference, both score intervals, with the effective
+number of questions, after Korn & Graubard, Survey Methodology 24 (1998). The p value of a
+difference: Fisher's sign-flip test. The share of the unseen: Clopper & Pearson, Biometrika 26
+(1934).
 """
 
 import math
@@ -19,21 +19,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from tokenred.errors import InputError
+from tokenred.evaluation.pairs import (
+    FEWEST_CHANGES,
+    POWER,
+    SIGNIFICANCE,
+    Array,
+    Fourfold,
+    detectable,
+    effective_pairs,
+    score_interval,
+)
 
-N_RESAMPLES = 2000
-SIGNIFICANCE = 0.05
-POWER = 0.8
-
-FEWEST_VIDEOS = 6
+FEWEST_VIDEOS = FEWEST_CHANGES
 """With fewer, no outcome of a sign-flip test is as rare as 5 %."""
 
 GRID = 5000
 """Steps into which the sign-flip test divides scores that are not whole numbers."""
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ class PairedDifference:
     n_better, n_worse : questions with a higher, or lower, score than the reference's
     p_mcnemar : exact McNemar test, which takes questions as independent of each other and equals
         ``p_value`` if every video has one question; None if a score is not 0 or 1
-    minimum_detectable : smallest true difference that this many videos of this spread show in 80 %
-        of runs; None if their spread is unknown or they are too few for any difference
+    minimum_detectable : smallest true difference that this many videos show in 80 % of runs, see
+        :func:`tokenred.evaluation.pairs.detectable`; None if they show none so often
     n_needed : videos that would show a true difference as large as the one seen in 80 % of runs;
         None if none was seen, or the spread is unknown
     """
@@ -111,26 +115,20 @@ def mean_with_interval(values: ArrayLike, videos: Sequence[str]) -> Estimate:
 
 
 def paired_difference(
-    score: ArrayLike,
-    reference: ArrayLike,
-    videos: Sequence[str],
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
+    score: ArrayLike, reference: ArrayLike, videos: Sequence[str]
 ) -> PairedDifference:
     """Return how much more a row scores than the reference, on the same questions.
 
-    The interval holds every difference that the sign-flip test behind ``p_value`` would not
-    refuse at 5 %: its ends are quantiles of the mean over random halves of the videos (every
-    video in or out by a coin). It stays inside [-1, 1], spans all of it below six videos, and is
-    wider than nothing if the rows never differ: then it says how many videos in which they would
-    may exist, seen none.
+    The interval is Tango's, for as many independent questions as have the standard error found
+    between videos, with t quantiles for that many videos. It stays inside [-1, 1], spans all of it
+    below six videos, and is wider than nothing if the rows never differ: then it says how many
+    videos in which they would may exist, seen none. The exact test behind ``p_value`` is stricter
+    where few answers differ: its p may exceed 5 % for an interval that ends just beside 0.
 
     Parameters
     ----------
     score, reference : (questions,) in 0-1, aligned question by question
     videos : (questions,) the video of each question
-    n_resamples, seed : of the halves, if there are more halves than that; the same seed gives the
-        same interval. The p values involve no chance.
 
     Raises
     ------
@@ -143,11 +141,8 @@ def paired_difference(
     change = row - other
     sums, counts = _by_video(change, videos, lowest=-1)
     value, error = _mean_and_error(sums, counts)
-    low, high = (
-        _typical_values(sums, counts, n_resamples, seed)
-        if error
-        else _all_alike(value, counts.size, lowest=-1)
-    )
+    seen = Fourfold.of(row, other)
+    low, high = _difference_interval(value, error, seen, counts.size)
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     binary = all(bool(((each == 0) | (each == 1)).all()) for each in (row, other))
     return PairedDifference(
@@ -156,9 +151,7 @@ def paired_difference(
         n_better=better,
         n_worse=worse,
         p_mcnemar=mcnemar(better, worse) if binary else None,
-        minimum_detectable=minimum_detectable(error, counts.size)
-        if error and counts.size >= FEWEST_VIDEOS
-        else None,
+        minimum_detectable=_minimum_detectable(error, change, seen, counts.size),
         n_needed=None if error is None else samples_needed(value, error, counts.size),
     )
 
@@ -216,6 +209,8 @@ def minimum_detectable(standard_error: float, n_samples: int | None = None) -> f
     """Return the smallest true difference that one test at 5 % finds with 80 % power.
 
     It is 2.8 standard errors: 1.96 to be significant, 0.84 to stay so when chance takes some away.
+    This takes the standard error as known and as that of every difference, which holds where many
+    answers differ. From answers, ``paired_difference`` does without.
 
     Parameters
     ----------
@@ -274,30 +269,30 @@ def _all_alike(value: float, n_videos: int, lowest: int) -> tuple[float, float]:
     return value - unlike * (value - lowest), value + unlike * (1 - value)
 
 
-def _typical_values(sums: Array, counts: Array, n_resamples: int, seed: int) -> tuple[float, float]:
-    """Return the interval between the outer means over halves of the videos.
-
-    Flipping the signs of a set of videos leaves a total larger than the one seen, given a true
-    difference d, if and only if d exceeds the mean of that set: hence counting means is the test.
-    """
-    halves = _halves(counts.size, n_resamples, seed)
-    outside = int(SIGNIFICANCE / 2 * (len(halves) + 1))
-    if outside == 0:
+def _difference_interval(
+    value: float, error: float | None, seen: Fourfold, n_videos: int
+) -> tuple[float, float]:
+    """Return the score interval of a difference, with the effective number of pairs."""
+    if not error:
+        return _all_alike(value, n_videos, lowest=-1)
+    if n_videos < FEWEST_VIDEOS:
         return -1.0, 1.0
-    means = (halves @ sums) / (halves @ counts)
-    means.partition((outside - 1, len(means) - outside))
-    return float(means[outside - 1]), float(means[-outside])
+    quantile = _t_quantile(1 - SIGNIFICANCE / 2, n_videos)
+    low, high = score_interval(seen, seen.variance / error**2, quantile)
+    return min(low, value), max(high, value)
 
 
-@lru_cache(maxsize=8)
-def _halves(n_videos: int, n_resamples: int, seed: int) -> Array:
-    """Return sets of videos as 0 or 1, (sets, videos): all but the empty one, or a sample."""
-    if 2**n_videos - 1 <= n_resamples:
-        drawn = np.arange(1, 2**n_videos)[:, None] >> np.arange(n_videos) & 1
-    else:
-        drawn = np.random.default_rng(seed).integers(2, size=(n_resamples, n_videos))
-        drawn = drawn[drawn.any(axis=1)]
-    return drawn.astype(np.float64)
+def _minimum_detectable(
+    error: float | None, change: Array, seen: Fourfold, n_videos: int
+) -> float | None:
+    """Return the difference that a test of these videos finds in 80 % of runs, if there is one."""
+    if error is None or n_videos < FEWEST_VIDEOS:
+        return None
+    between, within = (
+        _t_quantile(1 - SIGNIFICANCE / 2, number) for number in (n_videos, change.size)
+    )
+    n_pairs = effective_pairs((error * change.size) ** 2, change, seen, n_videos)
+    return detectable(seen, n_pairs * (within / between) ** 2)
 
 
 @lru_cache

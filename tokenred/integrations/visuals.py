@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from tokenred.errors import InputError
 from tokenred.integrations.model_args import ModelArgs
 from tokenred.models.inputs.media import MediaInput
-from tokenred.video import read_video, sample_indices
+from tokenred.video import read_video, sample_indices, to_rgb
 
 
 def read_visuals(given: Any, args: ModelArgs, n_frames: int) -> MediaInput:
@@ -43,6 +42,7 @@ def read_visuals(given: Any, args: ModelArgs, n_frames: int) -> MediaInput:
         tuple(clip.frames for clip in clips),
         tuple(clip.frame_indices for clip in clips),
         tuple(clip.frame_times for clip in clips),
+        tuple(remark for clip in clips for remark in clip.remarks),
     )
 
 
@@ -66,7 +66,7 @@ def _pixels(image: Any) -> UInt8[Tensor, "height width 3"]:
         raise InputError(
             f"the task shows a {type(image).__name__}, tokenred reads video files and PIL images"
         )
-    return torch.from_numpy(np.array(image.convert("RGB")))
+    return to_rgb(image)
 
 
 def _as_video(

@@ -43,7 +43,8 @@ CAPTION = (
     "squares: from the best combination of what is left of its frame; nearest: from the most "
     "similar output. 0 is perfect, 1 as bad as one mean token. radius: the worst token, in the "
     "unit of 'nearest'. cosine: of a token and what it is rebuilt as.",
-    "± is half of the 95 % interval over clips, as if these were a random sample of videos.",
+    "± is half of the 95 % interval over clips, as if these were a random sample of videos; it is "
+    "not adjusted for the number of figures.",
     f"{UNEQUAL} keeps another number of tokens than the budget: do not rank it with the others.",
 )
 _WITH_SPREAD = ("error", "nearest_error")

@@ -124,7 +124,7 @@ def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
         Column(
             "score",
             f"{measure} %",
-            f"{MEANINGS[measure]}, with its 95 % interval",
+            f"{MEANINGS[measure]}, with its 95 % interval, not adjusted for the number of rows",
             _get("score"),
             lambda row: _percent(row.score),
             "brief",
@@ -134,7 +134,8 @@ def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
             "difference",
             f"vs {reference}",
             "difference to the reference on the same questions, percentage points, with its 95 % "
-            "interval; bold where the interval excludes 0",
+            "interval; bold where the interval excludes 0; neither is adjusted for the number of "
+            "rows",
             _get("difference"),
             _difference,
             "brief",
@@ -143,7 +144,8 @@ def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
         Column(
             "p_adjusted",
             "p",
-            "chance of such a difference between equal rows, adjusted by Holm",
+            "chance of such a difference between equal rows, adjusted by Holm for all comparisons "
+            "of the table",
             _get("p_adjusted"),
             lambda row: Cell(p_text(row.p_adjusted), value=row.p_adjusted),
             "brief",
@@ -152,8 +154,8 @@ def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
         Column(
             "minimum_detectable",
             "detectable",
-            "the smallest difference, in percentage points, that this many questions find four "
-            "times out of five",
+            "the smallest difference, in percentage points, that one comparison at 5 %, not "
+            "adjusted, finds four times out of five; a dash where there is none",
             _detectable,
             lambda row: _number(_detectable(row), lambda share: f"{100 * share:.1f}"),
             part="score",

@@ -48,7 +48,8 @@ def caption(summary: Summary) -> list[str]:
         "intervals, in which the questions about one video stand or fall together.",
         f"The difference is to '{summary.reference}' at the same budget, question by question, in "
         "percentage points; bold where its interval excludes 0. p is a sign-flip test over videos, "
-        "adjusted by Holm for all comparisons of the table.",
+        "adjusted by Holm for all comparisons of the table. p alone is adjusted: intervals, and "
+        "bold with them, are of one row at a time.",
         "Tokens are the visual tokens that enter the LLM, mean over videos, newline tokens apart; "
         "FLOPs follow Eq. 17 of the AOT paper with what enters each layer, in brackets relative to "
         "vanilla; reducer ms is the median wall clock of the reduction alone during the run, "
@@ -62,6 +63,12 @@ def caption(summary: Summary) -> list[str]:
             "far the distribution of the next token lies from its, mean in nats."
         )
     lines += [_best_line(best, summary.reference) for best in summary.best]
+    compared = [row.difference for row in summary.rows if row.difference is not None]
+    if any(each.minimum_detectable is None for each in compared):
+        lines.append(
+            "With so few videos, one comparison or more would show no difference, however large, "
+            "in four of five runs; 'detectable' has a dash there."
+        )
     if any(row.unequal_budget for row in summary.rows):
         lines.append(
             f"{UNEQUAL} keeps a different number of tokens than '{summary.reference}' (by more "

@@ -17,11 +17,6 @@ class OfConfig(CostTermConfig):
 
     of: str = Field("features", description="what is compared: 'features' or a per-token cue")
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The cue, if it is one."""
-        return frozenset() if self.of == "features" else frozenset({self.of})
-
 
 def raw_vectors(group: TokenGroup, of: str) -> Tensor:
     """Return (*batch, n, width) in the dtype they have; a cue of one number has width 1."""
@@ -35,6 +30,18 @@ def vectors(group: TokenGroup, of: str) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+class _VectorCost(CostTerm):
+    """A cost that compares vectors."""
+
+    config: OfConfig
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The cue that is compared, if it is one."""
+        of = self.config.of
+        return frozenset() if of == "features" else frozenset({of})
+
+
 class CosineConfig(OfConfig):
     """Settings of the cosine cost."""
 
@@ -46,7 +53,7 @@ class CosineConfig(OfConfig):
     )
 
 
-class CosineCost(CostTerm):
+class CosineCost(_VectorCost):
     """Cost ``1 - cos(source, anchor)``, from 0 (same direction) to 2 (opposite).
 
     Of the features, or of a cue such as ``keys@-1``.
@@ -71,11 +78,6 @@ class CosineCost(CostTerm):
         """Whether a price depends on its pair alone: not on the problem's smallest."""
         return self.config.shift == "none"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The cue that is compared, if it is one."""
-        return self.config.needs
-
     def cost(self, sources: TokenGroup, anchors: TokenGroup) -> Tensor:
         """Return the cost of every (source, anchor) pair."""
         of, clip = self.config.of, self.config.clip
@@ -90,11 +92,7 @@ class CosineCost(CostTerm):
         return cost
 
 
-class EuclideanConfig(OfConfig):
-    """Settings of the Euclidean cost."""
-
-
-class EuclideanCost(CostTerm):
+class EuclideanCost(_VectorCost):
     """Cost of the Euclidean distance, divided by the root of the width.
 
     Shapes
@@ -110,13 +108,7 @@ class EuclideanCost(CostTerm):
     Differs: nothing.
     """
 
-    config: EuclideanConfig
     pairwise = True
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The cue that is compared, if it is one."""
-        return self.config.needs
 
     def cost(self, sources: TokenGroup, anchors: TokenGroup) -> Tensor:
         """Return the cost of every (source, anchor) pair."""

@@ -154,7 +154,7 @@ class ExactCoupler(Coupler):
                 continue
             # emd compares the totals to 1e-7; float32 masses are rescaled to agree.
             plans.append(torch.from_numpy(ot.emd(a, b * (a.sum() / b.sum()), matrix)))
-        dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(cost.dtype, torch.float32)
         plan = torch.stack(plans).reshape(cost.shape).to(cost.device, dtype)
         if forbidden is not None:
             plan = plan.masked_fill(forbidden, 0.0)
@@ -195,7 +195,7 @@ class CosineCoupler(Coupler):
         forbidden: Tensor | None = None,
     ) -> Coupling:
         """Return the plan; padded and forbidden anchors receive nothing."""
-        dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(cost.dtype, torch.float32)
         logits = -cost.to(dtype) / self.config.temperature
         closed = closed_pairs(anchor_mass, forbidden)
         logits = logits.masked_fill(closed, torch.finfo(dtype).min)
@@ -229,7 +229,7 @@ class NearestCoupler(Coupler):
         forbidden: Tensor | None = None,
     ) -> Coupling:
         """Return the plan; padded and forbidden anchors receive nothing."""
-        dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(cost.dtype, torch.float32)
         real = cost.masked_fill(closed_pairs(anchor_mass, forbidden), torch.inf)
         choice = torch.nn.functional.one_hot(real.argmin(-1), cost.shape[-1]).to(dtype)
         plan = choice * source_mass.to(dtype)[..., :, None]
@@ -262,6 +262,6 @@ class NoCoupler(Coupler):
         forbidden: Tensor | None = None,
     ) -> Coupling:
         """Return the empty plan."""
-        dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(cost.dtype, torch.float32)
         plan = torch.zeros(cost.shape, dtype=dtype, device=cost.device)
         return Coupling.direct(plan, cost, source_mass, anchor_mass)

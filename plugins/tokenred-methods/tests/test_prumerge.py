@@ -26,9 +26,7 @@ def test_outliers_keep_the_contract(check):
     check()
 
 
-@parametrize_checks(
-    OutliersSelector(OutliersConfig(fence=0.3, scope="video", released=True)), exact=False
-)
+@parametrize_checks(OutliersSelector(OutliersConfig(fence=0.3, scope="video", released=True)))
 def test_released_outliers_keep_the_contract(check):
     check()
 
@@ -45,7 +43,6 @@ def test_many_samples_keep_the_contract(check):
 
 @parametrize_checks(
     WithSamplesSelector(WithSamplesConfig(first="outliers", samples=3, released="adaptive")),
-    exact=False,
 )
 def test_released_samples_keep_the_contract(check):
     check()

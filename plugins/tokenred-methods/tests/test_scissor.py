@@ -106,7 +106,7 @@ def test_the_release_leaves_out_what_hangs_deep():
 def test_in_the_end_every_token_joins_the_component_it_resembles():
     """A chain from 0 to 40 degrees has its mean at 20; at 52 stands one alone, nearer to 40."""
     tokens = VisualTokens.of(directions(0, 10, 20, 30, 40, 52)[None], (2, 3))
-    found = grouper(tau=NEAR).find(tokens.features[0], [6], torch.Generator())
+    found = grouper(tau=NEAR)._find(tokens.features[0], [6], torch.Generator())
     assert found.spatial.label.tolist() == [0, 0, 0, 0, 0, 1]
     assert found.nearest.tolist() == [0, 0, 0, 0, 1, 1]
     grouping = grouper(tau=NEAR).group(tokens, generator=torch.Generator())
@@ -119,7 +119,7 @@ def test_in_the_end_every_token_joins_the_component_it_resembles():
 
 def test_components_of_frames_are_joined_across_the_video():
     tokens = VisualTokens.of(directions(0, 90, 5, 95, 0, 180).view(3, 2, 2), (1, 2))
-    found = grouper(tau=NEAR).find(tokens.features.flatten(0, 1), [2, 2, 2], torch.Generator())
+    found = grouper(tau=NEAR)._find(tokens.features.flatten(0, 1), [2, 2, 2], torch.Generator())
     assert found.spatial.label.tolist() == [0, 1, 2, 3, 4, 5]
     assert found.overall.label.tolist() == [0, 1, 0, 1, 0, 2]
     grouping = grouper(tau=NEAR).group(tokens, generator=torch.Generator())
@@ -138,17 +138,17 @@ def test_dropped_tokens_connect_nothing():
 def test_samples_can_be_given_and_come_from_the_generator_otherwise():
     features = video_tokens(2, (6, 6), dim=4, similar=0.8).features.flatten(0, 1)
     mine = grouper(tau=0.8, epsilon=1.0)
-    drawn = mine.find(features, [36, 36], torch.Generator().manual_seed(3))
+    drawn = mine._find(features, [36, 36], torch.Generator().manual_seed(3))
     again = torch.Generator().manual_seed(3)
     sizes = [36, 36, len(drawn.spatial.head)]
     samples = [torch.randperm(n, generator=again)[: sample_size(n, 1.0)] for n in sizes]
     mine.samples = [sample.clone() for sample in samples]
-    given = mine.find(features, [36, 36], torch.Generator().manual_seed(99))
+    given = mine._find(features, [36, 36], torch.Generator().manual_seed(99))
     assert mine.samples == []
     assert torch.equal(drawn.nearest, given.nearest)
     assert torch.equal(drawn.spatial.label, given.spatial.label)
     mine.samples = None
-    other = mine.find(features, [36, 36], torch.Generator().manual_seed(99))
+    other = mine._find(features, [36, 36], torch.Generator().manual_seed(99))
     assert not torch.equal(drawn.spatial.label, other.spatial.label)
 
 

@@ -45,7 +45,7 @@ def test_the_odd_token_is_kept_and_its_frame_gets_more():
     generator = torch.Generator()
     chosen = RaritySelector(RarityConfig()).select(tokens, 1, generator=generator)
     assert chosen[2].item() == 5
-    factors = UniquenessAllocator(UniquenessConfig()).factors(tokens)
+    factors = UniquenessAllocator(UniquenessConfig())._factors(tokens)
     assert factors.argmax() == 2
     assert factors.mean() == pytest.approx(1)
 

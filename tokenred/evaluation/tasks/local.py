@@ -1,13 +1,14 @@
 """Your own videos: a JSONL file of questions, or videos alone."""
 
 import json
+import logging
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, StrictInt, ValidationError
+from pydantic import Field, StrictInt, ValidationError, model_validator
 
 from tokenred.config import FrozenModel, StrategyConfig
 from tokenred.errors import ConfigError, InputError, nearest
@@ -22,9 +23,12 @@ from tokenred.evaluation.task import (
     score_option,
 )
 from tokenred.slots import Slot, build
+from tokenred.video.limits import VideoLimits
+from tokenred.video.opening import shown
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 LETTERS = string.ascii_uppercase
+_log = logging.getLogger(__name__)
 
 
 class LocalTaskConfig(StrategyConfig):
@@ -33,6 +37,18 @@ class LocalTaskConfig(StrategyConfig):
     path: str = Field(description="JSONL file of questions, a video, or a folder of videos")
     videos: str = Field("", description="folder of the videos; that of the file by default")
     frames: int = Field(32, ge=1, description="frames sampled from each video, evenly spaced")
+    sampling: Literal["round", "floor", "start"] = Field(
+        "round", description="which frames are evenly spaced: see `tokenred.read_video`"
+    )
+    by: Literal["index", "time"] = Field(
+        "index", description="what they are spread over: the frames of a video, or its seconds"
+    )
+    fps: float | None = Field(
+        None, gt=0, description="frames a second instead of a number of `frames`"
+    )
+    limits: VideoLimits = Field(
+        VideoLimits(), description="how large a video may be, and how damaged"
+    )
     answering: Answering = Field(
         "likelihood", description="likeliest option, or the option that the model writes"
     )
@@ -49,6 +65,12 @@ class LocalTaskConfig(StrategyConfig):
     calibration: int = Field(
         0, ge=0, description="last samples, set apart for methods that tune something"
     )
+
+    @model_validator(mode="after")
+    def _one_number_of_frames(self) -> "LocalTaskConfig":
+        if self.fps is not None and "frames" in self.model_fields_set:
+            raise ValueError("give frames or fps, not both")
+        return self
 
 
 class Line(FrozenModel):
@@ -91,6 +113,7 @@ class LocalTask(Task):
         else:
             self._folder = path if path.is_dir() else path.parent
             lines = [Line(video=each, question=config.question) for each in _videos(path)]
+        _check_names({line.video for line in lines})
         grouped: dict[str, list[Line]] = {}
         for line in lines:
             grouped.setdefault(line.video, []).append(line)
@@ -123,12 +146,22 @@ class LocalTask(Task):
         Raises
         ------
         InputError
-            If the video is missing or corrupt.
+            If the video is missing, corrupt or beyond the limits.
         """
         from tokenred.video import read_video
 
         video, lines = self._samples[index]
-        clip = read_video(self._folder / video, self.config.frames)
+        config = self.config
+        clip = read_video(
+            self._folder / video,
+            None if config.fps else config.frames,
+            config.sampling,
+            by=config.by,
+            fps=config.fps,
+            limits=config.limits,
+        )
+        for remark in clip.remarks:
+            _log.warning("%s", remark)
         questions = tuple(self._question(line) for line in lines)
         return Sample(video, clip.frames, clip.frame_indices, clip.frame_times, questions)
 
@@ -211,6 +244,13 @@ def _videos(path: Path) -> list[str]:
     return [path.name]
 
 
+def _check_names(videos: Iterable[str]) -> None:
+    """Refuse names that no table, store or page can hold."""
+    for video in videos:
+        if not video.isascii() and video.encode("utf-8", "replace").decode() != video:
+            raise InputError(f"{shown(video)} is a name that is no UTF-8 text; rename the file")
+
+
 def _chance(lines: Sequence[Line]) -> dict[str, float]:
     """Return the mean chance level of every kind; 0 where answers are free."""
     shares: dict[str, list[float]] = {}
@@ -223,5 +263,5 @@ def _file_hash(path: Path) -> str | None:
     """Return a hash of a file; None if it is not there, which is found when its turn comes."""
     try:
         return sampled_hash(path)
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have is a value error
         return None

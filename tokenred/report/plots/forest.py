@@ -53,7 +53,10 @@ def forest(summary: Summary) -> str | None:
                 _write(axes, 0.0, float(place), line, ha="left", fontweight="bold")
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, -1.0), max(high, 1.0))
-        about = f"difference of each row to {summary.reference}, with 95 % intervals"
+        about = (
+            f"difference of each row to {summary.reference}, with 95 % intervals, which are not "
+            "adjusted, and p, which is (Holm)"
+        )
         return canvas.to_svg(figure, "forest", about, titles)
 
 

@@ -1,0 +1,1 @@
+"""Random damage, drawn from a seed, under which nothing may fail but by a sentence."""
