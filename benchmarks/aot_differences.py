@@ -47,7 +47,7 @@ def anchor_move(tokens: tokenred.VisualTokens, overrides: Mapping[str, Any]) -> 
     """Return by how much the frame stage moves its anchors, in per cent of their norm."""
     pipeline = tokenred.load_pipeline("aot-paper", {"stages.inter_frame": None, **overrides})
     flow = Flow.start(tokens, pipeline.config.budget, torch.Generator(), False)
-    pipeline._stages[0][2].run(flow)
+    pipeline.stages["intra_frame"].run(flow)
     keep = flow.tokens.keep
     before, after = tokens.features[keep], flow.tokens.features[keep]
     return 100 * float(((after - before).norm(dim=-1) / before.norm(dim=-1)).mean())

@@ -33,7 +33,7 @@ from tokenred.evaluation.ablation import (
 )
 from tokenred.evaluation.tasks.local import LocalTaskConfig
 from tokenred.pipeline.budget import BudgetConfig
-from tokenred.pipeline.config import STAGE_CONFIGS, About, PipelineConfig, load_config
+from tokenred.pipeline.config import About, PipelineConfig, load_config
 from tokenred.pipeline.stages.segment import KeepRuleConfig
 from tokenred.plugins import registry
 from tokenred.registry import Entry
@@ -181,7 +181,6 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "pipeline": PipelineConfig,
     "about": About,
     "budget": BudgetConfig,
-    **STAGE_CONFIGS,
     "keep": KeepRuleConfig,
     "ablation": AblationConfig,
     "row": RowSpec,

@@ -47,6 +47,11 @@ TARGETS = ("model adapter", "verb", "executor")
 """What is registered by a name, and imported when it is first used."""
 
 
+def name_key(role: str) -> str:
+    """Return the key under which files name what they take of a role."""
+    return "kind" if role == "stage" else "name"
+
+
 def plural(kind: str) -> str:
     """Return ``cost-terms`` for a cost term: what `tokenred list` calls them."""
     return f"{kind}s".replace(" ", "-")

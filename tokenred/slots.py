@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 from tokenred.config import FrozenModel, StrategyConfig, validate
 from tokenred.errors import ConfigError
 from tokenred.plugins import registry
-from tokenred.registry import ROLES
+from tokenred.registry import ROLES, name_key
 from tokenred.strategy import Strategy
 
 Role = TypeVar("Role", bound=Strategy)
@@ -35,15 +35,16 @@ class NamedConfig(Protocol):
 def strategy_config(role: type[Strategy] | str, data: object) -> Any:
     """Resolve a slot: look the name up among the strategies of a role and validate the rest."""
     role = role if isinstance(role, str) else role.role
-    key = "kind" if role == "stage" else "name"
+    key = name_key(role)
     if isinstance(data, FrozenModel) and getattr(data, "name", ""):
         return data
     if isinstance(data, str):
         data = {key: data}
-    if not isinstance(data, Mapping) or not isinstance(data.get(key), str):
+    name = data.get(key) if isinstance(data, Mapping) else None
+    if not isinstance(name, str):
         raise ConfigError(f"a {role} is a name or a mapping with a '{key}', got {data!r}")
     try:
-        entry = registry().get(role, data[key])
+        entry = registry().get(role, name)
     except ConfigError as error:
         raise error.below([key]) from None
     return validate(entry.config_class, data)
@@ -75,7 +76,7 @@ else:
         """A field that holds the settings of one strategy of a role."""
 
         def __class_getitem__(cls, role: type[Strategy]) -> Any:
-            return Annotated[SerializeAsAny[StrategyConfig], _Mark(role.role)]
+            return Annotated[SerializeAsAny[role.config_class()], _Mark(role.role)]
 
 
 def slot_role(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -86,13 +87,13 @@ def slot_role(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     return next(filter(None, map(slot_role, get_args(annotation))), "")
 
 
-def parts(config: BaseModel) -> Iterator[tuple[str, StrategyConfig]]:
+def parts(config: BaseModel) -> Iterator[tuple[str, Any]]:
     """Yield (role, settings) of every strategy in a config, each before those inside it."""
     for name, info in type(config).model_fields.items():
         value, role = getattr(config, name), slot_role(info.annotation, info.metadata)
         held = tuple(value.values()) if isinstance(value, Mapping) else value
         for each in held if isinstance(held, tuple) else (held,):
-            if role and isinstance(each, StrategyConfig):
+            if role and isinstance(each, FrozenModel):
                 yield role, each
             if isinstance(each, BaseModel):
                 yield from parts(each)
@@ -115,8 +116,8 @@ def json_schemas(
             {
                 "title": f"{role} {entry.name}",
                 **references[entry.config_class, "validation"],
-                "properties": {"name": {"const": entry.name}},
-                "required": ["name"],
+                "properties": {name_key(role): {"const": entry.name}},
+                "required": [name_key(role)],
             }
             for entry in registry().entries(role)
         ]

@@ -38,7 +38,7 @@ def _released(overrides: Params, *stages: str) -> Pipeline:
 
 
 def _stage(pipeline: Pipeline, index: int = 0) -> Any:
-    return pipeline._stages[index][2]
+    return list(pipeline.stages.values())[index]
 
 
 class _Given(AnchorSelector):

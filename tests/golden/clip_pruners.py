@@ -34,7 +34,7 @@ def _mask(reduced: ReducedTokens, like: Tensor) -> Tensor:
 
 
 def _selector(pipeline: Pipeline) -> Any:
-    (selector,) = (s.selector for _, kind, s in pipeline._stages if kind == "frame")
+    (selector,) = (s.selector for s in pipeline.stages.values() if isinstance(s, FrameStage))
     return selector
 
 
@@ -173,8 +173,8 @@ def vscan_token_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
         weight = {"name": "mass-normalised", "mass": "unit", "strength": 1 / params["scaling"]}
         overrides = {**overrides, "frame.aggregator": weight}
     pipeline = load_pipeline("vscan-released", overrides)
-    for _, kind, stage in pipeline._stages:
-        if kind == "frame":
+    for stage in pipeline.stages.values():
+        if isinstance(stage, FrameStage):
             cues = {name: mask.float() for name in stage.needs}
             stage.selector = _Given(mask)
     reduced = pipeline.run(_tokens(features, cues))

@@ -62,8 +62,7 @@ def _run(
     noise : for every frame, or (not ``all_frames``) for every frame with context tokens, in order
     """
     seen: dict[str, Any] = {}
-    stages = {label: stage for label, _, stage in pipeline._stages}
-    salient, context = stages["salient"], stages["context"]
+    salient, context = pipeline.stages["salient"], pipeline.stages["context"]
     choose, peaks, reduce = salient.selector.select, context.selector.select, context.run
     drawn: dict[int, Tensor] = {}
 

@@ -17,7 +17,7 @@ Params = Mapping[str, Any]
 
 
 def stage_of(pipeline: Pipeline, label: str) -> Any:
-    return next(stage for name, _, stage in pipeline._stages if name == label)
+    return pipeline.stages[label]
 
 
 def noise_of(inputs: Tensors) -> list[Tensor]:

@@ -36,10 +36,6 @@ def _tokens(inputs: Tensors, pipeline: Pipeline) -> VisualTokens:
     return VisualTokens.of(features, (side, side), cues=cues)
 
 
-def _stages(pipeline: Pipeline) -> dict[str, Any]:
-    return {label: stage for label, _, stage in pipeline._stages}
-
-
 def _run(pipeline: Pipeline, inputs: Tensors, params: Params) -> dict[str, Tensor]:
     """Run a pipeline; every frame has the same number of tokens, the last one is the extra one."""
     tokens = _tokens(inputs, pipeline)
@@ -82,7 +78,7 @@ def prumerge_plus(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     }
     pipeline = load_pipeline("prumerge-plus-released", overrides)
     tokens = _tokens(inputs, pipeline)
-    stage = _stages(pipeline)["kept"]
+    stage = pipeline.stages["kept"]
     n_tokens = tokens.keep.shape[1]
     n_anchors = 2 * int(n_tokens * params["reduction_ratio"])
     selected = stage.selector.select(tokens, n_anchors, generator=torch.Generator())
@@ -100,7 +96,7 @@ def _merged(
     pipeline: Pipeline, tokens: VisualTokens, selected: Tensor, complement: Tensor
 ) -> Tensor:
     """Couple and aggregate as the two stages do, on lists that name a token more than once."""
-    stages = _stages(pipeline)
+    stages = pipeline.stages
     everything = torch.cat([selected, complement], dim=-1)
     itself = torch.eye(everything.shape[1], dtype=torch.bool)[:, : selected.shape[1]]
     itself = itself.expand(len(everything), -1, -1)

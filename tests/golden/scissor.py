@@ -18,7 +18,7 @@ def scissor_compress(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     settings = {"tau": params["tau"], "epsilon": params["epsilon"]}
     overrides = {f"stages.group.grouper.{name}": value for name, value in settings.items()}
     pipeline = load_pipeline("scissor-released", overrides)
-    grouper = pipeline._stages[1][2].grouper
+    grouper = pipeline.stages["group"].grouper
     features = inputs["features"]
     tokens = VisualTokens.of(features.view(-1, n, features.shape[-1]), (1, n))
     frames = len(tokens.features)

@@ -29,7 +29,7 @@ def sttm_quadtree(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     tokens = VisualTokens.of(inputs["features"].flatten(2).mT.contiguous(), grid)
     reduced = pipeline.run(tokens)
     corner = [reduced.frame_index, reduced.token_index // grid[1], reduced.token_index % grid[1]]
-    boxes = _boxes(pipeline._stages[1][2].grouper, tokens)
+    boxes = _boxes(pipeline.stages["group"].grouper, tokens)
     place = reduced.frame_index * tokens.keep.shape[1] + reduced.token_index
     return {
         "tokens": reduced.features,

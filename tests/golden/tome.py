@@ -62,7 +62,7 @@ def _one_round(metric: Tensor, x: Tensor, size: Tensor | None, r: int) -> dict[s
         }
     flow = Flow.start(tokens, config.budget, torch.Generator(), False)
     flow.mass = size[..., 0].clone()
-    stage = pipeline._stages[1][2]
+    stage = pipeline.stages["frame"]
     stage.run(flow)
     assert flow.order is not None
     behind = flow.order.masked_fill(~flow.tokens.keep, int(flow.order.max()) + 1)

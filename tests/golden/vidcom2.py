@@ -18,11 +18,8 @@ def vidcom2_compress(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     tokens = VisualTokens.of(inputs["features"].unflatten(0, (-1, n)), (1, n))
     pipeline = load_pipeline("vidcom2-released", {"budget.retention_ratio": base})
     reduced = pipeline.run(tokens)
-    ((allocator, selector),) = [
-        (stage.allocator, stage.selector)
-        for label, _, stage in pipeline._stages
-        if label == "frame"
-    ]
+    frame = pipeline.stages["frame"]
+    allocator, selector = frame.allocator, frame.selector
     in_video, in_frame = commonness(tokens, selector.config)
     packed = reduced.features
     if "features_with_newline" in inputs:

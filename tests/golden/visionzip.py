@@ -34,8 +34,9 @@ def _numbers(params: Params) -> dict[str, int]:
 
 def _ranked(pipeline: Pipeline, tokens: VisualTokens, n_anchors: int) -> Tensor:
     """Return the dominant tokens in the order of their attention."""
-    stages = {label: stage for label, _, stage in pipeline._stages}
-    return stages["dominant"].selector.select(tokens, n_anchors, generator=torch.Generator())
+    return pipeline.stages["dominant"].selector.select(
+        tokens, n_anchors, generator=torch.Generator()
+    )
 
 
 def visionzip_clip(inputs: Tensors, params: Params) -> dict[str, Tensor]:

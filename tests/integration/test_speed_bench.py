@@ -97,7 +97,7 @@ def test_couplings_are_those_of_the_frame_stage(regime):
     pipeline = tokenred.load_pipeline(
         "aot-paper", {**stages.FRAME_ONLY, "intra_frame.n_anchors": 18}
     )
-    coupler = pipeline._stages[0][2].transport.coupler
+    coupler = pipeline.stages["intra_frame"].transport.coupler
     original = coupler.couple
     coupler.couple = lambda cost, *masses: seen.append(cost) or original(cost, *masses)
     pipeline.run(tokens)

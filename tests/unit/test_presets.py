@@ -142,7 +142,7 @@ def test_aot_variants_differ_where_they_say() -> None:
 
 @pytest.mark.parametrize("name", ["random", "no-merge", "top-attention", "vanilla"])
 def test_pruners_merge_nothing(name: str) -> None:
-    stages = [stage for _, _, stage in load_pipeline(name)._stages]
+    stages = load_pipeline(name).stages.values()
     assert not any(stage.aggregator.merges for stage in stages if hasattr(stage, "aggregator"))
 
 

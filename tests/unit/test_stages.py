@@ -101,7 +101,7 @@ def test_frame_stage_leaves_dropped_tokens_out() -> None:
 
 def test_a_selector_that_breaks_its_word_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = load_pipeline({"budget": {"mode": "as-released"}, "stages": {"a": frame(2)}})
-    selector = pipeline._stages[0][2].selector
+    selector = pipeline.stages["a"].selector
     tokens = video(torch.zeros(2, 4), (1, 4), attention_0=SCORES)
     tokens = replace(tokens, keep=torch.tensor([[True, True, True, False]] * 2))
     for chosen in (torch.tensor([[3], [0]]), torch.zeros(2, 4, dtype=torch.bool)):
@@ -276,7 +276,7 @@ def test_frame_descriptors() -> None:
 def test_a_segmenter_that_forgets_frames_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = load_pipeline({"budget": {"mode": "as-released"}, "stages": {"s": segment()}})
     monkeypatch.setattr(
-        pipeline._stages[0][2].segmenter, "segment", lambda *_, **__: Segments((0, 2))
+        pipeline.stages["s"].segmenter, "segment", lambda *_, **__: Segments((0, 2))
     )
     with pytest.raises(InputError, match="segmenter 'single' ends at frame 2, the video has 3"):
         pipeline.run(video(SCENE, (1, 2)))

@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tokenred.config import SCHEMA_VERSION, FrozenModel, nested, short_hash, validate
 from tokenred.errors import ConfigError
 from tokenred.files import read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.stage import Stage, StageConfig
-from tokenred.plugins import registry
-from tokenred.slots import build, json_schemas, strategy_config
+from tokenred.slots import Slot, build, json_schemas
 
 
 class About(FrozenModel):
@@ -38,21 +37,17 @@ class PipelineConfig(FrozenModel):
     budget: Annotated[BudgetConfig, nested(BudgetConfig)] = Field(
         BudgetConfig(), description="how many tokens may be kept"
     )
-    stages: dict[str, SerializeAsAny[StageConfig]] = Field(
+    stages: dict[str, Slot[Stage]] = Field(
         description="label -> stage, in order; null removes a stage"
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
 
     @field_validator("stages", mode="before")
     @classmethod
-    def _stages(cls, stages: object) -> dict[str, StageConfig]:
+    def _stages(cls, stages: object) -> dict[str, Any]:
         if not isinstance(stages, Mapping):
             raise ConfigError(f"expected a mapping of stages, got {stages!r}")
-        return {
-            str(label): _stage(stage, str(label))
-            for label, stage in stages.items()
-            if stage is not None
-        }
+        return {str(label): stage for label, stage in stages.items() if stage is not None}
 
     @model_validator(mode="after")
     def _budget_is_decidable(self) -> "PipelineConfig":
@@ -93,13 +88,6 @@ def build_stages(configs: Mapping[str, StageConfig]) -> dict[str, Stage]:
         except ConfigError as error:
             raise error.below(["stages", label]) from None
     return found
-
-
-def _stage(data: object, label: str) -> StageConfig:
-    try:
-        return strategy_config(Stage, data)
-    except ConfigError as error:
-        raise error.below([label]) from None
 
 
 def _check_order(stages: Mapping[str, Stage], budget: BudgetConfig) -> None:
@@ -183,22 +171,10 @@ def _by_retention(tied: object) -> dict[float, Mapping[str, Any]]:
 
 def pipeline_schema() -> dict[str, Any]:
     """Return the JSON schema of a pipeline file, for editors."""
-    kinds = {entry.name: entry.config_class for entry in registry().entries("stage")}
-    references, definitions = json_schemas([PipelineConfig, *kinds.values()])
+    references, definitions = json_schemas([PipelineConfig])
     pipeline = definitions.pop(references[PipelineConfig]["$ref"].rpartition("/")[2])
-    pipeline["properties"]["stages"]["additionalProperties"] = {
-        "anyOf": [
-            {"type": "null"},
-            *(
-                {
-                    **references[cls],
-                    "properties": {"kind": {"const": kind}},
-                    "required": ["kind"],
-                }
-                for kind, cls in kinds.items()
-            ),
-        ]
-    }
+    stages = pipeline["properties"]["stages"]
+    stages["additionalProperties"] = {"anyOf": [{"type": "null"}, stages["additionalProperties"]]}
     pipeline["properties"]["extends"] = {
         "type": "string",
         "description": "preset or YAML file to start from",

@@ -23,6 +23,7 @@ from tokenred.testing import (
     _references,
     _segmenters,
     _selectors,
+    _stages,
     _static_rules,
 )
 from tokenred.testing._adapters import adapter_checks
@@ -31,6 +32,7 @@ from tokenred.testing.fields import Change, field_checks
 from tokenred.testing.models import TinyFamily
 
 CONTRACTS: dict[str, Callable[[Any], Bodies]] = {
+    "stage": _stages.contract,
     "selector": _selectors.contract,
     "coupler": _couplers.contract,
     "aggregator": _aggregators.contract,
