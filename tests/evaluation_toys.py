@@ -19,7 +19,7 @@ from tokenred.accounting import LlmShape
 from tokenred.config import StrategyConfig
 from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import Ablation, load_ablation
-from tokenred.evaluation.model import Reply
+from tokenred.evaluation.model import Answer
 from tokenred.evaluation.runner import PlannedRow, Progress, plan, run
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.task import Answering, Question, Sample, score_option
@@ -124,7 +124,7 @@ class ToyModel:
         reduced = pipeline.run(encoded.clip.tokens, generator=generator)
         return replace(reduced, realised=replace(reduced.realised, newline_tokens=1))
 
-    def replies(
+    def answers(
         self,
         encoded: ToyEncoded,
         reduced: ReducedTokens,
@@ -132,14 +132,14 @@ class ToyModel:
         pipeline: Pipeline,
         answering: Answering,
         max_new_tokens: int,
-    ) -> list[Reply]:
+    ) -> list[Answer]:
         state = reduced.features.mean(0)
         colours = state[:3].log_softmax(-1)
         red = colours[0].exp().clamp(max=1 - 1e-6)
         yes_no = torch.stack((red, 1 - red)).log()
         return [
-            Reply(dict(zip(COLOURS, colours.tolist())), log_probs=colours, state=state),
-            Reply(dict(zip(("yes", "no"), yes_no.tolist())), log_probs=yes_no, state=state),
+            Answer(dict(zip(COLOURS, colours.tolist())), log_probs=colours, state=state),
+            Answer(dict(zip(("yes", "no"), yes_no.tolist())), log_probs=yes_no, state=state),
         ]
 
 

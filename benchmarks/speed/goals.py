@@ -77,8 +77,8 @@ def _goals(record: Record) -> Iterator[Goal]:
 def _end_to_end(record: Record) -> Iterator[Goal]:
     path = "native" if record["native"] else "torch"
     for part, memory_is, table in (
-        ("plain_memory", "the allocator as it comes", record["plain_memory"]),
-        ("frame_stage", "freed memory kept", record["frame_stage"]["rows"]),
+        ("default_malloc", "default malloc", record["default_malloc"]),
+        ("frame_stage", "malloc trimming disabled", record["frame_stage"]["rows"]),
     ):
         rows = {row["name"]: row for row in table}
         for dtype, wanted in (("float32", 85.0), ("bfloat16", 150.0)):
@@ -102,7 +102,7 @@ def _end_to_end(record: Record) -> Iterator[Goal]:
         1.15,
         "x",
         row["against"][stages.GEMMS],
-        f"frame stage, freed memory kept: {row['name']}",
+        f"frame stage, malloc trimming disabled: {row['name']}",
     )
     memory = {(row["name"], row["dtype"]): row["extra_bytes"] for row in record["memory"]}
     ours, theirs = memory[stages.PAPER, "float32"], memory[stages.RELEASED, "float32"]

@@ -21,7 +21,7 @@ from tokenred.errors import (
 from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import ablation_files, load_ablation
 from tokenred.evaluation.manifest import make_run, read_run
-from tokenred.evaluation.model import Reply, VideoLlm
+from tokenred.evaluation.model import Answer, VideoLlm
 from tokenred.evaluation.runner import PlannedRow, plan, run
 from tokenred.evaluation.store import Record, Store
 from tokenred.evaluation.summary import Summary, n_steps, record_flops, summarise
@@ -150,8 +150,8 @@ class TestRunner:
 
     def test_a_failing_row_and_sample_are_named(self) -> None:
         class Broken(ToyModel):
-            def replies(self, encoded, reduced, sample, pipeline, answering, max_new_tokens):
-                return [Reply(dict.fromkeys(q.options, float("nan"))) for q in sample.questions]
+            def answers(self, encoded, reduced, sample, pipeline, answering, max_new_tokens):
+                return [Answer(dict.fromkeys(q.options, float("nan"))) for q in sample.questions]
 
         with (
             Store(":memory:") as store,

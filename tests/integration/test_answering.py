@@ -98,7 +98,7 @@ ASKED = ("<video> what moves?", "Look: <video> and why?", "<video> when?")
 TEXTS = (("a", "red", "it runs"), ("b", "c"), ("because", "red", "no"))
 """Options of one token, one byte each, and of several; the second question has no long one."""
 
-OUTLOOKS = [
+CONTINUED = [
     ("LLaVA-OneVision", "vanilla", {}),  # one reading of the video
     ("LLaVA-OneVision", "aot-paper", HALF),
     ("LLaVA-OneVision", "fastv", {}),  # every prompt whole
@@ -124,7 +124,7 @@ def families():
     return family
 
 
-@pytest.mark.parametrize(("name", "preset", "changes"), OUTLOOKS)
+@pytest.mark.parametrize(("name", "preset", "changes"), CONTINUED)
 def test_continuations_are_as_likely_as_when_written_one_by_one(families, name, preset, changes):
     """What works inside the LLM sees the prompt alone, whatever comes after it."""
     model, tokenizer = families(name)

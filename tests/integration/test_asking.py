@@ -28,15 +28,15 @@ def loaded(tmp_path_factory):
     return load
 
 
-def visuals(kind, n_pictures, n_frames=4):
+def visuals(kind, n_media, n_frames=4):
     frames = 1 if kind == "image" else n_frames
     pixels = tuple(
-        synthetic_video(frames, 32, seed=seed).permute(0, 2, 3, 1) for seed in range(n_pictures)
+        synthetic_video(frames, 32, seed=seed).permute(0, 2, 3, 1) for seed in range(n_media)
     )
     if kind == "image":
         return MediaInput(kind, pixels)
     times = tuple(torch.arange(n_frames).float() for _ in pixels)
-    return MediaInput(kind, pixels, (tuple(range(n_frames)),) * n_pictures, times)
+    return MediaInput(kind, pixels, (tuple(range(n_frames)),) * n_media, times)
 
 
 def request(seen, key=0):

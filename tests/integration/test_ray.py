@@ -142,7 +142,7 @@ def test_whatever_befalls_workers_nothing_is_lost_or_double(
     assert held == [row for row in undisturbed if not {"toy/002", "toy/003"} & set(row)]
     assert progress.cells_computed == len(held) / 2  # two questions a cell; none came twice
     assert {each.message for each in failures} == {
-        "sample 'toy/002': 2 workers in a row died over it, perhaps for lack of memory",
+        "sample 'toy/002': 2 workers in a row died on it, perhaps out of memory",
         "sample 'toy/003': the video is corrupt",
     }
     assert progress.cells_failed == len(failures) == progress.n_cells * 2 / N_SAMPLES
@@ -194,7 +194,7 @@ def test_the_embedded_model_gives_the_same_results(cluster, tmp_path) -> None:
     task, cache = EmbeddedTask(), FeatureCache(tmp_path / "cache", 10**9)
     wanted = embedded(tmp_path / "here", InProcess(Worker(task, VideoLlm())))
     spec = ModelSpec(device="cpu")
-    work = RayExecutor(task.config, spec, n_workers=1, cache=cache, rows_per_errand=2)
+    work = RayExecutor(task.config, spec, n_workers=1, cache=cache, rows_per_job=2)
     assert embedded(tmp_path / "there", work) == wanted
     warm = FeatureCache(cache.folder, 10**9)
     assert embedded(tmp_path / "warm", InProcess(Worker(task, VideoLlm(remember=warm)))) == wanted

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.report_cases import make_run, write_case
 from tokenred.evaluation.manifest import STORE, Run
-from tokenred.evaluation.store import Answer, Cost, Record, Store
+from tokenred.evaluation.store import Cost, Record, Store, StoredAnswer
 from tokenred.evaluation.summary import summarise
 from tokenred.evaluation.task import Question, Sample
 from tokenred.report import gather
@@ -21,7 +21,7 @@ COST = Cost((0,), 4, 0, 0.5, 0, 0)
 
 
 def record(sample: str, number: int, answer: str, score: float | None) -> Record:
-    return Record(sample, number, Answer("colour", answer, score, {}), COST)
+    return Record(sample, number, StoredAnswer("colour", answer, score, {}), COST)
 
 
 RECORDS = {

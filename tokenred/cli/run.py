@@ -32,7 +32,7 @@ MAX_NEW_TOKENS = 64
 
 
 def run(
-    picture: Annotated[
+    path: Annotated[
         Path, typer.Argument(metavar="VIDEO_OR_IMAGE", help="A video file, or an image file.")
     ],
     ask: Annotated[list[str], typer.Option(help="A question; repeat for more.")],
@@ -75,17 +75,17 @@ def run(
     from tokenred import embedded, load_pipeline
 
     reducer = load_pipeline(pipeline, parse_overrides(set_))
-    if not picture.exists():
-        raise InputError(f"{picture} does not exist")
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
     questions = [embedded_words(each) for each in ask] if small else ask
     default = embedded.NUM_FRAMES if small else NUM_FRAMES
-    shown = read_media(picture, frames or default)
-    for remark in shown.remarks:
+    media = read_media(path, frames or default)
+    for remark in media.remarks:
         say(remark)
     longest = max_new_tokens or (1 if small else MAX_NEW_TOKENS)
     try:
-        prepared = loaded.prepare(shown)
+        prepared = loaded.prepare(media)
         answers, realised = [], []
         for question in questions:
             inputs = loaded.inputs_of(question, prepared)
@@ -95,7 +95,7 @@ def run(
                 generation={"max_new_tokens": longest, "do_sample": False},
                 logits=True,
             )
-            kept = asked(reducer, positions=positions, frame_times=shown.frame_times)
+            kept = asked(reducer, positions=positions, frame_times=media.frame_times)
             whole = asked() if compare else None
             answers.append(_answer(question, *(_facts(loaded, each) for each in (kept, whole))))
             assert kept.attachment is not None
@@ -115,8 +115,8 @@ def run(
         "config_id": reducer.config.config_id,
         "positions": positions or loaded.adapter.default_positions,
         "answers": answers,
-        "medium": shown.kind,
-        "frame_indices": [each for indices in shown.frame_indices for each in indices],
+        "medium": media.kind,
+        "frame_indices": [each for indices in media.frame_indices for each in indices],
         **_realised(realised[0]),
     }
     if json:

@@ -47,7 +47,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Answer:
     """What a model makes of one question.
 
     Attributes
@@ -116,7 +116,7 @@ class EvaluatedModel(Protocol):
         """Run a pipeline; the model adds its newline tokens to the count."""
         ...
 
-    def replies(
+    def answers(
         self,
         encoded: Any,
         reduced: ReducedTokens,
@@ -124,7 +124,7 @@ class EvaluatedModel(Protocol):
         pipeline: Pipeline,
         answering: Answering,
         max_new_tokens: int,
-    ) -> list[Reply]:
+    ) -> list[Answer]:
         """Answer each question, with what the pipeline has for the inside of the LLM at work."""
         ...
 
@@ -237,7 +237,7 @@ class VideoLlm:
         """Run a pipeline and count the newline tokens."""
         return self._session.reduce(encoded.clip, pipeline, generator=generator)
 
-    def replies(
+    def answers(
         self,
         encoded: Encoded,
         reduced: ReducedTokens,
@@ -245,16 +245,16 @@ class VideoLlm:
         pipeline: Pipeline,
         answering: Answering,
         max_new_tokens: int,
-    ) -> list[Reply]:
+    ) -> list[Answer]:
         """Score options from one shared reading of the video; write where text is asked for."""
         scored = [
             n for n, q in enumerate(sample.questions) if q.options and answering == "likelihood"
         ]
-        replies = dict(zip(scored, self._scored(encoded, reduced, sample, scored, pipeline)))
+        answers = dict(zip(scored, self._scored(encoded, reduced, sample, scored, pipeline)))
         for n in range(len(sample.questions)):
-            if n not in replies:
-                replies[n] = self._written(encoded, reduced, n, pipeline, max_new_tokens)
-        return [replies[n] for n in range(len(sample.questions))]
+            if n not in answers:
+                answers[n] = self._written(encoded, reduced, n, pipeline, max_new_tokens)
+        return [answers[n] for n in range(len(sample.questions))]
 
     def _scored(
         self,
@@ -263,7 +263,7 @@ class VideoLlm:
         sample: Sample,
         which: Sequence[int],
         pipeline: Pipeline,
-    ) -> list[Reply]:
+    ) -> list[Answer]:
         if not which:
             return []
         found, layer_tokens = self._session.score(
@@ -275,7 +275,7 @@ class VideoLlm:
         )
         log_probs = found.logits.log_softmax(-1)
         return [
-            Reply(
+            Answer(
                 scores=dict(zip(sample.questions[n].options, found.continuations[row])),
                 log_probs=log_probs[row],
                 state=found.hidden[row],
@@ -291,7 +291,7 @@ class VideoLlm:
         n: int,
         pipeline: Pipeline,
         max_new_tokens: int,
-    ) -> Reply:
+    ) -> Answer:
         answer = self._session.ask(
             encoded.inputs | encoded.texts[n],
             pipeline,
@@ -301,7 +301,7 @@ class VideoLlm:
             logits=True,
         )
         assert answer.logits is not None
-        return Reply(
+        return Answer(
             scores={},
             text=self._loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip(),
             log_probs=answer.logits[0].float().log_softmax(-1),

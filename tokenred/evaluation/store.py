@@ -74,7 +74,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Answer:
+class StoredAnswer:
     """What a model answered to one question.
 
     Attributes
@@ -154,7 +154,7 @@ class Record:
 
     sample_id: str
     question_no: int
-    answer: Answer
+    answer: StoredAnswer
     cost: Cost
     code_version: str = ""
 
@@ -204,7 +204,9 @@ class Store:
                 "INSERT OR IGNORE INTO configs VALUES (?, ?)", (config_id, canonical_json(config))
             )
 
-    def write(self, origin: Origin, sample_id: str, answers: Sequence[Answer], cost: Cost) -> bool:
+    def write(
+        self, origin: Origin, sample_id: str, answers: Sequence[StoredAnswer], cost: Cost
+    ) -> bool:
         """Write all answers of one sample at once; return False if they were there already."""
         shared = {**vars(origin), "sample_id": sample_id, **vars(cost), "created": _now()}
         rows = [
@@ -405,7 +407,7 @@ class Store:
 
 _ORIGIN = " AND ".join(f"{each.name} = ?" for each in fields(Origin))
 _NOT_CODE = _ORIGIN.removesuffix(" AND code_version = ?")
-_ANSWER = {each.name: each for each in fields(Answer)}
+_ANSWER = {each.name: each for each in fields(StoredAnswer)}
 _COST = {each.name: each for each in fields(Cost)}
 _RENAMED = {"correct": "score"}
 """Name in an older layout -> name now."""
@@ -495,7 +497,7 @@ def _read(names: Iterable[str], columns: Sequence[Any]) -> dict[str, Any]:
 
 def _record(row: tuple[Any, ...]) -> Record:
     """Make a record of sample, question and code version, then an answer's columns and a cost's."""
-    answer = Answer(**_read(_ANSWER, row[3:]))
+    answer = StoredAnswer(**_read(_ANSWER, row[3:]))
     return Record(row[0], row[1], answer, _cost(row[3 + len(_ANSWER) :]), row[2])
 
 

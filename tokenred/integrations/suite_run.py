@@ -12,7 +12,7 @@ from tokenred.evaluation.ablation import Row
 from tokenred.evaluation.model import ModelSpec, revision_of
 from tokenred.evaluation.provenance import code_version
 from tokenred.evaluation.runner import Progress
-from tokenred.evaluation.store import Answer, Cost, Origin, Store
+from tokenred.evaluation.store import Cost, Origin, Store, StoredAnswer
 from tokenred.evaluation.worker import PlannedRow
 from tokenred.integrations.lmms_suite import Suite, SuiteResult, SuiteRow, SuiteSample
 from tokenred.pipeline import load_config
@@ -150,8 +150,8 @@ def _is_vanilla(cell: PlannedRow) -> bool:
     return cell.row.frames is None and cell.row.config_id == load_config("vanilla").config_id
 
 
-def _answer(result: SuiteResult, unreduced: str | None) -> Answer:
-    return Answer(
+def _answer(result: SuiteResult, unreduced: str | None) -> StoredAnswer:
+    return StoredAnswer(
         kind=result.sample.task,
         answer=result.answer,
         score=result.score,

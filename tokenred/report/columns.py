@@ -1,7 +1,7 @@
 """The columns of every table of a run, and which rows may stand beside each other.
 
-A column is one entry of :func:`columns`; a measured one is a field of ``Answer`` or ``Cost`` in
-``tokenred.evaluation.store`` and needs no entry at all.
+A column is one entry of :func:`columns`; a measured one is a field of ``StoredAnswer`` or ``Cost``
+in ``tokenred.evaluation.store`` and needs no entry at all.
 """
 
 from collections.abc import Callable, Sequence

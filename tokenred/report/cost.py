@@ -27,9 +27,9 @@ def header(bench: Bench) -> str:
     where = bench.environment
     revision = f" ({bench.revision[:12]})" if bench.revision else ""
     load = "" if where.load_average is None else f", load {where.load_average:.1f} at the start"
-    frames = f", {bench.n_frames} frames" if bench.picture_kind == "video" else ""
+    frames = f", {bench.n_frames} frames" if bench.media_kind == "video" else ""
     return (
-        f"{bench.model}{revision}, {where.dtype} on {where.device}; {bench.picture}{frames}; "
+        f"{bench.model}{revision}, {where.dtype} on {where.device}; {bench.media}{frames}; "
         f"{_counted(bench.rounds, 'round')} after {bench.warmup} to warm up\n"
         f"{where.cpu}, {_counted(where.threads, 'thread')} of {_counted(where.n_cores, 'core')}"
         f"{load}; torch {where.torch}, transformers {where.transformers}, "

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from tokenred.evaluation.store import Answer, Record
+from tokenred.evaluation.store import Record, StoredAnswer
 from tokenred.evaluation.task import Question, Sample
 
 MAX_QUESTIONS = 3
@@ -148,7 +148,7 @@ def thumbnail(frame: np.ndarray | Tensor) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-_Questions = dict[int, list[tuple[int, Answer]]]
+_Questions = dict[int, list[tuple[int, StoredAnswer]]]
 """Number of a question -> the position of each row and its answer."""
 
 
@@ -161,7 +161,7 @@ def _by_question(records: Mapping[str, Sequence[Record]]) -> dict[str, _Question
     return found
 
 
-def _dispute(answers: Sequence[Answer]) -> float:
+def _dispute(answers: Sequence[StoredAnswer]) -> float:
     sides = Counter(a.answer if a.score is None else f"score {a.score:g}" for a in answers)
     total = sum(sides.values())
     return 1 - sum((count / total) ** 2 for count in sides.values())
@@ -179,7 +179,7 @@ def _shown_sample(id_: str, questions: _Questions, sample: Sample | None) -> Sho
 
 
 def _shown_question(
-    number: int, given: Sequence[tuple[int, Answer]], question: Question | None
+    number: int, given: Sequence[tuple[int, StoredAnswer]], question: Question | None
 ) -> ShownQuestion:
     groups: dict[tuple[str, float | None], list[int]] = {}
     for position, answer in given:

@@ -232,8 +232,8 @@ class Bench:
 
     Attributes
     ----------
-    picture : what the model was shown, in words
-    picture_kind : ``video`` or ``image``
+    media : the video or image that was measured
+    media_kind : ``video`` or ``image``
     rounds, warmup : rounds that count, and rounds that were dropped before them
     formula : of the FLOPs
     memory_method : how memory was measured; None where it cannot be
@@ -244,8 +244,8 @@ class Bench:
     model: str
     revision: str | None
     model_class: str
-    picture: str
-    picture_kind: str
+    media: str
+    media_kind: str
     n_frames: int
     question: str
     new_tokens: int

@@ -1,4 +1,4 @@
-"""What reducers and pruners inside the LLM are shown, and what is made of their answers."""
+"""Build the layer state, apply the reduction, keep the cache consistent."""
 
 from functools import partial
 from typing import Any
@@ -52,7 +52,7 @@ def source_layer(step: LayerStep) -> int:
 def run_step(
     call: Call, number: int, reducer: LayerReducer, step: LayerStep, hidden: Tensor, prober: Prober
 ) -> Tensor:
-    """Ask a reducer about every prompt; return the hidden states that go on."""
+    """Reduce every prompt; return the hidden states for the next layer."""
     reductions: list[LayerReduction | None] = []
     for row in range(call.prompt.n_rows):
         _, names = call.now.row(row)

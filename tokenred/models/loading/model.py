@@ -177,7 +177,7 @@ class LoadedModel:
             kind,
             self.tokenizer.convert_ids_to_tokens(self.adapter.token_ids[kind]),
             self._around([token for each in pieces for token in each]),
-            n_pictures=len(pieces),
+            n_media=len(pieces),
         )
         return self._on_device(tokenise(self.tokenizer, [prompt], prepared))
 

@@ -1,4 +1,4 @@
-"""A comparison of choices as terminal tables, CSV, JSON and a heat map."""
+"""An overlap comparison as terminal tables, CSV, JSON and heat maps."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenred.errors import TokenredError
-from tokenred.evaluation.choices.compared import ClipMean, ComparedPair, ComparedRow, Comparison
+from tokenred.evaluation.overlap.compared import ClipMean, ComparedPair, ComparedRow, Comparison
 from tokenred.report.columns import NOT_APPLICABLE
 from tokenred.report.table import UNEQUAL
 
@@ -115,8 +115,8 @@ def pairs_csv(comparison: Comparison) -> str:
     return _csv([_flat(pair, {}) for pair in comparison.pairs])
 
 
-def write_choices(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write ``choices.json``, ``choices.csv``, ``choices-pairs.csv``, and heat maps if possible.
+def write_overlap(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write ``overlap.json``, ``overlap.csv``, ``overlap-pairs.csv``, and heat maps if possible.
 
     Returns
     -------
@@ -128,9 +128,9 @@ def write_choices(comparison: Comparison, folder: Path) -> list[Path]:
         If a file cannot be written.
     """
     texts = {
-        "choices.json": to_json(comparison),
-        "choices.csv": rows_csv(comparison),
-        "choices-pairs.csv": pairs_csv(comparison),
+        "overlap.json": to_json(comparison),
+        "overlap.csv": rows_csv(comparison),
+        "overlap-pairs.csv": pairs_csv(comparison),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def _csv(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _heat_maps(comparison: Comparison, folder: Path) -> Iterator[Path]:
-    """Draw adjusted IoU and rank correlation side by side, one picture a budget."""
+    """Draw adjusted IoU and rank correlation side by side, one figure a budget."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -241,7 +241,7 @@ def _heat_maps(comparison: Comparison, folder: Path) -> Iterator[Path]:
         for axes, (title, value_of) in zip(figure.subplots(1, 2), panels.items()):
             _draw(figure, axes, title, labels, pairs, value_of)
         figure.suptitle(f"{comparison.encoder}, {100 * retention:g} % of the tokens; in hundredths")
-        path = folder / f"choices-{100 * retention:g}.png"
+        path = folder / f"overlap-{100 * retention:g}.png"
         figure.savefig(path, dpi=120)
         yield path
 

@@ -10,11 +10,11 @@ import yaml
 from rich.console import Console
 
 from tokenred.errors import CapabilityError, InputError
-from tokenred.evaluation.choices.compared import clip_mean
-from tokenred.evaluation.choices.comparison import CONTROLS, candidates, compare
-from tokenred.evaluation.choices.encoders import Encoder
+from tokenred.evaluation.overlap.compared import clip_mean
+from tokenred.evaluation.overlap.comparison import CONTROLS, candidates, compare
+from tokenred.evaluation.overlap.encoders import Encoder
 from tokenred.pipeline.config import read_pipeline
-from tokenred.report.choices import pairs_csv, rows_csv, to_json, to_rich, write_choices
+from tokenred.report.overlap import pairs_csv, rows_csv, to_json, to_rich, write_overlap
 from tokenred.testing import video_tokens
 from tokenred.video import VideoClip
 
@@ -193,13 +193,13 @@ def test_a_single_clip_has_no_interval():
 
 def test_heat_maps_are_pictures_one_a_budget(comparison, tmp_path):
     pytest.importorskip("matplotlib")
-    files = write_choices(comparison, tmp_path / "out")
+    files = write_overlap(comparison, tmp_path / "out")
     assert {path.name for path in files} == {
-        "choices.json",
-        "choices.csv",
-        "choices-pairs.csv",
-        "choices-25.png",
-        "choices-10.png",
+        "overlap.json",
+        "overlap.csv",
+        "overlap-pairs.csv",
+        "overlap-25.png",
+        "overlap-10.png",
     }
     for path in files:
         content = path.read_bytes()

