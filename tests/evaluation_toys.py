@@ -20,7 +20,7 @@ from tokenred.config import StrategyConfig
 from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import Ablation, load_ablation
 from tokenred.evaluation.model import Answer
-from tokenred.evaluation.runner import PlannedRow, Progress, plan, run
+from tokenred.evaluation.runner import PlannedRow, Progress, plan, run_ablation
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.task import Answering, Question, Sample, score_option
 from tokenred.evaluation.worker import InProcess, Worker
@@ -160,7 +160,7 @@ def run_toy(
     task, model = ToyTask(), model or ToyModel(seconds)
     planned = plan((ablation or toy_ablation()).expand([1 / 3]), task, model, store)
     work = InProcess(Worker(task, model, keep_going))
-    return planned, run(planned, task, store, n_samples, work, any_code=any_code)
+    return planned, run_ablation(planned, task, store, n_samples, work, any_code=any_code)
 
 
 TIMES = {"reducer_ms", "answer_ms", "encoder_ms", "created"}

@@ -49,7 +49,7 @@ def test_every_row_answers_every_document(clips, suite, results):
 
 
 def test_rows_cost_what_their_pipelines_leave(results):
-    tokens = {r.row.label: r.facts for r in results}
+    tokens = {r.row.label: r.stats for r in results}
     assert tokens["vanilla"].visual_tokens == tokens["vanilla"].vanilla_visual_tokens == 392
     assert tokens["half the frames"].visual_tokens == 196
     assert tokens["half the frames"].frame_indices == ((0, 2, 5, 7),)

@@ -22,7 +22,7 @@ from tokenred.evaluation.executors import ray as executor_module
 from tokenred.evaluation.executors.ray import RayExecutor, split
 from tokenred.evaluation.executors.ray_worker import RemoteWorker, WorkerSetup
 from tokenred.evaluation.model import ModelSpec
-from tokenred.evaluation.runner import plan, run
+from tokenred.evaluation.runner import plan, run_ablation
 from tokenred.evaluation.store import Origin, Store
 from tokenred.evaluation.worker import InProcess, Job, Worker
 from tokenred.plugin_files import unload_plugin_file
@@ -138,7 +138,7 @@ def toys(path: Path, executor):
     task = ToyTask()
     with Store(path) as store:
         planned = plan(toy_ablation().expand([1 / 3]), task, ToyModel(), store)
-        progress = run(planned, task, store, N_SAMPLES, executor)
+        progress = run_ablation(planned, task, store, N_SAMPLES, executor)
         ids = [task.sample_id(index) for index in range(N_SAMPLES)]
         failures = [each for cell in planned for each in store.failures(cell.origin, ids)]
     return contents(path), failures, progress

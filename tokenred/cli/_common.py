@@ -62,7 +62,7 @@ def table_console(pipe_width: int = 180) -> Console:
     return console if console.is_terminal else Console(width=pipe_width)
 
 
-def columns(rows: Iterable[Sequence[str]]) -> str:
+def align_columns(rows: Iterable[Sequence[str]]) -> str:
     """Align rows of text; the last column is as long as it likes."""
     table = [list(row) for row in rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)] if table else []

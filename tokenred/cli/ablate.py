@@ -172,7 +172,7 @@ def ablate(
             work = make_executor(
                 ExecutorRequest(judged, llm, keep_going, address, workers, threads, remember)
             )
-            compute = partial(runner.run, planned, judged, store, limit, work)
+            compute = partial(runner.run_ablation, planned, judged, store, limit, work)
         else:
             planned = judged.plan(rows, store)
             compute = partial(judged.run, planned, store)

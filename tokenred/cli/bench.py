@@ -248,13 +248,15 @@ def _bar(total: int) -> Iterator[Callable[[], None]]:
 
 
 def _show(report: Bench, as_json: bool, out: Path | None) -> None:
-    from tokenred.report.cost import caption, to_rich
+    from tokenred.report.cost import bench_caption, bench_tables
 
-    text = json_.dumps(asdict(report) | {"caption": caption(report)}, indent=2, ensure_ascii=False)
+    text = json_.dumps(
+        asdict(report) | {"caption": bench_caption(report)}, indent=2, ensure_ascii=False
+    )
     if as_json:
         print(text)
     else:
-        table_console(PIPE_WIDTH).print(to_rich(report))
+        table_console(PIPE_WIDTH).print(bench_tables(report))
     if out is not None:
         try:
             out.write_text(f"{text}\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokenred.cli._common import Json, columns, emit, say
+from tokenred.cli._common import Json, align_columns, emit, say
 from tokenred.errors import ConfigError, nearest
 
 
@@ -44,6 +44,6 @@ def conformance(
         emit(matrix.to_dict())
     else:
         print(f"transformers {matrix.transformers}, torch {matrix.torch}, {matrix.device}\n")
-        print(columns(matrix.rows()))
+        print(align_columns(matrix.rows()))
     if not matrix.passed:
         raise typer.Exit(4)

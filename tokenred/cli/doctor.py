@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from tokenred.cli._common import Json, columns, emit, say
+from tokenred.cli._common import Json, align_columns, emit, say
 from tokenred.errors import PluginError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def doctor(json: Json = False) -> None:
     if json:
         emit([asdict(finding) for finding in found])
     else:
-        print(columns([[finding.state, finding.name, finding.detail] for finding in found]))
+        print(align_columns([[finding.state, finding.name, finding.detail] for finding in found]))
     failed = sum(finding.state == "failed" for finding in found)
     if failed:
         say(f"{failed} of {len(found)} checks failed")
@@ -190,7 +190,7 @@ def _load_presets() -> str:
 
 
 def _load_model() -> str:
-    from tokenred.embedded import load_model, load_tokenizer
+    from tokenred.embedded import load_embedded_model, load_tokenizer
 
-    model, tokenizer = load_model(), load_tokenizer()
+    model, tokenizer = load_embedded_model(), load_tokenizer()
     return f"{model.num_parameters() / 1e6:.2f} M parameters, {len(tokenizer)} words"

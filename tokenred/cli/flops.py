@@ -15,7 +15,7 @@ from tokenred.accounting import (
     schedule_of,
     schedule_text,
 )
-from tokenred.cli._common import Json, columns, emit
+from tokenred.cli._common import Json, align_columns, emit
 from tokenred.errors import ConfigError
 
 UNITS = {"T": 1e12, "G": 1e9, "M": 1e6}
@@ -138,7 +138,7 @@ def _text(report: dict[str, Any], formula: Formula) -> str:
         ]
         rows += [_row(part, "", cost, unit), ("", "", "", "", "")]
     rows.append(_row("total", "", report["total"], unit))
-    return f"{columns(facts)}\n\n{columns(rows)}"
+    return f"{align_columns(facts)}\n\n{align_columns(rows)}"
 
 
 def _row(name: str, expression: str, cost: dict[str, Any], unit: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, PluginFiles, columns, emit, say
+from tokenred.cli._common import Json, PluginFiles, align_columns, emit, say
 from tokenred.errors import ConfigError, TokenredError, nearest
 from tokenred.registry import FILES, HARNESS_ROLES, ROLES, TARGETS, Entry, plural, registry
 
@@ -34,7 +34,11 @@ def list_(
     if json:
         emit(rows)
     elif rows:
-        print(columns([[row["kind"], row["name"], row["owner"], row["summary"]] for row in rows]))
+        print(
+            align_columns(
+                [[row["kind"], row["name"], row["owner"], row["summary"]] for row in rows]
+            )
+        )
 
 
 def _rows(kind: str) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokenred.cli._common import Json, columns, emit, say
+from tokenred.cli._common import Json, align_columns, emit, say
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -31,8 +31,8 @@ def _default(context: typer.Context, json: Json = False) -> None:
         status(json)
 
 
-@app.command()
-def build(
+@app.command("build")
+def build_native(
     compiler: Annotated[
         str | None, typer.Option(help="Name or path of a C compiler; cc, gcc or clang if not said.")
     ] = None,
@@ -55,7 +55,7 @@ def status(json: Json = False) -> None:
     if json:
         emit(told)
     else:
-        print(columns([(name, str(value)) for name, value in told.items()]))
+        print(align_columns([(name, str(value)) for name, value in told.items()]))
 
 
 @app.command()

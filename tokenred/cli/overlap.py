@@ -90,8 +90,8 @@ def overlap(
     Needs no questions or labels, so any video will do. Without VIDEO: the generated videos of the
     embedded task, or with --tower dinov2 three real clips.
     """
-    from tokenred.evaluation.overlap.comparison import candidates, compare
-    from tokenred.report.overlap import to_json, write_overlap
+    from tokenred.evaluation.overlap.comparison import compare, expand_pipelines
+    from tokenred.report.overlap import overlap_json, write_overlap
 
     ratios = parse_retention(retention)
     names = [name.strip() for name in pipelines.split(",") if name.strip()]
@@ -99,7 +99,7 @@ def overlap(
         raise ConfigError("give at least one pipeline and one budget", ["--pipelines"])
     if tower is not None and model is not None:
         raise ConfigError("give a model or a tower", ["--tower"])
-    rows = candidates(names, ratios)
+    rows = expand_pipelines(names, ratios)
     quiet_transformers()
     folder = cache
     if tower is not None:
@@ -120,7 +120,7 @@ def overlap(
         for path in write_overlap(comparison, out):
             say(f"wrote {path}")
     if json:
-        print(to_json(comparison), end="")
+        print(overlap_json(comparison), end="")
     else:
         _print(comparison)
 
@@ -182,6 +182,6 @@ def _generated(limit: int, n_frames: int) -> dict[str, VideoClip]:
 
 
 def _print(comparison: Any) -> None:
-    from tokenred.report.overlap import to_rich
+    from tokenred.report.overlap import overlap_tables
 
-    table_console(PIPE_WIDTH).print(to_rich(comparison))
+    table_console(PIPE_WIDTH).print(overlap_tables(comparison))

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from tokenred.cli._common import Json, PluginFiles, columns, emit, say
+from tokenred.cli._common import Json, PluginFiles, align_columns, emit, say
 from tokenred.registry import registry
 
 
@@ -22,4 +22,4 @@ def plugins(plugin: PluginFiles = None, json: Json = False) -> None:
         return
     for row in rows:
         row["state"] = f"failed: {row['error']}" if row["error"] else ", ".join(row["brings"])
-    print(columns([[r["name"], r["distribution"], r["version"], r["state"]] for r in rows]))
+    print(align_columns([[r["name"], r["distribution"], r["version"], r["state"]] for r in rows]))

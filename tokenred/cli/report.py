@@ -73,12 +73,12 @@ def _text(
     from tokenred.report import table
 
     if name == "html":
-        from tokenred.report.gather import gather_about, gather_explorer
+        from tokenred.report.gather import gather_explorer, gather_provenance
         from tokenred.report.html import to_html
 
-        about = gather_about(manifest, folder, len(manifest.sample_ids))
+        provenance = gather_provenance(manifest, folder, len(manifest.sample_ids))
         explorer = gather_explorer(manifest, summary, store, n_shown) if n_shown else None
-        return to_html(summary, about, explorer)
+        return to_html(summary, provenance, explorer)
     if name == "tex":
         from tokenred.report.latex import to_latex
 

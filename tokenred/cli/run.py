@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, Overrides, PluginFiles, columns, emit, parse_overrides, say
+from tokenred.cli._common import (
+    Json,
+    Overrides,
+    PluginFiles,
+    align_columns,
+    emit,
+    parse_overrides,
+    say,
+)
 from tokenred.cli._media import (
     NUM_FRAMES,
     Device,
@@ -187,7 +195,7 @@ def _text(report: dict[str, Any]) -> str:
         ("prompt", _beside(answers, "prompt_tokens")),
         ("reducer", f"{report['reducer_ms']:.1f} ms"),
     ]
-    return "\n\n".join([*blocks, columns([fact for fact in facts if fact[1].strip("; ")])])
+    return "\n\n".join([*blocks, align_columns([fact for fact in facts if fact[1].strip("; ")])])
 
 
 def _block(answer: dict[str, Any], pipeline: str) -> str:
@@ -196,7 +204,7 @@ def _block(answer: dict[str, Any], pipeline: str) -> str:
         for name, prefix in ((pipeline, ""), ("unreduced", "unreduced_"))
         if answer[f"{prefix}answer"] is not None
     ]
-    return f"{answer['question']}\n{columns(rows)}"
+    return f"{answer['question']}\n{align_columns(rows)}"
 
 
 def _with_probability(answer: dict[str, Any], prefix: str) -> str:

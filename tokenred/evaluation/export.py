@@ -14,7 +14,7 @@ SUFFIXES = (".csv", ".parquet")
 _BATCH = 20_000
 
 
-def export(folder: Path, path: Path) -> int:
+def export_answers(folder: Path, path: Path) -> int:
     """Write every answer that a run's folder holds, with the label of its row; return how many.
 
     Answers that belong to no row of the latest run, such as those of older code, have no label.

@@ -65,7 +65,7 @@ def plan(rows: Iterable[Row], task: Task, model: EvaluatedModel, store: Store) -
     return planned
 
 
-def run(
+def run_ablation(
     planned: Sequence[PlannedRow],
     task: Task,
     store: Store,

@@ -22,7 +22,7 @@ SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "repetition_penalty", 
 
 
 @dataclass(frozen=True)
-class Facts:
+class RequestStats:
     """What one request took.
 
     Attributes
@@ -101,7 +101,7 @@ class Asker:
     @torch.inference_mode()
     def write(
         self, request: Request, max_new_tokens: int, options: Mapping[str, Any]
-    ) -> tuple[str, Facts]:
+    ) -> tuple[str, RequestStats]:
         """Let the model write an answer.
 
         Parameters
@@ -121,12 +121,12 @@ class Asker:
             )
         assert answer.attachment is not None
         n_prompt, n_new = answer.vanilla_prompt_tokens, len(answer.tokens)
-        facts = _facts(answer.attachment, n_prompt, n_new, sight, start)
+        stats = _stats(answer.attachment, n_prompt, n_new, sight, start)
         text = self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
-        return _until(text, options.get("until")).strip(), facts
+        return _until(text, options.get("until")).strip(), stats
 
     @torch.inference_mode()
-    def judge(self, request: Request, text: str) -> tuple[float, bool, Facts]:
+    def judge(self, request: Request, text: str) -> tuple[float, bool, RequestStats]:
         """Return the mean negative log-likelihood of a text after the prompt, in nats per token.
 
         Besides, whether the model would have written it greedily.
@@ -157,7 +157,7 @@ class Asker:
         loss = -log_probs[torch.arange(n_tokens), ids[0]].mean()
         greedy = bool((log_probs.argmax(-1) == ids[0]).all())
         assert attachment is not None
-        return float(loss), greedy, _facts(attachment, length, n_tokens, sight, start)
+        return float(loss), greedy, _stats(attachment, length, n_tokens, sight, start)
 
     def _see(self, request: Request) -> Sight:
         """Read pictures and make the model's inputs of them, unless it was done just before."""
@@ -216,10 +216,12 @@ def _until(text: str, stops: Any) -> str:
     return text
 
 
-def _facts(attachment: Attachment, n_prompt: int, n_new: int, sight: Sight, start: float) -> Facts:
+def _stats(
+    attachment: Attachment, n_prompt: int, n_new: int, sight: Sight, start: float
+) -> RequestStats:
     realised = attachment.realised
     stages = [stage for each in realised for stage in each.stages]
-    return Facts(
+    return RequestStats(
         input_tokens=n_prompt - attachment.tokens_saved,
         vanilla_input_tokens=n_prompt,
         output_tokens=n_new,
@@ -235,7 +237,7 @@ def _facts(attachment: Attachment, n_prompt: int, n_new: int, sight: Sight, star
     )
 
 
-def mean_facts(facts: Sequence[Facts]) -> dict[str, float]:
+def mean_stats(stats: Sequence[RequestStats]) -> dict[str, float]:
     """Return the means over requests of what lmms-eval has no field for."""
     names = (
         "visual_tokens",
@@ -245,4 +247,4 @@ def mean_facts(facts: Sequence[Facts]) -> dict[str, float]:
         "vanilla_input_tokens",
         "reducer_ms",
     )
-    return {name: sum(getattr(each, name) for each in facts) / len(facts) for name in names}
+    return {name: sum(getattr(each, name) for each in stats) / len(stats) for name in names}

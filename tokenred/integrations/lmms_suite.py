@@ -19,7 +19,7 @@ from lmms_eval.api.instance import unwrap_generation_output
 from lmms_eval.tasks import TaskManager, get_task_dict
 
 from tokenred.errors import ConfigError, TokenredError, nearest
-from tokenred.integrations.asking import Facts
+from tokenred.integrations.asking import RequestStats
 from tokenred.integrations.lmms_eval import TokenredModel, sample_id
 from tokenred.integrations.visuals import flat
 from tokenred.pipeline import Pipeline, PipelineConfig
@@ -57,7 +57,7 @@ class SuiteResult:
     metric : of lmms-eval that the score comes from
     answer : text, or the number of the likeliest option
     option_losses : mean nats per token of every option; empty if the model wrote
-    facts : of the document's requests; those of the first one if there are several
+    stats : of the document's requests; those of the first one if there are several
     cluster : equal for documents about the same video files; empty where a task shows no files
     harness : version of lmms-eval
     """
@@ -68,7 +68,7 @@ class SuiteResult:
     metric: str
     answer: str
     option_losses: tuple[float, ...]
-    facts: Facts
+    stats: RequestStats
     cluster: str
     harness: str
 
@@ -205,7 +205,7 @@ class Suite:
             metric=metric,
             answer=str(losses.index(min(losses)) if losses else said[0]),
             option_losses=losses,
-            facts=self.model.facts[sample.task, sample.doc_id, asked[0].idx],
+            stats=self.model.stats[sample.task, sample.doc_id, asked[0].idx],
             cluster=self._cluster(task, sample),
             harness=self.harness,
         )

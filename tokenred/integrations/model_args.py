@@ -34,7 +34,7 @@ class ModelArgs:
     image_list : what several images of one question are, ``images`` or the frames of a ``video``
     positions : see ``tokenred.attach``
     max_new_tokens : of a task that does not say
-    facts : file that gets a line of JSON about every request
+    stats : file that gets a line of JSON about every request
     """
 
     pretrained: str
@@ -49,7 +49,7 @@ class ModelArgs:
     revision: str | None = None
     offline: bool = False
     trust_remote_code: bool = False
-    facts: Path | None = None
+    stats: Path | None = None
 
 
 def read_model_args(given: Mapping[str, Any]) -> ModelArgs:
@@ -94,7 +94,7 @@ def read_model_args(given: Mapping[str, Any]) -> ModelArgs:
             "frame_sampling": _among(args, "frame_sampling", SAMPLINGS),
             "image_list": _among(args, "image_list", IMAGE_LISTS),
             "positions": _among(args, "positions", POSITIONS) if "positions" in args else None,
-            "facts": Path(args["facts"]) if "facts" in args else None,
+            "stats": Path(args["stats"]) if "stats" in args else None,
         }
     )
 

@@ -156,22 +156,22 @@ def _answer(result: SuiteResult, unreduced: str | None) -> StoredAnswer:
         answer=result.answer,
         score=result.score,
         option_scores={str(n): -loss for n, loss in enumerate(result.option_losses)},
-        layer_tokens=result.facts.layer_tokens,
+        layer_tokens=result.stats.layer_tokens,
         cluster=result.cluster,
         agrees=None if unreduced is None else result.answer == unreduced,
     )
 
 
 def _cost(result: SuiteResult) -> Cost:
-    facts: Any = result.facts
+    stats: Any = result.stats
     return Cost(
-        frame_indices=tuple(index for each in facts.frame_indices for index in each),
-        n_tokens=facts.visual_tokens,
-        newline_tokens=facts.newline_tokens,
-        retention_ratio=facts.visual_tokens / max(1, facts.vanilla_visual_tokens),
-        reducer_ms=facts.reducer_ms,
-        answer_ms=facts.request_ms,
-        n_iter=facts.n_iter,
-        residual=facts.residual,
+        frame_indices=tuple(index for each in stats.frame_indices for index in each),
+        n_tokens=stats.visual_tokens,
+        newline_tokens=stats.newline_tokens,
+        retention_ratio=stats.visual_tokens / max(1, stats.vanilla_visual_tokens),
+        reducer_ms=stats.reducer_ms,
+        answer_ms=stats.request_ms,
+        n_iter=stats.n_iter,
+        residual=stats.residual,
         seed=result.row.config.seed,
     )

@@ -15,14 +15,14 @@ FLAG = "fewer FLOPs, not faster"
 LABEL_WIDTH = 12
 
 
-def to_rich(bench: Bench) -> Group:
+def bench_tables(bench: Bench) -> Group:
     """Return the tables with what a reader has to know; they fit into 100 columns."""
-    about = [Text(line, style="dim") for line in caption(bench)]
+    about = [Text(line, style="dim") for line in bench_caption(bench)]
     tables = [table(bench) for table in (_times, _against_vanilla, _rest, _stages)]
-    return Group(Text(header(bench), style="dim"), *tables, *about)
+    return Group(Text(bench_header(bench), style="dim"), *tables, *about)
 
 
-def header(bench: Bench) -> str:
+def bench_header(bench: Bench) -> str:
     """Return the sentences that say what was measured, and on what."""
     where = bench.environment
     revision = f" ({bench.revision[:12]})" if bench.revision else ""
@@ -37,7 +37,7 @@ def header(bench: Bench) -> str:
     )
 
 
-def caption(bench: Bench) -> list[str]:
+def bench_caption(bench: Bench) -> list[str]:
     """Return the sentences under the tables that explain them to a reader of nothing else."""
     lines = [
         "Medians of the rounds; brackets hold the middle half of them. Every round asks every row "

@@ -11,7 +11,7 @@ from tokenred.evaluation.summary import RowSummary, Summary
 from tokenred.evaluation.task import Sample, load_task
 from tokenred.report.columns import full_label
 from tokenred.report.explorer import Explorer, explore, most_disputed
-from tokenred.report.html import About
+from tokenred.report.html import Provenance
 
 MAX_ROWS = 40
 """Rows whose single answers are shown; of more these are the reference, the controls, the best."""
@@ -34,16 +34,16 @@ def gather_explorer(run: Run, summary: Summary, store: Store, n_shown: int) -> E
     return explore(records, samples, n_shown, note.strip())
 
 
-def gather_about(run: Run, folder: Path, n_samples: int) -> About:
+def gather_provenance(run: Run, folder: Path, n_samples: int) -> Provenance:
     """Return hashes and versions, and the commands that make the figures again."""
-    provenance = {
+    versions = {
         "model revision": run.model_revision,
         "task fingerprint": run.task_fingerprint,
         "code": ", ".join(sorted({row.origin.code_version for row in run.rows})),
         **run.environment,
         "configurations": "every row's whole pipeline is in run.json",
     }
-    return About(provenance, _commands(run, folder, n_samples))
+    return Provenance(versions, _commands(run, folder, n_samples))
 
 
 def _rank(row: RowSummary) -> tuple[bool, bool, float]:

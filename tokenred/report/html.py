@@ -17,20 +17,20 @@ COSTS = {"tokens": "tokens", "flops": "FLOPs", "latency": "measured time"}
 
 
 @dataclass(frozen=True)
-class About:
+class Provenance:
     """Where the figures come from: hashes and versions by name, and the commands to make them."""
 
-    provenance: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
 
 
-def to_html(summary: Summary, about: About, explorer: Explorer | None = None) -> str:
+def to_html(summary: Summary, provenance: Provenance, explorer: Explorer | None = None) -> str:
     """Return the whole page. Equal input gives equal text.
 
     Parameters
     ----------
     summary : the figures
-    about : printed at the end of the heading
+    provenance : printed at the end of the heading
     explorer : answers sample by sample; None leaves the section out
     """
     return (
@@ -38,7 +38,7 @@ def to_html(summary: Summary, about: About, explorer: Explorer | None = None) ->
         .get_template("page.html.j2")
         .render(
             summary=summary,
-            about=about,
+            provenance=provenance,
             head=_head(summary),
             columns=columns(summary),
             groups=groups(summary),

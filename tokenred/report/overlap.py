@@ -49,7 +49,7 @@ CAPTION = (
 _WITH_SPREAD = ("error", "nearest_error")
 
 
-def header(comparison: Comparison) -> str:
+def overlap_header(comparison: Comparison) -> str:
     """Return the line that says what was compared on what."""
     rows, columns = comparison.grid
     grid = f"{rows}x{columns}"
@@ -63,9 +63,9 @@ def header(comparison: Comparison) -> str:
     )
 
 
-def to_rich(comparison: Comparison) -> Group:
+def overlap_tables(comparison: Comparison) -> Group:
     """Return the table of every budget and its two matrices, for a terminal."""
-    parts: list[Any] = [Text(header(comparison), style="dim")]
+    parts: list[Any] = [Text(overlap_header(comparison), style="dim")]
     budgets: list[float | None] = [*comparison.retentions] or [None]
     for retention in budgets:
         at = "" if retention is None else f" at {100 * retention:g} %"
@@ -100,7 +100,7 @@ def to_rich(comparison: Comparison) -> Group:
     return Group(*parts)
 
 
-def to_json(comparison: Comparison) -> str:
+def overlap_json(comparison: Comparison) -> str:
     """Return everything, nested, with plain numbers."""
     return json.dumps(asdict(comparison), indent=2) + "\n"
 
@@ -128,7 +128,7 @@ def write_overlap(comparison: Comparison, folder: Path) -> list[Path]:
         If a file cannot be written.
     """
     texts = {
-        "overlap.json": to_json(comparison),
+        "overlap.json": overlap_json(comparison),
         "overlap.csv": rows_csv(comparison),
         "overlap-pairs.csv": pairs_csv(comparison),
     }

@@ -49,7 +49,7 @@ class _Measurements:
     measures: list[dict[str, float]] = field(default_factory=list)
 
 
-def candidates(names: Sequence[str], retentions: Sequence[float]) -> list[Row]:
+def expand_pipelines(names: Sequence[str], retentions: Sequence[float]) -> list[Row]:
     """Return the pipelines at every budget, controls included; names are presets or YAML files.
 
     A pipeline that keeps everything before the LLM, such as ``vanilla``, has a budget of its own.

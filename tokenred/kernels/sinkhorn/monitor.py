@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.kernels.sinkhorn.problem import Problems, Rules, Run
+from tokenred.kernels.sinkhorn.problem import Problems, Rules, SweepResult
 
 Kind = Literal["residual", "scaling", "defect"]
 GROWTH = 2.0
@@ -90,9 +90,9 @@ class Monitor:
                 self.kept[i], self._n_iter[i] = scalings[i], sweep
         return self.kept
 
-    def run(self) -> Run:
+    def run(self) -> SweepResult:
         """Return what happened."""
-        return Run(
+        return SweepResult(
             torch.tensor(self._n_iter, device=self.device),
             torch.tensor(self._done, dtype=torch.bool, device=self.device),
             torch.tensor(self._fell, device=self.device),
@@ -148,9 +148,9 @@ class DeviceMonitor:
             return scalings
         return torch.where(_as(self._done, scalings), self.kept, scalings)
 
-    def run(self) -> Run:
+    def run(self) -> SweepResult:
         """Return what happened."""
-        return Run(self._n_iter, self._done, self._fell, self._restarted)
+        return SweepResult(self._n_iter, self._done, self._fell, self._restarted)
 
 
 def new_monitor(problems: Problems, rules: Rules) -> Monitor | DeviceMonitor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenred.kernels.sinkhorn.chebyshev import PLAIN_SWEEPS, factors
 from tokenred.kernels.sinkhorn.monitor import DeviceMonitor, Monitor, new_monitor
-from tokenred.kernels.sinkhorn.problem import Problems, Rules, Run
+from tokenred.kernels.sinkhorn.problem import Problems, Rules, SweepResult
 
 
 class Scalings(ABC):
@@ -92,7 +92,7 @@ def mean_change(
 
 def iterate(
     scalings: Scalings, problems: Problems, rules: Rules, plan: Float[Tensor, "b sources anchors"]
-) -> Run:
+) -> SweepResult:
     """Sweep until every problem converges, then write the final sweep into ``plan``."""
     monitor = new_monitor(problems, rules)
     sweep = _sweep(scalings, rules, monitor)

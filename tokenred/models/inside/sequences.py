@@ -98,7 +98,7 @@ def pad_left(rows: Rows[Tensor], fill: int) -> Tensor:
     return pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side="left")
 
 
-def places(names: Int[Tensor, "tokens"], of: Int[Tensor, "others"]) -> Int[Tensor, "others"]:
+def positions_of(names: Int[Tensor, "tokens"], of: Int[Tensor, "others"]) -> Int[Tensor, "others"]:
     """Return where each of ``of`` stands among ``names``; -1 where it does not."""
     if names.shape == of.shape and torch.equal(names, of):
         return torch.arange(len(of), device=of.device)

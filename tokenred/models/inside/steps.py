@@ -11,7 +11,7 @@ from tokenred.errors import CapabilityError, ConfigError, InputError
 from tokenred.interfaces import CachePruner, LayerReducer
 from tokenred.kernels.attention import attention_rows
 from tokenred.models.inside.call import Call, Chosen, Recorded
-from tokenred.models.inside.sequences import Sequence, pad_left, places, visible
+from tokenred.models.inside.sequences import Sequence, pad_left, positions_of, visible
 from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep
 
 QueryAndKey = tuple[Tensor, Tensor, float | None]
@@ -79,7 +79,7 @@ def _layer_state(
         layer=step.layer,
         n_layers=len(prober.layers),
         hidden=hidden[first, columns],
-        origin=places(entered, names),
+        origin=positions_of(entered, names),
         last=int((names == prompt.last[row]).nonzero()[0, 0]),
         embeddings=call.embeddings[first, entered],
         n_visual=int(prompt.facts["visual"][row, entered].sum()),
@@ -138,7 +138,7 @@ def _rows_among(
     causal: bool,
 ) -> Float[Tensor, "heads queries tokens"]:
     """Return attention rows in the order of ``names``, computed among the tokens ``held``."""
-    where = places(held, names)
+    where = positions_of(held, names)
     asked = where[queries]
     if bool((asked < 0).any()):
         raise InputError("a token that was made just now has no attention yet")
@@ -307,7 +307,7 @@ def _cache_state(
     weights = attention_rows(query.float(), key, scaling=found.scaling, visible=seen[None])[:, 0]
     columns, held = found.sequence.row(prompt_row)
     _, names = sequence.row(prompt_row)
-    where = places(held, names)
+    where = positions_of(held, names)
     given = weights[:, columns][:, where.clamp_min(0)] * (where >= 0)
     later = torch.arange(step + 1, device=names.device)
     if call.later is not None:

@@ -72,7 +72,7 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_plot(width: float, height: float) -> tuple[Figure, Axes]:
     """Return a figure of this many pixels with one axes that fills it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -65,7 +65,7 @@ def pareto(summary: Summary, key: str) -> str | None:
     if not points:
         return None
     with canvas.drawing():
-        figure, axes = canvas.new_figure(WIDTH, HEIGHT)
+        figure, axes = canvas.new_plot(WIDTH, HEIGHT)
         axes.set_position((0.085, 0.13, 0.885, 0.845))
         axes.set_xlabel(axis.title)
         axes.set_ylabel(f"{measure} %")
