@@ -236,7 +236,7 @@ def test_other_rows_than_announced_are_refused(model: Any) -> None:
     case = prompts(model, RAGGED)
     with inside_llm(model.model, inside(KeepBest({1: 0.5}))) as run:
         run.begin(case.tokens)
-        with pytest.raises(InputError, match="2 prompts of 19 tokens were announced"):
+        with pytest.raises(InputError, match="2 prompts of 19 tokens were expected"):
             model(inputs_embeds=case.embeds[:1])
 
 

@@ -304,7 +304,7 @@ def test_answers_need_the_deep_features(built):
     adapter = adapter_for(model)
     (clip,) = adapter.encode(inputs)
     reduced = reduce_clip(clip, load_pipeline("vanilla"))
-    with pytest.raises(InputError, match="deep features of the clip are needed"):
+    with pytest.raises(InputError, match="needs the DeepStack features of the clip"):
         adapter.answer_logits(
             replace(clip, deepstack_features=None), reduced, [inputs["input_ids"][0]]
         )

@@ -162,7 +162,7 @@ def test_a_missing_video_ends_the_evaluation(clips, tmp_path):
 
 def test_rounds_are_refused():
     model = TokenredModel(pretrained="embedded", pipeline="vanilla")
-    with pytest.raises(TokenredError, match="several rounds"):
+    with pytest.raises(TokenredError, match="multi-round"):
         model.generate_until_multi_round([])
 
 

@@ -1,4 +1,4 @@
-"""What a run costs, counted: named FLOPs formulas, term by term."""
+"""FLOPs by named formulas, term by term."""
 
 from tokenred.accounting.flops import FORMULAS, Flops, Formula, Term, decode_flops, prefill_flops
 from tokenred.accounting.schedule import parse_schedule, schedule_of, schedule_text

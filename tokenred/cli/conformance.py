@@ -1,4 +1,4 @@
-"""``tokenred conformance``: every model family against every check of an adapter."""
+"""``tokenred conformance``: run all adapter checks on every model family."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ def conformance(
     family: Annotated[
         list[str] | None, typer.Option(help="A family by name; repeat for more. Default: all.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the models run, such as cuda:0.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device, such as cuda:0.")] = "cpu",
     record: Annotated[
         Path | None,
         typer.Option(help="JSON file to add the matrix to, one for each version and device."),

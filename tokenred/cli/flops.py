@@ -1,4 +1,4 @@
-"""``tokenred flops``: what reading and answering cost, by a named formula, term by term."""
+"""``tokenred flops``: FLOPs of prefill and decoding by a named formula, term by term."""
 
 from typing import Annotated, Any
 
@@ -50,7 +50,7 @@ def flops(
         ),
     ] = None,
     text_tokens: Annotated[
-        int, typer.Option(min=0, help="Text tokens to count besides; the papers count none.")
+        int, typer.Option(min=0, help="Text tokens to count, too; the papers count none.")
     ] = 0,
     generated: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 100,
     formula: Annotated[str, typer.Option(help=f"One of {', '.join(FORMULAS)}.")] = "paper",

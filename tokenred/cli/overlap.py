@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, PluginFiles, say, table_console
+from tokenred.cli._common import Json, PluginFiles, parse_retention, say, table_console
 from tokenred.cli._media import (
     NUM_FRAMES,
     Device,
@@ -19,7 +19,6 @@ from tokenred.cli._media import (
     load,
     quiet_transformers,
 )
-from tokenred.cli.ablate import parse_retention
 from tokenred.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def _tower(tower: str, side: int, pool: str, cache: Path | None) -> Encoder:
 
 
 def _model(model: str | None, *options: Any) -> tuple[Encoder, int]:
-    """Load a model; return it with the frames that suit it."""
+    """Load a model; return it with its default number of frames."""
     from tokenred.embedded import NUM_FRAMES as FEW
     from tokenred.evaluation.overlap.encoders import ModelEncoder
 
@@ -153,7 +152,7 @@ def _samples(cache: Path | None) -> list[Path]:
 
 
 def _read(videos: list[Path], n_frames: int) -> dict[str, VideoClip]:
-    """Read videos under their file names, or whole paths where names repeat."""
+    """Read videos, keyed by file name, or by path where names repeat."""
     from tokenred import read_video
 
     stems = [path.stem for path in videos]
@@ -168,7 +167,7 @@ def _read(videos: list[Path], n_frames: int) -> dict[str, VideoClip]:
 
 
 def _generated(limit: int, n_frames: int) -> dict[str, VideoClip]:
-    """Generate videos of the embedded task, ``n_frames`` of each, evenly spaced."""
+    """Generate videos of the embedded task, with ``n_frames`` evenly spaced frames each."""
     from tokenred.evaluation.tasks.embedded import EmbeddedTask
     from tokenred.video import VideoClip
 

@@ -1,4 +1,4 @@
-"""``tokenred plugins``: every installed plugin, what it brings, and why it failed if it did."""
+"""``tokenred plugins``: installed plugins, what they register, and load errors."""
 
 from dataclasses import asdict
 
@@ -7,7 +7,7 @@ from tokenred.registry import registry
 
 
 def plugins(plugin: PluginFiles = None, json: Json = False) -> None:
-    """Show the status of every third-party plugin; a broken one never stops the others."""
+    """Show the status of every third-party plugin; one that fails does not stop the others."""
     from tokenred.plugins import plugin_statuses
 
     rows = [

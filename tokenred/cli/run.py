@@ -15,17 +15,17 @@ from tokenred.cli._common import (
     align_columns,
     emit,
     parse_overrides,
-    say,
 )
 from tokenred.cli._media import (
-    NUM_FRAMES,
     Device,
     Dtype,
     Force,
+    Frames,
     Model,
     Offline,
     Revision,
     TrustRemoteCode,
+    default_frames,
     embedded_words,
     load,
     read_media,
@@ -51,13 +51,10 @@ def run(
     revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    frames: Annotated[
-        int | None,
-        typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
-    ] = None,
+    frames: Frames = None,
     positions: Annotated[
         str | None,
-        typer.Option(help="contiguous or original; by default what suits the model's family."),
+        typer.Option(help="contiguous or original; the model family's own by default."),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
@@ -80,17 +77,14 @@ def run(
     """
     import torch
 
-    from tokenred import embedded, load_pipeline
+    from tokenred import load_pipeline
 
     reducer = load_pipeline(pipeline, parse_overrides(set_))
     if not path.exists():
         raise InputError(f"{path} does not exist")
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
     questions = [embedded_words(each) for each in ask] if small else ask
-    default = embedded.NUM_FRAMES if small else NUM_FRAMES
-    media = read_media(path, frames or default)
-    for remark in media.remarks:
-        say(remark)
+    media = read_media(path, frames or default_frames(small))
     longest = max_new_tokens or (1 if small else MAX_NEW_TOKENS)
     try:
         prepared = loaded.prepare(media)
@@ -109,7 +103,7 @@ def run(
             assert kept.attachment is not None
             realised.append(kept.attachment.realised)
     except torch.OutOfMemoryError as error:
-        raise TokenredError("out of memory; fewer --frames may do") from error
+        raise TokenredError("out of memory; try fewer --frames") from error
     report = {
         "model": {
             "name": "embedded" if model is None else model,
@@ -124,7 +118,7 @@ def run(
         "positions": positions or loaded.adapter.default_positions,
         "answers": answers,
         "medium": media.kind,
-        "frame_indices": [each for indices in media.frame_indices for each in indices],
+        "frame_indices": media.all_indices,
         **_realised(realised[0]),
     }
     if json:
@@ -134,7 +128,7 @@ def run(
 
 
 def _facts(loaded: "LoadedModel", answer: "ModelAnswer | None") -> dict[str, Any]:
-    """Return one answer as it is reported.
+    """Return the report of one answer.
 
     ``probability`` is the product of those of its tokens; ``ms`` is the time of the whole call, the
     vision tower included.
@@ -157,13 +151,13 @@ def _facts(loaded: "LoadedModel", answer: "ModelAnswer | None") -> dict[str, Any
 
 
 def _answer(question: str, kept: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
-    """Return one answer with what the unreduced model says beside it."""
+    """Return one answer beside that of the unreduced model."""
     beside = {f"unreduced_{name}": whole.get(name) for name in kept if name != "layer_tokens"}
     return {"question": question, **kept, **beside}
 
 
 def _realised(realised: Sequence[Any]) -> dict[str, Any]:
-    """Sum up what the pipeline did; a model may see an image as two clips."""
+    """Sum up the reduction over clips; an image may be two of them."""
     vanilla, kept = (
         sum(getattr(each, name) for each in realised) for name in ("vanilla_tokens", "n_tokens")
     )
@@ -208,7 +202,7 @@ def _block(answer: dict[str, Any], pipeline: str) -> str:
 
 
 def _with_probability(answer: dict[str, Any], prefix: str) -> str:
-    """Return the answer; one word comes with its probability, of many it says little."""
+    """Return the answer, with its probability if it is one token."""
     text = " ".join(answer[f"{prefix}answer"].split())
     if answer[f"{prefix}new_tokens"] > 1:
         return text
@@ -216,7 +210,7 @@ def _with_probability(answer: dict[str, Any], prefix: str) -> str:
 
 
 def _beside(answers: Sequence[dict[str, Any]], name: str) -> str:
-    """Return a number of tokens for every answer, and what it is unreduced."""
+    """Return a token count for every answer, and its unreduced value."""
     kept, whole = (
         [str(each[key]) for each in answers if each[key] is not None]
         for key in (name, f"unreduced_{name}")

@@ -1,4 +1,4 @@
-"""All stored answers as one flat file, for other tools."""
+"""Export all stored answers to one flat file."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""Files that appear as a whole or not at all, and large ones told apart without reading them."""
+"""Atomic writing of files, and hashes of large files from samples."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What the runner asks of a model under test, and every model that tokenred loads as one."""
+"""The interface of a model under test, and its implementation for any model that loads."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -29,7 +29,7 @@ _COUNTED = (".safetensors", ".json", ".jinja", ".model", ".py")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model, and how it is loaded; another process makes the same one of it.
+    """Which model to load, and how; picklable.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model makes of one question.
+    """What a model answers to one question.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A sample as the model has it in hand: encoded once, questions and options tokenised.
+    """A sample prepared for a model: clip encoded, questions and options tokenised.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class EvaluatedModel(Protocol):
         answering: Answering,
         max_new_tokens: int,
     ) -> list[Answer]:
-        """Answer each question, with what the pipeline has for the inside of the LLM at work."""
+        """Answer each question; stages of the pipeline inside the LLM run, too."""
         ...
 
 
@@ -137,9 +137,9 @@ that encodes with the cues it is given, and the device of the model."""
 
 
 class VideoLlm:
-    """Any model that ``tokenred.load_model`` serves; by default the small one that ships.
+    """Any model that ``tokenred.load_model`` loads; by default the embedded one.
 
-    The one that ships is loaded when it is first needed: its files say what it is.
+    The embedded model is loaded on first use: its files give revision and shape.
 
     Parameters
     ----------
@@ -313,9 +313,9 @@ class VideoLlm:
         return torch.tensor(self._known(text))
 
     def _known(self, text: str) -> list[int]:
-        """Return the token ids of a text; a model cannot answer about words that it does not know.
+        """Return the token ids of a text; raise if the tokenizer has unknown words.
 
-        Only tokenizers of whole words, such as that of the embedded model, lack any.
+        Only word-level tokenizers, such as that of the embedded model, have any.
         """
         if text in self._token_ids:
             return self._token_ids[text]

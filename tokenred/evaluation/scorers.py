@@ -1,4 +1,4 @@
-"""Scorers of free text: how right an answer is, from 0 to 1."""
+"""Scorers of free-text answers, from 0 to 1."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ _ARTICLES = frozenset(("a", "an", "the"))
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Compares what a model said with the answers that are right."""
+    """Scores a model's answer against the accepted answers."""
 
     def score(self, said: str, answers: Sequence[str]) -> float:
         """Return a number from 0 (wrong) to 1 (right); ``answers`` holds at least one."""
@@ -42,7 +42,7 @@ class ExactMatch:
 
 
 class Contains:
-    """1 if an answer stands in what was said, word by word, else 0."""
+    """1 if the text contains an accepted answer, word by word, else 0."""
 
     def __init__(self, config: ScorerConfig) -> None:
         self.config = config

@@ -124,7 +124,7 @@ class Worker:
         elif isinstance(error, TokenredError):
             named = type(error)(f"{place}: {error}")
         else:
-            named = TokenredError(f"{place}: out of memory; fewer frames may do")
+            named = TokenredError(f"{place}: out of memory; try fewer frames")
         if not self.keep_going:
             raise named from error
         yield from (Failure(cell.origin, sample_id, str(named)) for cell in cells)
@@ -198,7 +198,7 @@ class Worker:
 
 
 class InProcess:
-    """The executor that does every job here, one after the other."""
+    """Executor that runs all jobs in this process, one after the other."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -211,7 +211,7 @@ class InProcess:
 
 @dataclass(frozen=True)
 class ExecutorRequest:
-    """What `tokenred ablate` asks of an executor; one that needs less ignores the rest.
+    """Settings that ``tokenred ablate`` passes to an executor.
 
     Attributes
     ----------
@@ -233,7 +233,7 @@ class ExecutorRequest:
 
 
 def in_process(request: ExecutorRequest) -> InProcess:
-    """Return the executor of `tokenred ablate`, unless another one is asked for."""
+    """Return the default executor of ``tokenred ablate``."""
     return InProcess(Worker(request.task, request.model, request.keep_going))
 
 

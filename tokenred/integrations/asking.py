@@ -1,4 +1,4 @@
-"""One question about some pictures, asked of a loaded model under a pipeline."""
+"""Ask a loaded model about images or videos under a pipeline."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "repetition_penalty", 
 
 @dataclass(frozen=True)
 class RequestStats:
-    """What one request took.
+    """Tokens and times of one request.
 
     Attributes
     ----------
@@ -78,9 +78,9 @@ class Sight:
 
 
 class Asker:
-    """A loaded model under a pipeline that may be changed between requests.
+    """Asks a loaded model; the pipeline may change between requests.
 
-    Requests in a row about the same pictures read and encode them once.
+    Consecutive requests about the same media encode them once.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Asker:
     def write(
         self, request: Request, max_new_tokens: int, options: Mapping[str, Any]
     ) -> tuple[str, RequestStats]:
-        """Let the model write an answer.
+        """Generate an answer.
 
         Parameters
         ----------
@@ -129,7 +129,7 @@ class Asker:
     def judge(self, request: Request, text: str) -> tuple[float, bool, RequestStats]:
         """Return the mean negative log-likelihood of a text after the prompt, in nats per token.
 
-        Besides, whether the model would have written it greedily.
+        Also return whether greedy decoding would give it.
 
         Raises
         ------
@@ -160,7 +160,7 @@ class Asker:
         return float(loss), greedy, _stats(attachment, length, n_tokens, sight, start)
 
     def _see(self, request: Request) -> Sight:
-        """Read pictures and make the model's inputs of them, unless it was done just before."""
+        """Read and prepare the media, unless they are those of the last request."""
         if self._latest is None or self._latest.key != request.key:
             self._latest = None  # make room first
             media = request.look()
@@ -171,7 +171,7 @@ class Asker:
     def _how(
         self, request: Request, sight: Sight, inputs: Mapping[str, torch.Tensor]
     ) -> dict[str, Any]:
-        """Return how a call runs: pictures encoded once, and draws as in an ablation."""
+        """Return arguments of a session call: encoded clips, and a generator as in an ablation."""
         needs = self.pipeline.needs
         with _memory():
             if sight.prepared.inputs and (sight.needs is None or not sight.needs >= needs):
@@ -190,11 +190,11 @@ def _memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise TokenredError("out of memory; fewer frames may do") from error
+        raise TokenredError("out of memory; try fewer frames") from error
 
 
 def _generation(options: Mapping[str, Any], max_new_tokens: int, tokenizer: Any) -> dict[str, Any]:
-    """Return arguments of ``generate``; sampling is on if the task asks for it, and means it."""
+    """Return arguments of ``generate``, greedy unless the task asks for sampling."""
     chosen = {name: options[name] for name in SAMPLING if options.get(name) is not None}
     temperature = chosen.get("temperature")
     sampled = options.get("do_sample")
@@ -209,7 +209,7 @@ def _generation(options: Mapping[str, Any], max_new_tokens: int, tokenizer: Any)
 
 
 def _until(text: str, stops: Any) -> str:
-    """Cut a text where the first of the stops begins."""
+    """Cut a text at the first stop string."""
     for stop in [stops] if isinstance(stops, str) else stops or ():
         if stop:
             text = text.split(stop)[0]
@@ -238,7 +238,7 @@ def _stats(
 
 
 def mean_stats(stats: Sequence[RequestStats]) -> dict[str, float]:
-    """Return the means over requests of what lmms-eval has no field for."""
+    """Return means over requests of the figures that lmms-eval has no field for."""
     names = (
         "visual_tokens",
         "vanilla_visual_tokens",

@@ -64,7 +64,7 @@ class TokenredModel(lmms):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.loaded.plan.device
 
     def clean(self) -> None:
@@ -107,7 +107,7 @@ class TokenredModel(lmms):
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Refuse."""
-        raise CapabilityError("tokenred does not answer in several rounds; choose another task")
+        raise CapabilityError("tokenred does not support multi-round tasks; choose another task")
 
     def _request(self, context: str, to_visual: Any, doc_id: int, task: str, split: str) -> Request:
         def look() -> MediaInput:
@@ -136,7 +136,7 @@ class TokenredModel(lmms):
             log_metrics(seconds, n_tokens, n_tokens / seconds, mean_stats(stats))
 
     def _warn_of(self, task: str, options: dict[str, Any]) -> None:
-        """Say once which wishes of a task are not for this model."""
+        """Warn once about generation settings that are ignored."""
         unknown = set(options) - _READ_OPTIONS
         if unknown and task not in self._warned:
             self._warned.add(task)
@@ -163,7 +163,7 @@ def _device(name: str) -> str:
 
 @contextmanager
 def _named(task: str, doc_id: int) -> Iterator[None]:
-    """Say in which document an error arose."""
+    """Add the document to an error."""
     try:
         yield
     except TokenredError as error:

@@ -1,7 +1,8 @@
-"""Tasks of lmms-eval under many pipelines: one model, one reading of each video, resumable.
+"""Run tasks of lmms-eval under many pipelines: one model, each video read once, resumable.
 
-lmms-eval gives documents, prompts and scores; the loop is ours. Its own loop would ask all
-documents before it says anything, and some tasks upload the answers when it aggregates them.
+lmms-eval gives documents, prompts and scores; the loop is tokenred's.
+Its own loop would ask all documents before it says anything, and some tasks upload the answers when
+it aggregates them.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ _RIGHT = ("answer", "ground_truth", "gt_answer", "target")
 
 @dataclass(frozen=True)
 class SuiteRow:
-    """A pipeline to run, and on how many frames if not on those of the model."""
+    """A pipeline to run, and its number of frames if not the model's."""
 
     label: str
     config: PipelineConfig
@@ -49,7 +50,7 @@ class SuiteSample:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What one row made of one document.
+    """Result of one row on one document.
 
     Attributes
     ----------
@@ -146,7 +147,7 @@ class Suite:
         rows: Sequence[SuiteRow],
         done: Callable[[SuiteRow, SuiteSample], bool] = lambda row, sample: False,
     ) -> Iterator[SuiteResult]:
-        """Yield the result of every row on every document that is not done; documents go first.
+        """Yield the result of every row on every missing document, document by document.
 
         Raises
         ------
@@ -216,7 +217,7 @@ class Suite:
         return " ".join(map(str, paths))
 
     def _score(self, name: str, found: Mapping[str, Any]) -> tuple[str, float]:
-        """Return the first metric that says how right a document is, and what it says."""
+        """Return the first metric that scores a document, and its value."""
         wanted = [metric["metric"] for metric in self._tasks[name].config.metric_list or ()]
         for metric in [each for each in wanted if each in found] or list(found):
             score = score_of(found[metric])
@@ -229,7 +230,7 @@ class Suite:
 
 
 def _other(row: SuiteRow, n_frames: int) -> int:
-    """Return the row's number of frames; 0 if it is the usual one."""
+    """Return the row's number of frames; 0 for the default."""
     return 0 if row.frames in (None, n_frames) else row.frames or 0
 
 

@@ -1,4 +1,4 @@
-"""An ablation over tasks of lmms-eval, with results in the ordinary store."""
+"""Run an ablation over tasks of lmms-eval, with results in the usual store."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ PREFIX = "lmms-eval:"
 
 
 class SuiteTaskConfig(StrategyConfig):
-    """What a run's manifest keeps of a suite."""
+    """Suite settings in the manifest of a run."""
 
     tasks: tuple[str, ...]
     include_path: str | None = None
@@ -30,7 +30,7 @@ class SuiteTaskConfig(StrategyConfig):
 
 @dataclass(frozen=True)
 class SuiteModel:
-    """The model of a suite, as a run's manifest describes one."""
+    """The model of a suite, for the manifest of a run."""
 
     spec: ModelSpec
     name: str
@@ -41,7 +41,7 @@ class SuiteModel:
 class SuiteRun:
     """Tasks of lmms-eval under the rows of an ablation.
 
-    Stands in for the task of an ablation where a manifest is made: name, fingerprint, kinds.
+    Takes the place of the task in a manifest: name, fingerprint, kinds.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class SuiteRun:
         return self.suite.samples[index].id
 
     def plan(self, rows: Sequence[Row], store: Store) -> list[PlannedRow]:
-        """Name where the results of every row go.
+        """Return every row with the origin of its results.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class SuiteRun:
         for row in rows:
             if row.config.budget.mode == "calibrated":
                 raise ConfigError(
-                    "a calibrated budget needs samples set apart, which tasks of lmms-eval lack",
+                    "a calibrated budget needs held-out samples, which tasks of lmms-eval lack",
                     [f"row '{row.label}'"],
                 )
             code = code_version(row.config)
@@ -116,7 +116,7 @@ class SuiteRun:
         any_code: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Progress:
-        """Ask what is missing; every result is stored as soon as it is there."""
+        """Compute missing results, and store each at once."""
         progress = Progress(self.n_samples * len(planned))
         cells = {f"{c.row.label} ({c.origin.config_id})": c for c in planned}
         # Unreduced answers come first, so that the others can be compared with them.

@@ -1,4 +1,4 @@
-"""The tables of ``tokenred bench``: times to the first token, what they buy, and the stages."""
+"""Tables of ``tokenred bench``: time to first token, comparison with vanilla, memory, stages."""
 
 from collections.abc import Sequence
 
@@ -16,14 +16,14 @@ LABEL_WIDTH = 12
 
 
 def bench_tables(bench: Bench) -> Group:
-    """Return the tables with what a reader has to know; they fit into 100 columns."""
+    """Return the tables with header and caption, at most 100 columns wide."""
     about = [Text(line, style="dim") for line in bench_caption(bench)]
     tables = [table(bench) for table in (_times, _against_vanilla, _rest, _stages)]
     return Group(Text(bench_header(bench), style="dim"), *tables, *about)
 
 
 def bench_header(bench: Bench) -> str:
-    """Return the sentences that say what was measured, and on what."""
+    """Return model, environment and rounds in words."""
     where = bench.environment
     revision = f" ({bench.revision[:12]})" if bench.revision else ""
     load = "" if where.load_average is None else f", load {where.load_average:.1f} at the start"
@@ -38,7 +38,7 @@ def bench_header(bench: Bench) -> str:
 
 
 def bench_caption(bench: Bench) -> list[str]:
-    """Return the sentences under the tables that explain them to a reader of nothing else."""
+    """Return the sentences that explain the tables."""
     lines = [
         "Medians of the rounds; brackets hold the middle half of them. Every round asks every row "
         "once. encoder + reducer + prefill = TTFT in each round: vision tower and projector with "
@@ -133,7 +133,7 @@ def _share(cost: PipelineCost) -> str:
 
 
 def _tokens(cost: PipelineCost) -> str:
-    """Return the tokens of the first layer; and of the last, if some leave on the way."""
+    """Return the tokens of the first layer, and of the last if they differ."""
     if cost.n_tokens is None or cost.vanilla_tokens is None:
         return NOT_APPLICABLE
     if cost.layer_tokens and cost.layer_tokens[-1] != cost.n_tokens:

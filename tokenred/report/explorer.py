@@ -1,4 +1,4 @@
-"""The samples on which the rows disagree most, with their frames and everybody's answers."""
+"""Samples on which the rows disagree most, with frames and all answers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Explorer:
 
     @property
     def labelled(self) -> bool:
-        """Whether somebody says what is right, of at least one question."""
+        """Whether any question has a label."""
         asked = (q for sample in self.samples for q in (*sample.questions, *sample.others))
         return any(given.score is not None for question in asked for given in question.answers)
 
@@ -98,7 +98,7 @@ def explore(
     n_shown: int,
     note: str = "",
 ) -> Explorer:
-    """Choose the samples of most disagreement and gather what every row said about them.
+    """Return the samples of most disagreement with the answers of every row.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the report says beyond the summary: single answers, and where the figures come from."""
+"""Collect the rest of a report: single answers, and provenance."""
 
 import shlex
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def gather_explorer(run: Run, summary: Summary, store: Store, n_shown: int) -> E
 
 
 def gather_provenance(run: Run, folder: Path, n_samples: int) -> Provenance:
-    """Return hashes and versions, and the commands that make the figures again."""
+    """Return hashes and versions, and the commands to reproduce the figures."""
     versions = {
         "model revision": run.model_revision,
         "task fingerprint": run.task_fingerprint,
@@ -51,7 +51,7 @@ def _rank(row: RowSummary) -> tuple[bool, bool, float]:
 
 
 def _rebuild(run: Run, ids: Sequence[str]) -> tuple[dict[str, Sample], str]:
-    """Return the samples by id, and a sentence about those that are not to be had."""
+    """Return the samples by id, and a sentence about missing ones."""
     try:
         task = load_task(run.task)
         if task.fingerprint != run.task_fingerprint:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, no server, no other file."""
+"""The report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COSTS = {"tokens": "tokens", "flops": "FLOPs", "latency": "measured time"}
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the figures come from: hashes and versions by name, and the commands to make them."""
+    """Hashes and versions by name, and the commands to reproduce the figures."""
 
     versions: dict[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ def _environment() -> Any:
 
 
 def _head(summary: Summary) -> dict[str, str]:
-    """Return what was measured, name by name."""
+    """Return model, task, samples, reference and code by name."""
     return {
         "model": f"{summary.model} ({summary.model_revision})",
         "task": f"{summary.task} ({summary.task_fingerprint})",

@@ -50,7 +50,7 @@ _WITH_SPREAD = ("error", "nearest_error")
 
 
 def overlap_header(comparison: Comparison) -> str:
-    """Return the line that says what was compared on what."""
+    """Return encoder, clips and grid in words."""
     rows, columns = comparison.grid
     grid = f"{rows}x{columns}"
     if comparison.llm_grid != comparison.grid:
@@ -64,7 +64,7 @@ def overlap_header(comparison: Comparison) -> str:
 
 
 def overlap_tables(comparison: Comparison) -> Group:
-    """Return the table of every budget and its two matrices, for a terminal."""
+    """Return tables and matrices of every budget, for a terminal."""
     parts: list[Any] = [Text(overlap_header(comparison), style="dim")]
     budgets: list[float | None] = [*comparison.retentions] or [None]
     for retention in budgets:
@@ -189,7 +189,7 @@ def _hundredths(estimate: ClipMean | None) -> str:
 
 
 def _number(name: str, row: ComparedRow) -> str:
-    """Return a mean; that of an error with half of its interval, unless that is nothing."""
+    """Return a mean, for errors with half of its interval."""
     if name == "n_tokens":
         return f"{row.n_tokens:.1f}"
     mean = row.measures[name]

@@ -1,4 +1,4 @@
-"""One summary as text: for the terminal, as Markdown, CSV and JSON, with the same figures."""
+"""A summary as terminal table, Markdown, CSV and JSON."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ LABEL_WIDTH = 12
 
 
 def header(summary: Summary) -> str:
-    """Return the line that says what was measured."""
+    """Return model, task and budgets in words."""
     budgets = ", ".join(f"{100 * ratio:g} %" for ratio in retentions(summary)) or "all"
     return (
         f"{summary.model} ({summary.model_revision}) on {summary.task} "
@@ -42,7 +42,7 @@ def header(summary: Summary) -> str:
 
 
 def caption(summary: Summary) -> list[str]:
-    """Return the sentences under the table that explain it to a reader who knows nothing else."""
+    """Return the sentences that explain the table."""
     lines = [
         f"{summary.measure.capitalize()} is {MEANINGS[summary.measure]}; brackets hold 95 % "
         "intervals, in which the questions about one video stand or fall together.",
@@ -100,7 +100,7 @@ def _best_line(best: Best, reference: str) -> str:
 
 
 def to_rich(summary: Summary, width: int) -> Group:
-    """Return the table for a terminal of ``width`` columns; a narrow one gets it in two parts."""
+    """Return the table for a terminal of ``width`` columns, split in two if it is too wide."""
     chosen = columns(summary, "brief")
     tables = [_rich_table(summary, summary.title, chosen)]
     if _narrowest(tables[0]) > width:
@@ -118,7 +118,7 @@ def to_rich(summary: Summary, width: int) -> Group:
 
 
 def to_markdown(summary: Summary) -> str:
-    """Return the same as a Markdown page."""
+    """Return the table as a Markdown page."""
     chosen = columns(summary, "brief")
     lines = [f"# {summary.title}", ""]
     lines += [summary.question, ""] if summary.question else []
@@ -184,7 +184,7 @@ def _empty_table(title: str, names: Sequence[str]) -> Table:
 
 
 def _narrowest(table: Table) -> int:
-    """Return the columns that a table needs to show every figure whole."""
+    """Return the width that a table needs to show every figure."""
     console = Console(width=1000)
     return table.__rich_measure__(console, console.options).minimum
 

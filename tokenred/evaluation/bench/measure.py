@@ -1,4 +1,4 @@
-"""What pipelines cost on a model, measured: times, memory, and the FLOPs beside them."""
+"""Measure pipelines on a model in interleaved rounds: time, memory and FLOPs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ Ask = Callable[[Pipeline | None], TimedAnswer]
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated measurements: the median, and how far they lie apart."""
+    """Median and spread of repeated measurements."""
 
     median: float
     min: float
@@ -41,7 +41,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is measured: a pipeline, or None for the model by itself.
+    """A pipeline to measure, or None for the model by itself.
 
     ``retention`` is the budget that was asked for; None for a pipeline at its own.
     """
@@ -56,7 +56,7 @@ def candidates(
     retentions: Sequence[float] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[Candidate]:
-    """Return what to measure: the model by itself, ``vanilla``, then the pipelines in order.
+    """Return the candidates: the model by itself, ``vanilla``, then the pipelines in order.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def candidates(
 
 @dataclass
 class Rounds:
-    """What was measured, round by round.
+    """Measurements, round by round.
 
     Attributes
     ----------
@@ -117,10 +117,10 @@ def measure(
     matmul_ms: Callable[[], float],
     on_round: Callable[[], None] = lambda: None,
 ) -> Rounds:
-    """Ask every candidate once a round, in an order that turns round every time: A B C, C B A, ...
+    """Time every candidate once a round, in alternating order: A B C, C B A, ...
 
-    So a machine that slows down or warms up does so for all of them alike. The first ``warmup``
-    rounds are dropped. A candidate that fails is left out from then on.
+    So drift of the machine affects all of them equally. The first ``warmup`` rounds are dropped. A
+    candidate that fails is left out from then on.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def _round(
             try:
                 answers[candidate.label] = ask(candidate.pipeline)
             except torch.OutOfMemoryError as error:
-                raise TokenredError("out of memory; fewer --frames may do") from error
+                raise TokenredError("out of memory; try fewer --frames") from error
         except TokenredError as error:
             if candidate.label in (VANILLA, UNATTACHED):
                 raise
@@ -173,7 +173,7 @@ def _round(
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage before the LLM: its milliseconds, and the tokens that it leaves."""
+    """One stage before the LLM: milliseconds, and tokens left after it."""
 
     name: str
     kind: str
@@ -228,7 +228,7 @@ class PipelineCost:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that one run of ``tokenred bench`` found.
+    """The result of one run of ``tokenred bench``.
 
     Attributes
     ----------
@@ -267,7 +267,7 @@ def costs(
     shape: LlmShape | None,
     formula: str = "paper",
 ) -> tuple[PipelineCost, ...]:
-    """Sum up what was measured, one cost for each candidate that did not fail.
+    """Return one cost for each candidate that did not fail.
 
     Parameters
     ----------
@@ -330,7 +330,7 @@ def _cost(
 
 
 def judge(ttft_share: Spread) -> Speed:
-    """Say whether a pipeline is faster than vanilla, from its share of vanilla's time, per round.
+    """Return whether a pipeline is faster than vanilla, from its share of vanilla's time per round.
 
     A difference that lies within the middle half of the rounds is none: ``faster`` says that three
     rounds of four were. A pipeline that is as fast as vanilla passes for faster by chance in about

@@ -1,4 +1,4 @@
-"""The memory that a call needs at its peak."""
+"""Peak memory of a call."""
 
 import ctypes
 import gc
@@ -63,7 +63,7 @@ def _peak(call: Callable[[], Any], device: torch.device) -> PeakMemory | None:
 
 
 def _trim() -> bool:
-    """Give free memory back: what the allocator holds in store would not count as growth."""
+    """Trim malloc: freed memory that it keeps would hide growth."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # another libc, another system

@@ -70,8 +70,8 @@ def compare(
     """Encode every clip once, reduce it with every pipeline, and compare.
 
     A row that lacks a cue or cannot meet its budget on some clip is left out, with its reason. Rows
-    with a calibrated budget are calibrated on the first clips compared: there is no score that this
-    could flatter.
+    with a calibrated budget are calibrated on the first clips compared: without labels there is
+    nothing to overfit to.
 
     Parameters
     ----------

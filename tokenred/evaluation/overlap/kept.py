@@ -95,7 +95,7 @@ def source_shares(reduced: ReducedTokens) -> Tensor:
     index, weight = trace.indices(), trace.values().double().abs()
     total = weight.new_zeros(trace.shape[0]).index_add(0, index[0], weight)
     if not bool((total > 0).all()):
-        raise InputError("an output token holds nothing of any encoder token")
+        raise InputError("an output token has no source token")
     share = weight / total[index[0]]
     real = share >= NEGLIGIBLE
     return sparse_map(index[:, real], share[real], (trace.shape[0], trace.shape[1]))

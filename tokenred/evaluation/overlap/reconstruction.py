@@ -1,4 +1,4 @@
-"""How well a few tokens stand for all tokens of a clip."""
+"""Reconstruction error of all tokens of a clip from the kept ones."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tokenred.types import ReducedTokens, VisualTokens
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How well the outputs stand for all encoder tokens of a clip.
+    """Reconstruction error of all encoder tokens of a clip from the outputs.
 
     ``x_j`` are the encoder's tokens before the model's pooling, ``y_i`` the outputs, ``V`` as in
     ``tokenred.evaluation.overlap.kept``. Errors are relative Frobenius errors ``||X - X'|| / ||X -
@@ -45,7 +45,7 @@ class Reconstruction:
 
 
 def reconstruct(reduced: ReducedTokens, tokens: VisualTokens) -> Reconstruction:
-    """Measure how well the outputs stand for all encoder tokens, frame by frame, in float64."""
+    """Reconstruct all encoder tokens from the outputs, frame by frame, in float64."""
     share = source_shares(reduced)
     entry, weight = share.indices(), share.values()
     n_tokens = tokens.features.shape[1]

@@ -1,4 +1,4 @@
-"""Names of the cues that a vision tower gives, resolved on a tower whose facts are known."""
+"""Parse cue names, and resolve their layers on a tower."""
 
 import re
 from collections.abc import Iterable

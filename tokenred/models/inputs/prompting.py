@@ -55,7 +55,7 @@ def chat_prompt(
 
 
 def _rendered(tokenizer: Any, content: Any) -> str | None:
-    """Return one message of a user in the template, or None if it cannot take such content."""
+    """Render one user message by the template; None if it does not take such content."""
     from jinja2 import TemplateError
 
     try:
@@ -67,7 +67,7 @@ def _rendered(tokenizer: Any, content: Any) -> str | None:
 
 
 def _without_start(tokenizer: Any, text: str) -> str:
-    """Drop a token from the start of a prompt that the tokenizer will put there anyway."""
+    """Drop the start token that the tokenizer adds itself."""
     start = tokenizer.bos_token
     if start and text.startswith(start) and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
         return text.removeprefix(start)

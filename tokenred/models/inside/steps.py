@@ -18,7 +18,7 @@ QueryAndKey = tuple[Tensor, Tensor, float | None]
 
 
 class Prober:
-    """Runs a decoder layer as far as its queries and keys; attention modules report to it."""
+    """Runs a decoder layer up to its queries and keys."""
 
     def __init__(self, layers: list[Any]) -> None:
         self.layers = layers
@@ -166,11 +166,11 @@ def _checked(reduction: LayerReduction | None, state: LayerState) -> LayerReduct
     if len(real) < len(source) and hidden is None:
         raise InputError("tokens that are made inside the LLM need hidden states")
     if hidden is not None and len(hidden) != len(source):
-        raise InputError(f"{len(source)} tokens go on, but {len(hidden)} hidden states are given")
+        raise InputError(f"{len(source)} tokens remain, but {len(hidden)} hidden states are given")
     if not bool((source == state.last).any()):
         raise InputError("the last token of a prompt cannot be dropped: the answer follows it")
     if len(real.unique()) < len(real) or int(real.max()) >= n_tokens:
-        raise InputError("every token of the state can go on once at most")
+        raise InputError("every token of the state can remain at most once")
     same = len(real) == len(source) == n_tokens and bool((source.diff() == 1).all())
     if same and hidden is None and reduction.positions == "keep":
         return None
@@ -180,7 +180,7 @@ def _checked(reduction: LayerReduction | None, state: LayerState) -> LayerReduct
 def _apply(
     call: Call, reductions: list[LayerReduction | None], hidden: Tensor, before: int
 ) -> Tensor:
-    """Make the call's sequence what the reductions leave; return its hidden states."""
+    """Apply the reductions to the call's sequence; return its hidden states."""
     old = call.now
     positions = old.positions
     if any(each is not None and each.positions == "renumber" for each in reductions):
@@ -219,7 +219,7 @@ def _apply(
 def _sources(
     call: Call, reductions: list[LayerReduction | None]
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return for every row and token that goes on its source, where it stands, and its name."""
+    """Return source, position and name of every remaining token of every row."""
     found, parents = [], []
     for row, each in enumerate(reductions):
         _, names = call.now.row(row)
@@ -237,7 +237,7 @@ def _sources(
 
 
 def _parents(source: Int[Tensor, "kept"], visual: Tensor) -> Int[Tensor, "made"]:
-    """Return the token that each made one takes after: the last visual one that it stands behind.
+    """Return the parent of each made token: the last visual token before it.
 
     Made tokens stand after the visual tokens of their clip, some or all of which may be gone.
     """
@@ -256,7 +256,7 @@ def _parents(source: Int[Tensor, "kept"], visual: Tensor) -> Int[Tensor, "made"]
 def choose(
     call: Call, pruner: CachePruner, found: Recorded, sequence: Sequence, memories: list[Any]
 ) -> None:
-    """Ask a pruner for every row and new token what the layers from here on look at.
+    """Let a pruner choose, for every row and new token, the keys of the layers from here on.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ def _cache_state(
     sequence: Sequence,
     memory: dict[str, Any],
 ) -> tuple[CacheState, Tensor, Tensor]:
-    """Return what a pruner sees, the names of the prompt's tokens in it, and the later tokens."""
+    """Return the cache state for a pruner, the names of its prompt tokens, and the later tokens."""
     prompt_row = row // call.copies
     step = call.n_later - call.n_new + number
     query = found.query[row, :, found.query.shape[2] - call.n_new + number][:, None]

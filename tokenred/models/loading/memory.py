@@ -1,4 +1,4 @@
-"""How much memory is free, and sizes in words."""
+"""Free memory, and formatting of sizes."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a device, or None where nobody says.
+    """Return the free bytes of a device, or None if unknown.
 
     On the CPU that is the available RAM, or less where the process may only use a part of it.
     """

@@ -61,7 +61,7 @@ _STYLE = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Use the style of the report, and only inside this block.
+    """Use the style of the report in this block.
 
     Labels in scripts that the measuring font lacks draw no warning: the browser has its own fonts.
     """

@@ -58,7 +58,7 @@ def forest(summary: Summary) -> str | None:
 
 
 def _lines(summary: Summary) -> list[RowSummary | str]:
-    """Return what stands on each line: the name of a group, or a row."""
+    """Return the lines: group names and rows."""
     lines: list[RowSummary | str] = []
     for group in groups(summary):
         compared = [row for row in group.rows if row.difference is not None]

@@ -1,4 +1,4 @@
-"""Who flowed into one token: its weights over the frames, as a heat map."""
+"""Heat map of the sources of one token over the frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ SCALE = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Anchor:
-    """One kept token, and what it is made of.
+    """One kept token, with the weights of its sources.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ def find_anchor(view: View, wanted: str | tuple[int, int, int] = STRONGEST) -> A
 
 
 def _token_at(view: View, place: tuple[int, int, int]) -> int:
-    """Return the token at a place; of two the one that stands for more."""
+    """Return the token at a place; of two the one with more mass."""
     reduced, (rows, columns) = view.reduced, view.reduced.grid
     size = (len(view.pictures), rows, columns)
     if len(place) != 3 or not all(0 <= at < n for at, n in zip(place, size)):
@@ -115,10 +115,9 @@ def _token_at(view: View, place: tuple[int, int, int]) -> int:
 def anchor_map(
     pairs: Sequence[tuple[View, Anchor]], *, title: str = "", columns: int = COLUMNS
 ) -> Any:
-    """Draw what flowed into a token of every view: brighter patches gave more.
+    """Draw the sources of a token of every view: brighter patches have more weight.
 
-    Only frames that gave something are shown, and at most ``columns`` of them, those that gave
-    most. The token's own place is framed.
+    Shows at most ``columns`` frames, those with most weight. The token's own place is framed.
 
     Returns
     -------
@@ -144,7 +143,7 @@ def anchor_map(
 
 
 def _colours() -> Any:
-    """Return colours that brighten with the weight, without those that look like nothing."""
+    """Return a colour map that brightens with the weight, without its darkest colours."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -152,7 +151,7 @@ def _colours() -> Any:
 
 
 def _frames(anchor: Anchor, most: int) -> list[int]:
-    """Return the frames to show, in order: those that gave most, and the token's own."""
+    """Return the frames to show, in order: those with most weight, and the token's own."""
     given = anchor.weights.abs().flatten(1).sum(1)
     order = given.argsort(descending=True, stable=True).tolist()
     gave = [frame for frame in order if float(given[frame]) > NOTHING and frame != anchor.frame]

@@ -1,4 +1,4 @@
-"""A short animation: frame by frame, the video beside what every pipeline keeps of it."""
+"""A GIF of the video beside the tokens that every pipeline keeps."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -30,7 +30,7 @@ SHOWN_MS = 600
 
 
 def animation(views: Sequence[View], *, title: str = "", frame_ms: int = SHOWN_MS) -> bytes:
-    """Return a GIF with one picture for every frame of the video.
+    """Return a GIF with one image for every frame of the video.
 
     Parameters
     ----------

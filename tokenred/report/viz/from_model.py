@@ -1,4 +1,4 @@
-"""Views of what pipelines do to the picture in one call of a model."""
+"""Views of the reductions of one model input."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,7 +79,7 @@ def _read_through(
     pipeline: Pipeline,
     frame_times: Sequence[Tensor] | None,
 ) -> list[tuple[Clip, ReducedTokens, Tensor | None]]:
-    """Let the model read a prompt, and see how far into the LLM every token comes."""
+    """Run the model on a prompt, and record how many layers every token enters."""
     with session.attached(pipeline, frame_times=frame_times, trace=True) as attachment:
         session.model(**inputs, use_cache=False)
         return [

@@ -1,4 +1,4 @@
-"""Which patches of every frame were kept, merged and dropped, over the frames themselves."""
+"""Overlay of kept, merged and dropped patches on the frames."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ HEAD, LINE, LABEL = 0.32, 0.27, 0.19
 
 
 def overlay(views: Sequence[View], *, title: str = "", columns: int = COLUMNS) -> Any:
-    """Draw the frames of a video, and under them what every pipeline made of them.
+    """Draw the frames of a video, and under them the overlay of every pipeline.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Colours, cells and canvases that all pictures share."""
+"""Shared colours, cells and layout of the figures."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -88,7 +88,7 @@ def line_width(axes: Any, view: View, points: float) -> float:
 
 
 def draw_picture(axes: Any, view: View, frame: int, *, grey: bool = False) -> None:
-    """Show a frame, in units of the encoder's patches; ``grey`` steps back behind colours."""
+    """Draw a frame, in units of the encoder's patches; ``grey`` puts it behind colours."""
     picture = view.pictures[frame].numpy()
     rows, columns = view.grid
     place = {"extent": (0, columns, rows, 0), "aspect": "auto"}
@@ -106,7 +106,7 @@ def draw_picture(axes: Any, view: View, frame: int, *, grey: bool = False) -> No
 
 
 def draw_tokens(axes: Any, view: View, frame: int) -> None:
-    """Lay what became of the patches over a frame, and frame the cells of the kept tokens."""
+    """Draw the fates of the patches over a frame, and outline the cells of kept tokens."""
     from matplotlib.collections import LineCollection, PatchCollection
 
     rows, columns = view.grid
@@ -160,9 +160,7 @@ def _strike_dropped(axes: Any, view: View, frame: int) -> None:
 
 
 def lost_opacity(view: View, layer: int) -> float:
-    """Return how strongly a token is painted over that is gone before a layer: the sooner, the
-    more.
-    """
+    """Return the opacity over a token that is dropped before a layer: higher if earlier."""
     return 0.9 - 0.6 * layer / max(1, view.n_layers - 1)
 
 
@@ -186,7 +184,7 @@ def cell_box(view: View, cell: int, inset: float = 0.0) -> tuple[float, float, f
 
 
 def legend_entries(views: Sequence[View]) -> list[tuple[Any, str]]:
-    """Return a sample and a word for every class that these views hold."""
+    """Return colour sample and label of every class in these views."""
     from matplotlib.patches import Rectangle
 
     def box(**style: Any) -> Any:
@@ -226,7 +224,7 @@ LEGEND_ROW, LETTER = 0.21, 0.07
 
 
 def legend_places(texts: Sequence[str], width: float) -> list[tuple[float, int]]:
-    """Return where each entry of a legend begins, in inches from its left, and its row."""
+    """Return left position in inches and row of each legend entry."""
     places, left, row = [], 0.0, 0
     for text in texts:
         wide = 0.55 + LETTER * len(text)
@@ -238,7 +236,7 @@ def legend_places(texts: Sequence[str], width: float) -> list[tuple[float, int]]
 
 
 def legend_height(entries: Sequence[tuple[Any, str]], width: float) -> float:
-    """Return how high a legend is within a figure so wide, in inches."""
+    """Return the height of a legend in inches, for a figure of this width."""
     places = legend_places([text for _, text in entries], width - 2 * MARGIN)
     return LEGEND_ROW * (places[-1][1] + 1) + 0.05 if places else 0.0
 
@@ -246,7 +244,7 @@ def legend_height(entries: Sequence[tuple[Any, str]], width: float) -> float:
 def draw_legend(
     figure: Any, entries: Sequence[tuple[Any, str]], top: float, left: float = MARGIN
 ) -> None:
-    """Write what samples of colours mean, row by row."""
+    """Draw the legend, row by row."""
     across, _ = figure.get_size_inches()
     places = legend_places([text for _, text in entries], across - left - MARGIN)
     for (sample, text), (shift, row) in zip(entries, places):

@@ -1,4 +1,4 @@
-"""A video on a line: its frames, borders of its segments, and the tokens that each frame keeps."""
+"""Timeline of a video: frames, segments, and kept tokens a frame."""
 
 from collections.abc import Sequence
 from typing import Any

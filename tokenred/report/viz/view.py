@@ -1,4 +1,4 @@
-"""One method's result on one clip, with the frames that belong to it."""
+"""The result of a pipeline on one clip, with its frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tokenred.types import ReducedTokens, VisualTokens
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a pipeline did to a clip, ready to be drawn.
+    """The result of a pipeline on a clip, ready to be drawn.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class View:
         entered: Int[Tensor, "kept"] | None = None,
         n_layers: int = 0,
     ) -> "View":
-        """Join frames, tokens and what is left of them.
+        """Build a view from frames, tokens and reduced tokens.
 
         Parameters
         ----------
@@ -92,14 +92,14 @@ class View:
 
     @property
     def leaves_inside(self) -> Bool[Tensor, "kept"]:
-        """Tokens that the LLM loses on its way."""
+        """Tokens that are dropped inside the LLM."""
         if self.entered is None:
             return self.fates.anchors & False
         return self.entered < self.n_layers
 
     @property
     def lost_before(self) -> dict[int, int]:
-        """Layer of the LLM to the number of tokens that are gone before it."""
+        """LLM layer -> number of tokens dropped before it."""
         if self.entered is None:
             return {}
         layers, counts = self.entered[self.leaves_inside].unique(return_counts=True)
@@ -128,7 +128,7 @@ class View:
         return tuple(frame.bincount(minlength=len(self.pictures)).tolist())
 
     def figures(self) -> dict[str, Any]:
-        """Return the numbers behind the pictures."""
+        """Return the figures as numbers."""
         kept, fates = self.reduced.realised, self.fates
         return {
             "name": self.name,
