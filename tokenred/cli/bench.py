@@ -36,7 +36,7 @@ from tokenred.cli._media import (
     load,
     read_media,
 )
-from tokenred.errors import ConfigError, InputError, TokenredError, nearest
+from tokenred.errors import ConfigError, InputError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,6 +223,7 @@ def _bar(total: int) -> Iterator[Callable[[], None]]:
 
 
 def _show(report: Bench, as_json: bool, out: Path | None) -> None:
+    from tokenred.evaluation.files import write_whole
     from tokenred.report.cost import bench_caption, bench_tables
 
     text = json_.dumps(
@@ -233,10 +234,7 @@ def _show(report: Bench, as_json: bool, out: Path | None) -> None:
     else:
         table_console(PIPE_WIDTH).print(bench_tables(report))
     if out is not None:
-        try:
-            out.write_text(f"{text}\n", encoding="utf-8")
-        except OSError as error:
-            raise TokenredError(f"cannot write {out}: {error.strerror}") from error
+        write_whole(out, f"{text}\n")
 
 
 def _finish(rounds: Rounds, repeats: int) -> None:

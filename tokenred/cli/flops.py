@@ -6,10 +6,12 @@ import typer
 
 from tokenred.accounting import (
     FORMULAS,
+    UNITS,
     Flops,
     Formula,
     decode_flops,
     find_shape,
+    flops_unit,
     parse_schedule,
     prefill_flops,
     schedule_of,
@@ -17,9 +19,6 @@ from tokenred.accounting import (
 )
 from tokenred.cli._common import Json, align_columns, emit
 from tokenred.errors import ConfigError
-
-UNITS = {"T": 1e12, "G": 1e9, "M": 1e6}
-"""Unit of the printed figures -> FLOPs. The unit is the largest that vanilla prefill reaches."""
 
 
 def flops(
@@ -116,7 +115,7 @@ def _cost(reduced: Flops, vanilla: Flops) -> dict[str, Any]:
 
 def _text(report: dict[str, Any], formula: Formula) -> str:
     top = report["prefill"]["vanilla_flops"]
-    unit = next((unit for unit in UNITS if top >= UNITS[unit]), "M")
+    unit = flops_unit([top])
     used = {formula.attention, *"".join(symbols for _, symbols in formula.per_token.values())}
     sizes = [f"{symbol} = {size}" for symbol, size in report["sizes"].items() if symbol in used]
     text = f", {report['text_tokens']} of them text" if report["text_tokens"] else ""

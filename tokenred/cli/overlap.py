@@ -90,7 +90,7 @@ def overlap(
     embedded task, or with --tower dinov2 three real clips.
     """
     from tokenred.evaluation.overlap.comparison import compare, expand_pipelines
-    from tokenred.report.overlap import overlap_json, write_overlap
+    from tokenred.report.overlap import overlap_json, overlap_tables, write_overlap
 
     ratios = parse_retention(retention)
     names = [name.strip() for name in pipelines.split(",") if name.strip()]
@@ -100,14 +100,15 @@ def overlap(
         raise ConfigError("give a model or a tower", ["--tower"])
     rows = expand_pipelines(names, ratios)
     quiet_transformers()
-    folder = cache
     if tower is not None:
-        encoder, default = _tower(tower, side, pool, folder), TOWER_FRAMES
+        encoder, default = _tower(tower, side, pool, cache), TOWER_FRAMES
     else:
         encoder, default = _model(model, device, dtype, revision, offline, trust_remote_code)
     n_frames = frames or default
     if not videos and tower == DINOV2:
-        videos = list(_samples(folder))
+        from tokenred.testing.real import DEFAULT_FOLDER, real_clips
+
+        videos = list(real_clips(cache or DEFAULT_FOLDER).values())
     clips = _read(videos, n_frames) if videos else _generated(limit, n_frames)
     say(f"{len(rows)} rows on {len(clips)} clips of {n_frames} frames")
     comparison = compare(
@@ -121,7 +122,7 @@ def overlap(
     if json:
         print(overlap_json(comparison), end="")
     else:
-        _print(comparison)
+        table_console(PIPE_WIDTH).print(overlap_tables(comparison))
 
 
 def _tower(tower: str, side: int, pool: str, cache: Path | None) -> Encoder:
@@ -143,12 +144,6 @@ def _model(model: str | None, *options: Any) -> tuple[Encoder, int]:
     if model is None:
         return ModelEncoder(loaded, "embedded LLaVA-OneVision"), FEW
     return ModelEncoder(loaded), NUM_FRAMES
-
-
-def _samples(cache: Path | None) -> list[Path]:
-    from tokenred.testing.real import DEFAULT_FOLDER, real_clips
-
-    return list(real_clips(cache or DEFAULT_FOLDER).values())
 
 
 def _read(videos: list[Path], n_frames: int) -> dict[str, VideoClip]:
@@ -178,9 +173,3 @@ def _generated(limit: int, n_frames: int) -> dict[str, VideoClip]:
         for all_ in whole
         for part in [all_.take(min(n_frames, len(all_.frames)))]
     }
-
-
-def _print(comparison: Any) -> None:
-    from tokenred.report.overlap import overlap_tables
-
-    table_console(PIPE_WIDTH).print(overlap_tables(comparison))

@@ -30,7 +30,7 @@ from tokenred.cli._media import (
     load,
     read_media,
 )
-from tokenred.errors import InputError, TokenredError
+from tokenred.errors import InputError
 
 if TYPE_CHECKING:
     from tokenred.models.loading import LoadedModel
@@ -75,9 +75,8 @@ def run(
 
     Answers are greedy, so they are the same every time.
     """
-    import torch
-
     from tokenred import load_pipeline
+    from tokenred.models.loading.memory import memory_errors
 
     reducer = load_pipeline(pipeline, parse_overrides(set_))
     if not path.exists():
@@ -86,7 +85,7 @@ def run(
     questions = [embedded_words(each) for each in ask] if small else ask
     media = read_media(path, frames or default_frames(small))
     longest = max_new_tokens or (1 if small else MAX_NEW_TOKENS)
-    try:
+    with memory_errors("try fewer --frames"):
         prepared = loaded.prepare(media)
         answers, realised = [], []
         for question in questions:
@@ -102,8 +101,6 @@ def run(
             answers.append(_answer(question, *(_facts(loaded, each) for each in (kept, whole))))
             assert kept.attachment is not None
             realised.append(kept.attachment.realised)
-    except torch.OutOfMemoryError as error:
-        raise TokenredError("out of memory; try fewer --frames") from error
     report = {
         "model": {
             "name": "embedded" if model is None else model,

@@ -25,7 +25,7 @@ from tokenred.cli._media import (
     load,
     read_media,
 )
-from tokenred.errors import ConfigError, InputError, TokenredError
+from tokenred.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -91,8 +91,7 @@ def viz(
     Writes overlay.png, anchor.png, timeline.png and animation.gif. All of it is read from the
     linear map of the reduction, so it works for any pipeline.
     """
-    import torch
-
+    from tokenred.models.loading.memory import memory_errors
     from tokenred.report.viz import anchor_map, animation, overlay, timeline, to_png
 
     names = list(dict.fromkeys(pipeline or ["aot-paper"]))
@@ -107,10 +106,8 @@ def viz(
     example = video == EXAMPLE
     media = generated_media(EXAMPLE_SAMPLE, n_frames) if example else read_media(video, n_frames)
     question = ask or ("how many digits" if small else "What happens here?")
-    try:
+    with memory_errors("try fewer --frames"):
         views = _views(loaded, media, reducers, embedded_words(question) if small else question)
-    except torch.OutOfMemoryError as error:
-        raise TokenredError("out of memory; try fewer --frames") from error
     pairs = _anchors(views, wanted)
     title = f"{Path(video).name} on {'the embedded model' if model is None else loaded.name}"
     paths = _write(

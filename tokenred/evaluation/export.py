@@ -1,12 +1,12 @@
 """Export all stored answers to one flat file."""
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tokenred.errors import ConfigError, TokenredError
+from tokenred.evaluation.files import whole_file
 from tokenred.evaluation.manifest import STORE, Run, read_run
 from tokenred.evaluation.store import STORED, Store
 
@@ -36,15 +36,8 @@ def export_answers(folder: Path, path: Path) -> int:
         raise ConfigError(f"write to a file that ends in {' or '.join(SUFFIXES)}, not {path.name}")
     run = read_run(folder)
     write = _write_csv if path.suffix == ".csv" else _write_parquet
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with Store(folder / STORE) as store:
-        try:
-            n_rows = write(draft, _labelled(run, store))
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise TokenredError(f"cannot write {path}: {error.strerror or error}") from error
-    return n_rows
+    with Store(folder / STORE) as store, whole_file(path) as draft:
+        return write(draft, _labelled(run, store))
 
 
 def _labelled(run: Run, store: Store) -> Iterator[dict[str, Any]]:

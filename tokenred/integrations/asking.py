@@ -1,19 +1,19 @@
 """Ask a loaded model about images or videos under a pipeline."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from tokenred.errors import InputError, TokenredError
+from tokenred.errors import InputError
 from tokenred.evaluation.worker import sample_generator
 from tokenred.models.attach import Attachment
 from tokenred.models.inputs.media import MediaInput
 from tokenred.models.inputs.preparing import Prepared
 from tokenred.models.loading import LoadedModel
+from tokenred.models.loading.memory import memory_errors
 from tokenred.models.splice import Clip
 from tokenred.pipeline import Pipeline
 
@@ -112,7 +112,7 @@ class Asker:
         sight = self._see(request)
         inputs = self.loaded.inputs_of(request.prompt, sight.prepared)
         start = perf_counter()
-        with _memory():
+        with memory_errors():
             answer = self.loaded.session.ask(
                 inputs,
                 self.pipeline,
@@ -151,7 +151,7 @@ class Asker:
             inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(ids).to(types)], 1)
         start = perf_counter()
         how = self._how(request, sight, inputs)
-        with _memory(), self.loaded.session.attached(self.pipeline, **how) as attachment:
+        with memory_errors(), self.loaded.session.attached(self.pipeline, **how) as attachment:
             logits = self.loaded.model(**inputs, logits_to_keep=n_tokens + 1).logits[0, :-1]
         log_probs = logits.float().log_softmax(-1).cpu()
         loss = -log_probs[torch.arange(n_tokens), ids[0]].mean()
@@ -173,7 +173,7 @@ class Asker:
     ) -> dict[str, Any]:
         """Return arguments of a session call: encoded clips, and a generator as in an ablation."""
         needs = self.pipeline.needs
-        with _memory():
+        with memory_errors():
             if sight.prepared.inputs and (sight.needs is None or not sight.needs >= needs):
                 sight.needs = needs | self.needs
                 times = sight.media.frame_times
@@ -183,14 +183,6 @@ class Asker:
             "generator": sample_generator(self.pipeline.config.seed, request.sample_id),
             "clips": sight.clips,
         }
-
-
-@contextmanager
-def _memory() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TokenredError("out of memory; try fewer frames") from error
 
 
 def _generation(options: Mapping[str, Any], max_new_tokens: int, tokenizer: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Run tasks of lmms-eval under many pipelines: one model, each video read once, resumable.
 
-lmms-eval gives documents, prompts and scores; the loop is tokenred's.
-Its own loop would ask all documents before it says anything, and some tasks upload the answers when
-it aggregates them.
+lmms-eval gives documents, prompts and scores; the loop is tokenred's. The loop of lmms-eval would
+report nothing before all documents are done, and some tasks upload the answers when it aggregates
+them.
 """
 
 import hashlib
@@ -20,23 +20,15 @@ from lmms_eval.api.instance import unwrap_generation_output
 from lmms_eval.tasks import TaskManager, get_task_dict
 
 from tokenred.errors import ConfigError, TokenredError, nearest
+from tokenred.evaluation.ablation import Row
 from tokenred.integrations.asking import RequestStats
 from tokenred.integrations.lmms_eval import TokenredModel, sample_id
 from tokenred.integrations.visuals import flat
-from tokenred.pipeline import Pipeline, PipelineConfig
+from tokenred.pipeline import Pipeline
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SAID = ("pred", "parsed_pred", "pred_answer", "prediction")
 _RIGHT = ("answer", "ground_truth", "gt_answer", "target")
-
-
-@dataclass(frozen=True)
-class SuiteRow:
-    """A pipeline to run, and its number of frames if not the model's."""
-
-    label: str
-    config: PipelineConfig
-    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class SuiteResult:
     harness : version of lmms-eval
     """
 
-    row: SuiteRow
+    row: Row
     sample: SuiteSample
     score: float
     metric: str
@@ -144,8 +136,8 @@ class Suite:
 
     def run(
         self,
-        rows: Sequence[SuiteRow],
-        done: Callable[[SuiteRow, SuiteSample], bool] = lambda row, sample: False,
+        rows: Sequence[Row],
+        done: Callable[[Row, SuiteSample], bool] = lambda row, sample: False,
     ) -> Iterator[SuiteResult]:
         """Yield the result of every row on every missing document, document by document.
 
@@ -182,7 +174,7 @@ class Suite:
         task.build_all_requests(limit=1, offset=sample.doc_id, rank=0, world_size=1)
         return list(task.instances)
 
-    def _result(self, row: SuiteRow, sample: SuiteSample, instances: Sequence[Any]) -> SuiteResult:
+    def _result(self, row: Row, sample: SuiteSample, instances: Sequence[Any]) -> SuiteResult:
         task = self._tasks[sample.task]
         asked = [copy(instance) for instance in instances]
         for instance in asked:
@@ -229,7 +221,7 @@ class Suite:
         )
 
 
-def _other(row: SuiteRow, n_frames: int) -> int:
+def _other(row: Row, n_frames: int) -> int:
     """Return the row's number of frames; 0 for the default."""
     return 0 if row.frames in (None, n_frames) else row.frames or 0
 

@@ -14,7 +14,7 @@ from tokenred.evaluation.provenance import code_version
 from tokenred.evaluation.runner import Progress
 from tokenred.evaluation.store import Cost, Origin, Store, StoredAnswer
 from tokenred.evaluation.worker import PlannedRow
-from tokenred.integrations.lmms_suite import Suite, SuiteResult, SuiteRow, SuiteSample
+from tokenred.integrations.lmms_suite import Suite, SuiteResult, SuiteSample
 from tokenred.pipeline import load_config
 
 PREFIX = "lmms-eval:"
@@ -123,16 +123,14 @@ class SuiteRun:
         order = sorted(cells, key=lambda label: not _is_vanilla(cells[label]))
         whole = next((cells[label] for label in order if _is_vanilla(cells[label])), None)
 
-        def done(row: SuiteRow, sample: SuiteSample) -> bool:
+        def done(row: Row, sample: SuiteSample) -> bool:
             nonlocal progress
             found = bool(store.done(sample.id, [cells[row.label].origin], any_code))
             progress = replace(progress, cells_reused=progress.cells_reused + found)
             on_progress(progress)
             return found
 
-        rows = [
-            SuiteRow(label, cells[label].row.config, cells[label].row.frames) for label in order
-        ]
+        rows = [replace(cells[label].row, label=label) for label in order]
         for result in self.suite.run(rows, done):
             cell = cells[result.row.label]
             said = None

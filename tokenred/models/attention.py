@@ -63,11 +63,7 @@ class Captured:
 
     def of(self, kind: str) -> list[Tensor]:
         """Return the recordings of one kind."""
-        return {
-            "attention": self.attention,
-            "class-attention": self.class_attention,
-            "keys": self.keys,
-        }[kind]
+        return getattr(self, kind.replace("-", "_"))
 
 
 # A context variable, so that two threads may capture on two models at the same time.

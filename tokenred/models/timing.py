@@ -1,7 +1,7 @@
 """Time one answer of a model, part by part."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -123,20 +123,18 @@ class PartTimes:
         self.encoder_ms = self.reducer_ms = 0.0
         self._stopwatch = stopwatch
 
-    @contextmanager
-    def encoding(self) -> Iterator[None]:
+    def encoding(self) -> AbstractContextManager[None]:
         """Time the vision tower."""
-        start = self._stopwatch.ms()
-        try:
-            yield
-        finally:
-            self.encoder_ms += self._stopwatch.ms() - start
+        return self._adding_to("encoder_ms")
+
+    def reducing(self) -> AbstractContextManager[None]:
+        """Time the reduction of one clip."""
+        return self._adding_to("reducer_ms")
 
     @contextmanager
-    def reducing(self) -> Iterator[None]:
-        """Time the reduction of one clip."""
+    def _adding_to(self, part: str) -> Iterator[None]:
         start = self._stopwatch.ms()
         try:
             yield
         finally:
-            self.reducer_ms += self._stopwatch.ms() - start
+            setattr(self, part, getattr(self, part) + self._stopwatch.ms() - start)

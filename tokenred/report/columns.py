@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from tokenred.accounting import flops_text, flops_unit
 from tokenred.evaluation.statistics import Estimate, PairedDifference
 from tokenred.evaluation.store import MEASURED
 from tokenred.evaluation.summary import Measure, RowSummary, Summary
@@ -20,7 +21,6 @@ MEANINGS: dict[Measure, str] = {
     "score": "the mean over questions, from 0 to 100",
     "agreement": "the share of answers that are those of the unreduced model",
 }
-UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "": 1.0}
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,7 @@ def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
             "cost of reading the prompt, computed, and its share of vanilla's",
             _get("prefill_flops"),
             lambda row: _with_share(
-                row.prefill_flops,
-                f"{row.prefill_flops / UNITS[unit]:#.3g}".rstrip("."),
-                row.flops_share,
+                row.prefill_flops, flops_text(row.prefill_flops, unit), row.flops_share
             ),
             "brief",
         ),
@@ -227,11 +225,6 @@ _FACTS = (
     "n_samples", "n_questions", "newline_tokens", "retention_ratio", "flops_share", "kinds",
 )  # fmt: skip
 """What files have beside what tables show."""
-
-
-def flops_unit(values: Sequence[float]) -> str:
-    """Return the name in ``UNITS`` of the largest unit that fits into the largest value."""
-    return next((name for name, size in UNITS.items() if max(values) >= size), "")
 
 
 def points(estimate: Estimate) -> str:

@@ -1,7 +1,5 @@
 """An overlap comparison as terminal tables, CSV, JSON and heat maps."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -18,6 +16,7 @@ from tokenred.errors import TokenredError
 from tokenred.evaluation.overlap.compared import ClipMean, ComparedPair, ComparedRow, Comparison
 from tokenred.report.columns import NOT_APPLICABLE
 from tokenred.report.table import UNEQUAL
+from tokenred.report.text import csv_text, dim, new_table
 
 COVERAGE = {
     "n_tokens": "tokens",
@@ -65,7 +64,7 @@ def overlap_header(comparison: Comparison) -> str:
 
 def overlap_tables(comparison: Comparison) -> Group:
     """Return tables and matrices of every budget, for a terminal."""
-    parts: list[Any] = [Text(overlap_header(comparison), style="dim")]
+    parts: list[Any] = dim([overlap_header(comparison)])
     budgets: list[float | None] = [*comparison.retentions] or [None]
     for retention in budgets:
         at = "" if retention is None else f" at {100 * retention:g} %"
@@ -94,10 +93,8 @@ def overlap_tables(comparison: Comparison) -> Group:
                     above=lambda pair: pair.rank_correlation,
                 ),
             ]
-    parts += [Text(line, style="dim") for line in CAPTION]
     remarks = [f"{row.label}: {remark}" for row in comparison.rows for remark in row.remarks]
-    parts += [Text(line, style="dim") for line in dict.fromkeys(remarks)]
-    return Group(*parts)
+    return Group(*parts, *dim(dict.fromkeys([*CAPTION, *remarks])))
 
 
 def overlap_json(comparison: Comparison) -> str:
@@ -107,12 +104,12 @@ def overlap_json(comparison: Comparison) -> str:
 
 def rows_csv(comparison: Comparison) -> str:
     """Return one line a row, with ``_low`` and ``_high`` ends of intervals."""
-    return _csv([_flat(row, row.measures) for row in comparison.rows])
+    return csv_text([_flat(row, row.measures) for row in comparison.rows])
 
 
 def pairs_csv(comparison: Comparison) -> str:
     """Return one line a pair."""
-    return _csv([_flat(pair, {}) for pair in comparison.pairs])
+    return csv_text([_flat(pair, {}) for pair in comparison.pairs])
 
 
 def write_overlap(comparison: Comparison, folder: Path) -> list[Path]:
@@ -149,10 +146,7 @@ def matrix_labels(pairs: Sequence[ComparedPair]) -> list[str]:
 def _row_table(
     comparison: Comparison, retention: float | None, title: str, measures: dict[str, str]
 ) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("row", no_wrap=True)
-    for name in measures.values():
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(title, ["row", *measures.values()])
     for row in comparison.rows:
         if row.retention in (None, retention):
             label = f"{row.label} {UNEQUAL}" if row.unequal_budget else row.label
@@ -210,15 +204,6 @@ def _flat(item: ComparedRow | ComparedPair, more: dict[str, ClipMean]) -> dict[s
         elif name != "measures":
             flat[name] = value
     return flat
-
-
-def _csv(lines: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
 
 
 def _heat_maps(comparison: Comparison, folder: Path) -> Iterator[Path]:

@@ -1,13 +1,10 @@
 """A summary as terminal table, Markdown, CSV and JSON."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
@@ -25,10 +22,9 @@ from tokenred.report.columns import (
     points_interval,
     retentions,
 )
+from tokenred.report.text import csv_text, dim, new_table
 
 UNEQUAL = "†"
-LABEL_WIDTH = 12
-"""Columns of a terminal that a row's label gets at least; longer labels are folded."""
 
 
 def header(summary: Summary) -> str:
@@ -109,12 +105,11 @@ def to_rich(summary: Summary, width: int) -> Group:
             _rich_table(summary, title, [c for c in chosen if c.part in ("both", part)])
             for part, title in parts.items()
         ]
-    kinds = _empty_table(_kind_title(summary), _kind_columns(summary))
+    kinds = new_table(_kind_title(summary), _kind_columns(summary))
     for line in _kind_lines(summary):
         kinds.add_row(*map(escape, line))
     question = [Text(summary.question)] if summary.question else []
-    about = [Text(line, style="dim") for line in caption(summary)]
-    return Group(*question, Text(header(summary), style="dim"), *tables, kinds, *about)
+    return Group(*question, *dim([header(summary)]), *tables, kinds, *dim(caption(summary)))
 
 
 def to_markdown(summary: Summary) -> str:
@@ -136,16 +131,12 @@ def to_markdown(summary: Summary) -> str:
 def to_csv(summary: Summary) -> str:
     """Return one line a row with plain numbers: shares in 0-1, FLOPs, ms."""
     chosen = columns(summary, "file")
-    lines = [
-        {name: figure for column in chosen for name, figure in column.plain(row).items()}
-        for row in summary.rows
-    ]
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_text(
+        [
+            {name: figure for column in chosen for name, figure in column.plain(row).items()}
+            for row in summary.rows
+        ]
+    )
 
 
 def to_json(summary: Summary) -> str:
@@ -167,19 +158,11 @@ def write_tables(summary: Summary, folder: Path) -> None:
 
 
 def _rich_table(summary: Summary, title: str, chosen: Sequence[Column]) -> Table:
-    table = _empty_table(title, [column.name for column in chosen])
+    table = new_table(title, [column.name for column in chosen])
     for position, row in enumerate(summary.rows):
         if position and row.retention != summary.rows[position - 1].retention:
             table.add_section()
         table.add_row(*(_bold_markup(_text(column, row)) for column in chosen))
-    return table
-
-
-def _empty_table(title: str, names: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column(names[0], overflow="fold", min_width=LABEL_WIDTH)
-    for name in names[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

@@ -12,6 +12,7 @@ from tokenred.errors import ConfigError, TokenredError
 from tokenred.evaluation.ablation import expand_rows
 from tokenred.evaluation.bench.environment import Environment, Noise
 from tokenred.evaluation.bench.peak_memory import PeakMemory
+from tokenred.models.loading.memory import memory_errors
 from tokenred.models.timing import TimedAnswer
 from tokenred.pipeline import Pipeline, load_config
 
@@ -160,10 +161,8 @@ def _round(
             continue
         times.append(matmul_ms())
         try:
-            try:
+            with memory_errors("try fewer --frames"):
                 answers[candidate.label] = ask(candidate.pipeline)
-            except torch.OutOfMemoryError as error:
-                raise TokenredError("out of memory; try fewer --frames") from error
         except TokenredError as error:
             if candidate.label in (VANILLA, UNATTACHED):
                 raise

@@ -13,8 +13,8 @@ PROC = Path("/proc/self")
 CALLS = 3
 METHODS = {
     "cuda": "torch.cuda.max_memory_allocated, exact for what torch allocates",
-    "cpu": f"the largest resident set of this process (VmHWM in /proc/self/status, set back before "
-    f"the call, once free memory is given back), median of {CALLS} calls, good to a few MB",
+    "cpu": "the largest resident set of this process (VmHWM in /proc/self/status, reset after "
+    f"malloc_trim before the call), median of {CALLS} calls, good to a few MB",
 }
 """Type of device -> how memory is measured there, and how well."""
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenred.errors import InputError
@@ -136,13 +135,11 @@ def chance_iou(n_places: int, n_one: int, n_other: int) -> float:
     """
     if not 0 < n_one <= n_places or not 0 < n_other <= n_places:
         raise InputError(f"sets of {n_one} and {n_other} of {n_places} places have no chance level")
-    k = torch.arange(max(0, n_one + n_other - n_places), min(n_one, n_other) + 1).double()
-    log_ways = (
-        _log_binomial(n_one, k)
-        + _log_binomial(n_places - n_one, n_other - k)
-        - _log_binomial(n_places, torch.tensor(float(n_other), dtype=torch.float64))
-    )
-    return float((log_ways.exp() * k / (n_one + n_other - k)).sum())
+    from scipy.stats import hypergeom
+
+    k = np.arange(max(0, n_one + n_other - n_places), min(n_one, n_other) + 1)
+    chance = hypergeom.pmf(k, n_places, n_one, n_other)
+    return float((chance * k / (n_one + n_other - k)).sum())
 
 
 def adjusted_iou(one: Bool[Tensor, "..."], other: Bool[Tensor, "..."]) -> float | None:
@@ -167,7 +164,9 @@ def rank_correlation(
     For two pruners without pooling it is the correlation of two binary masks. Importances are
     rounded to ``NEGLIGIBLE`` first. None if one of them is the same for all tokens.
     """
-    ranks = [_mean_ranks((each.double() / NEGLIGIBLE).round().numpy()) for each in (one, other)]
+    from scipy.stats import rankdata
+
+    ranks = [rankdata((each.double() / NEGLIGIBLE).round().numpy()) for each in (one, other)]
     first, second = (rank - rank.mean() for rank in ranks)
     scale = math.sqrt(float((first**2).sum() * (second**2).sum()))
     return float((first * second).sum()) / scale if scale else None
@@ -187,15 +186,3 @@ def coverage(chosen: KeptTokens) -> Coverage:
         frames=float((stands > 0).double().mean()),
         effective_frames=float((-(time * time.log()).sum()).exp() / len(time)),
     )
-
-
-def _log_binomial(n: int, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    return torch.lgamma(torch.tensor(n + 1.0, dtype=torch.float64)) - (
-        torch.lgamma(k + 1) + torch.lgamma(n - k + 1)
-    )
-
-
-def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ranks from 0; equal values get the mean of theirs."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[which]

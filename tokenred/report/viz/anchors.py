@@ -131,9 +131,7 @@ def anchor_map(
     heights = [panel_height(view, wide) for view, _ in pairs]
     top = MARGIN + (HEAD if title else 0.0)
     rest = len(pairs) * (2 * LINE + 2 * LABEL) + sum(heights)
-    figure = new_figure(width, top + rest + MARGIN)
-    if title:
-        write(figure, MARGIN, MARGIN, title, fontsize=11, weight="bold")
+    figure = new_figure(width, top + rest + MARGIN, title)
     for (view, anchor), frames, high in zip(pairs, shown, heights):
         write(figure, MARGIN, top + 0.03, view.title, weight="bold", fontsize=9.5)
         write(figure, MARGIN, top + LINE, _sentence(view, anchor, frames))

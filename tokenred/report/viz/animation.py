@@ -70,9 +70,7 @@ def _picture(views: Sequence[View], frame: int, title: str) -> Any:
     top = MARGIN + (LINE if title else 0.0)
     legend = legend_entries(views)
     below = top + LINE + high + LABEL + LINE_HEIGHT + 2 * GAP
-    figure = new_figure(width, below + legend_height(legend, width) + MARGIN)
-    if title:
-        write(figure, MARGIN, MARGIN, title, weight="bold", fontsize=10)
+    figure = new_figure(width, below + legend_height(legend, width) + MARGIN, title, fontsize=10)
     write(figure, MARGIN, top + 0.05, shown.labels[frame], fontsize=9.5)
     draw_picture(panel(figure, MARGIN, top + LINE, FRAME, high), shown, frame)
     for column, view in enumerate(views, start=1):

@@ -52,9 +52,7 @@ def overlay(views: Sequence[View], *, title: str = "", columns: int = COLUMNS) -
     blocks = -(-frames // across)
     top = MARGIN + (HEAD if title else 0.0)
     height = top + blocks * block + legend_height(legend, width) + MARGIN / 2
-    figure = new_figure(width, height)
-    if title:
-        write(figure, MARGIN, MARGIN, title, fontsize=11, weight="bold")
+    figure = new_figure(width, height, title)
     for first in range(0, frames, across):
         _draw_block(figure, views, range(first, min(frames, first + across)), top, (wide, high))
         top += block

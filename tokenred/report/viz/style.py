@@ -36,16 +36,17 @@ GAP, MARGIN = 0.09, 0.15
 CELL, NARROW, WIDE = 0.14, 1.4, 2.4
 """Width of a cell that can be read, and of the narrowest and the widest frame, in inches."""
 FONT = {"fontsize": 8.5, "color": INK}
-MONO = {**FONT, "family": "DejaVu Sans Mono"}
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Return a figure of so many inches, with a canvas of its own and no global state."""
+def new_figure(width: float, height: float, title: str, fontsize: float = 11) -> Any:
+    """Return a figure with a title, sizes in inches, with its own canvas and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
+    if title:
+        write(figure, MARGIN, MARGIN, title, fontsize=fontsize, weight="bold")
     return figure
 
 

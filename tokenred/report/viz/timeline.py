@@ -46,9 +46,7 @@ def timeline(views: Sequence[View], *, title: str = "") -> Any:
     strip = across / frames * min(1.5, height / width)
     top = MARGIN + (HEAD if title else 0.0)
     whole = top + strip + len(views) * (LINE + BARS) + AXIS + 0.25 + MARGIN / 2
-    figure = new_figure(LEFT + across + MARGIN, whole)
-    if title:
-        write(figure, MARGIN, MARGIN, title, fontsize=11, weight="bold")
+    figure = new_figure(LEFT + across + MARGIN, whole, title)
     _draw_strip(panel(figure, LEFT, top, across, strip), shown)
     top += strip
     most = max(max(view.reduced.realised.tokens_per_frame) for view in views)
