@@ -151,7 +151,7 @@ def test_published_figures_are_labelled_as_somebody_elses(rows, summary) -> None
         "random": None,
         "downsample": None,
     }
-    assert "'printed' is not measured here but copied from a paper" in to_markdown(summary)
+    assert "'printed' is copied from a paper" in to_markdown(summary)
 
 
 def test_groups_are_compared_inside(ablation: Ablation) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 NUM_FRAMES = 32
-"""Frames of a video, unless someone says otherwise; the embedded model has its own number."""
+"""Default number of frames of a video; the embedded model has its own."""
 
 Model = Annotated[
     str | None,

@@ -44,15 +44,10 @@ class RunRow:
 class Run:
     """Everything that the table of a run needs besides the results.
 
-    Attributes
-    ----------
-    reference : label of the row that the others are compared with
-    sweep : whether the best of many rows is to be chosen
-    shape : sizes of the LLM, for FLOPs
-    model, task : what they were made from, as plain data
-    kinds : kind of question -> chance level
-    allow_mixed : whether answers of other versions of the code are taken too
-    environment : versions and machine, for the record
+    Attributes ---------- reference : label of the row that the others are compared with sweep :
+    whether the best of many rows is chosen shape : sizes of the LLM, for FLOPs model, task : their
+    settings as plain data kinds : kind of question -> chance level allow_mixed : whether answers of
+    other code versions count, too environment : software versions and machine
     """
 
     name: str

@@ -50,13 +50,10 @@ class ModelSpec:
 class Answer:
     """What a model answers to one question.
 
-    Attributes
-    ----------
-    scores : option -> log-likelihood, summed over its tokens; empty where it was not asked for
-    text : what it wrote; empty unless it was to write
-    log_probs : (vocabulary,) of the next token
-    state : (dim,) the hidden state that the next token is read from
-    layer_tokens : visual tokens that entered each layer of the LLM; empty if nothing worked inside
+    Attributes ---------- scores : option -> log-likelihood, summed over its tokens; empty if not
+    scored text : generated; empty without generation log_probs : (vocabulary,) of the next token
+    state : (dim,) the hidden state that the next token is read from layer_tokens : visual tokens
+    that entered each layer of the LLM; empty without stages inside it
     """
 
     scores: dict[str, float]
@@ -141,12 +138,8 @@ class VideoLlm:
 
     The embedded model is loaded on first use: its files give revision and shape.
 
-    Parameters
-    ----------
-    spec : which model
-    remember : stands before the vision tower, such as a ``FeatureCache``
-    on_load : called when a load begins
-    on_plan : is told what a load is about to need
+    Parameters ---------- spec : which model remember : cache in front of the vision tower, such as
+    a ``FeatureCache`` on_load : called before a load on_plan : called with the plan of a load
     """
 
     def __init__(

@@ -77,17 +77,12 @@ class Origin:
 class StoredAnswer:
     """The stored answer to one question, with its score.
 
-    Attributes
-    ----------
-    score : how right it is, 0-1; None if nobody says what is right
-    option_scores : log-likelihood of every option
-    layer_tokens : visual tokens that entered each layer of the LLM; empty if nothing worked inside
-    cluster : what its question shares with others that stand or fall together, such as the video;
-        empty: the sample
-    agrees : whether the unreduced model gives the same answer
-    kl_nats : Kullback-Leibler divergence of the next-token distribution from that of the unreduced
-        model
-    hidden_distance : 1 - cosine of the state that the next token is read from, to the unreduced one
+    Attributes ---------- score : 0-1; None without a label option_scores : log-likelihood of every
+    option layer_tokens : visual tokens that entered each layer of the LLM; empty without stages
+    inside it cluster : what correlated questions share, such as the video; empty: the sample agrees
+    : whether the unreduced model gives the same answer kl_nats : Kullback-Leibler divergence of the
+    next-token distribution from that of the unreduced model hidden_distance : 1 - cosine of the
+    state that the next token is read from, to the unreduced one
     """
 
     kind: str

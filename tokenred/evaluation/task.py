@@ -22,12 +22,9 @@ Answering = Literal["likelihood", "generation"]
 class Question:
     """One question about a video.
 
-    Attributes
-    ----------
-    kind : of question, for the breakdown of a table
-    prompt : what the model reads after the video
-    options : texts, one of which is the answer; empty for a free answer
-    answers : what is right, among the options if there are any; empty if nobody says
+    Attributes ---------- kind : of question, for the breakdown of a table prompt : what the model
+    reads after the video options : texts, one of which is the answer; empty for a free answer
+    answers : accepted answers, among the options if there are any; empty without a label
     """
 
     kind: str

@@ -81,7 +81,7 @@ class _Calls:
     inside: Inside
     running: list[Spliced] = field(default_factory=list)
     read: list[Spliced] = field(default_factory=list)
-    """The latest prompt of a plain call, which its caller may go on from by hand."""
+    """The latest prompt of a plain call, which its caller may continue."""
 
     def wrap_forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # functools.wraps keeps the signature, which generate() inspects.
@@ -201,7 +201,7 @@ class _Calls:
 
 
 def _continues(inputs: Mapping[str, Any]) -> bool:
-    """Return whether a call goes on after what a cache holds."""
+    """Return whether a call continues from a cache."""
     cache = inputs.get("past_key_values")
     return cache is not None and cache.get_seq_length() > 0
 

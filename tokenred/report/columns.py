@@ -199,7 +199,7 @@ def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
         Column(
             "published",
             "printed",
-            "what somebody else printed, of another model",
+            "the published score, of another model",
             _get("published"),
             lambda row: _number(row.published, "{:.1f}".format),
             "brief",

@@ -30,7 +30,7 @@ LOSSLESS_HEIGHT = 64
 class Given:
     """One answer and the rows that gave it, as positions in ``Explorer.labels``.
 
-    ``score`` is None if nobody says what is right.
+    ``score`` is None without a label.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Given:
 
     @property
     def verdict(self) -> Literal["right", "wrong", "unknown"]:
-        """Whether the answer is more right than wrong."""
+        """Whether the score is at least one half."""
         if self.score is None:
             return "unknown"
         return "right" if self.score >= 0.5 else "wrong"
@@ -118,9 +118,9 @@ def explore(
 def most_disputed(records: Mapping[str, Sequence[Record]], n_shown: int) -> list[str]:
     """Return the ids of the samples on which rows disagree most, most disputed first.
 
-    Disagreement about a question is the chance that two rows drawn at random differ in their
-    score, or in their answer where nobody says what is right; a sample's is the sum over
-    its questions. Samples on which all rows agree are left out.
+    Disagreement about a question is the chance that two rows drawn at random differ in their score,
+    or in their answer without labels; a sample's is the sum over its questions. Samples on which
+    all rows agree are left out.
     """
     disputes = {
         id_: sum(_dispute([answer for _, answer in given]) for given in questions.values())

@@ -27,11 +27,8 @@ class Provenance:
 def to_html(summary: Summary, provenance: Provenance, explorer: Explorer | None = None) -> str:
     """Return the whole page. Equal input gives equal text.
 
-    Parameters
-    ----------
-    summary : the figures
-    provenance : printed at the end of the heading
-    explorer : answers sample by sample; None leaves the section out
+    Parameters ---------- summary : the figures provenance : printed at the end of the heading
+    explorer : answers sample by sample; None omits the section
     """
     return (
         _environment()

@@ -41,7 +41,7 @@ def caption(summary: Summary) -> list[str]:
     """Return the sentences that explain the table."""
     lines = [
         f"{summary.measure.capitalize()} is {MEANINGS[summary.measure]}; brackets hold 95 % "
-        "intervals, in which the questions about one video stand or fall together.",
+        "intervals, clustered by video.",
         f"The difference is to '{summary.reference}' at the same budget, question by question, in "
         "percentage points; bold where its interval excludes 0. p is a sign-flip test over videos, "
         "adjusted by Holm for all comparisons of the table.",
@@ -65,14 +65,14 @@ def caption(summary: Summary) -> list[str]:
         )
     if any(row.published is not None for row in summary.rows):
         lines.append(
-            f"'printed' is not measured here but copied from {summary.published_source}: another "
-            "model, other questions, only the order of the rows can be compared."
+            f"'printed' is copied from {summary.published_source}: another model, other questions; "
+            "compare only the order of the rows."
         )
     if summary.failures:
         samples = {sample for _, sample, _ in summary.failures}
         row, sample, reason = summary.failures[0]
         lines.append(
-            f"{len(samples)} videos are left out of all rows, as one or more rows failed on them; "
+            f"{len(samples)} videos are left out of all rows, as a row failed on them; "
             f"the first: row '{row}' on '{sample}': {reason}"
         )
     if summary.mixed:

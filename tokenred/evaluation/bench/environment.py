@@ -25,7 +25,7 @@ class Environment:
     """Hardware and software that a time depends on.
 
     ``kernels`` says whether Sinkhorn is plain torch or compiled, and from what, on a CPU.
-    ``load_average`` is that of the last minute, at the start; None where nobody says.
+    ``load_average`` is that of the last minute, at the start; None if unknown.
     """
 
     system: str

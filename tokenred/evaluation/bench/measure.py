@@ -229,15 +229,10 @@ class PipelineCost:
 class Bench:
     """The result of one run of ``tokenred bench``.
 
-    Attributes
-    ----------
-    media : the video or image that was measured
-    media_kind : ``video`` or ``image``
-    rounds, warmup : rounds that count, and rounds that were dropped before them
-    formula : of the FLOPs
-    memory_method : how memory was measured; None where it cannot be
-    failures : label -> why it could not be measured
-    remarks : what a reader should know
+    Attributes ---------- media : the video or image that was measured media_kind : ``video`` or
+    ``image`` rounds, warmup : rounds that count, and rounds that were dropped before them formula :
+    of the FLOPs memory_method : how memory was measured; None where it cannot be failures : label
+    -> why it could not be measured remarks : notes
     """
 
     model: str

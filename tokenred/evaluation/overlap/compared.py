@@ -49,14 +49,11 @@ def clip_mean(values: Sequence[float]) -> ClipMean:
 class ComparedRow:
     """Coverage and reconstruction error of one pipeline, mean over the clips.
 
-    Attributes
-    ----------
-    n_tokens : mean number of output tokens of a clip
-    retention_ratio : realised
-    unequal_budget : on some clip, another number of tokens than the nominal budget
+    Attributes ---------- n_tokens : mean number of output tokens of a clip retention_ratio :
+    realised unequal_budget : on some clip, the number of tokens differs from the nominal budget
     whole : an output stands at every place of some clip, so that there is nothing to compare
-    measures : names of the fields of ``Coverage`` and ``Reconstruction`` -> mean
-    remarks : what a reader should know, one sentence each
+    measures : names of the fields of ``Coverage`` and ``Reconstruction`` -> mean remarks : notes,
+    one sentence each
     """
 
     label: str

@@ -28,14 +28,11 @@ _SHARE = re.compile(r"-?\d*\.\d+|-?\d+\.")
 class Cue:
     """One cue that a pipeline asked for.
 
-    Attributes
-    ----------
-    name : as the pipeline wrote it, and the key under which it is handed over
-    kind : what it is, on the tower at hand: ``attention``, ``class-attention``, ``keys``,
-        ``pooler``, ``attention@pooler``, ``tower`` or ``pixels``; ``salience`` is one of the first
-        two
-    layer : index of the tower's layer, from 0; None for cues of no layer
-    frame : for ``pixels``, which of the frames that the tower reads as one
+    Attributes ---------- name : as the pipeline wrote it, and the key under which it is handed over
+    kind : source in this tower: ``attention``, ``class-attention``, ``keys``, ``pooler``,
+    ``attention@pooler``, ``tower`` or ``pixels``; ``salience`` is one of the first two layer :
+    index of the tower's layer, from 0; None for cues of no layer frame : for ``pixels``, which of
+    the frames that the tower reads as one
     """
 
     name: str

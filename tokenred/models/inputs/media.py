@@ -10,12 +10,9 @@ from torch import Tensor
 class MediaInput:
     """The images or videos of one question, all of one kind.
 
-    Attributes
-    ----------
-    kind : ``video`` or ``image``
-    pixels : of each: (frames, height, width, 3) RGB, one frame of an image
-    frame_indices : of every video
-    frame_times : (frames,) seconds, of every video; None if nobody knows
+    Attributes ---------- kind : ``video`` or ``image`` pixels : of each: (frames, height, width, 3)
+    RGB, one frame of an image frame_indices : of every video frame_times : (frames,) seconds, of
+    every video; None if unknown
     """
 
     kind: str

@@ -94,21 +94,16 @@ class Chosen:
 class Call:
     """A call on the prompts, on tokens after them, or (without a cache) on both.
 
-    Attributes
-    ----------
-    copies : rows of the batch for each prompt, as beams need them
-    n_later : tokens after the prompt that attention sees
-    n_new : those of them that this call reads, always the last ones
-    later : (rows, n_later) which of them are no padding; None: all
-    tables, position_ids : what the model would give its layers
-    reads_prompt : whether the prompts are read in this call
-    now : the prompts' tokens where the call stands; ``entering`` as they entered each layer
-    inputs : hidden states that entered a layer, for steps that ask for them
-    recorded : queries and keys of layers that someone asks about
-    memories : what reducers remember, by reducer and row
-    cuts : sequences to which the caches of all layers before a layer are cut
-    views : for single queries, the cache entries that a layer looks at
-    middle, result : full and short hidden states between attention and MLP; the layer's output
+    Attributes ---------- copies : rows of the batch for each prompt, as beams need them n_later :
+    tokens after the prompt that attention sees n_new : those of them that this call reads, always
+    the last ones later : (rows, n_later) which of them are no padding; None: all tables,
+    position_ids : what the model would give its layers reads_prompt : whether the prompts are read
+    in this call now : the prompts' tokens where the call stands; ``entering`` as they entered each
+    layer inputs : hidden states that entered a layer, for steps that ask for them recorded :
+    queries and keys of the layers that are read memories : what reducers remember, by reducer and
+    row cuts : sequences to which the caches of all layers before a layer are cut views : for single
+    queries, the cache entries that a layer looks at middle, result : full and short hidden states
+    between attention and MLP; the layer's output
     """
 
     model: Any

@@ -15,7 +15,7 @@ from torch import Tensor
 from tokenred.errors import CapabilityError
 
 LIVE: set[int] = set()
-"""Numbers of the readings that someone still looks after; each filled the layers of one cache."""
+"""Numbers of live forward passes, each of which filled the layers of one cache."""
 
 
 def check_cache(cache: Any) -> None:

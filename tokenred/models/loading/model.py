@@ -27,15 +27,10 @@ _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 class LoadPlan:
     """The memory and files that a load needs; as text, one sentence.
 
-    Attributes
-    ----------
-    name, revision : what is loaded, and its commit if it comes from the hub
-    model_class : its class in transformers
-    n_parameters : counted from the config alone
-    n_bytes : memory that the weights take
-    free_bytes : of the device; None where nobody says
-    disk_bytes : size of the weight files; None if unknown
-    downloaded : whether they are on this machine
+    Attributes ---------- name, revision : what is loaded, and its commit if it comes from the hub
+    model_class : its class in transformers n_parameters : counted from the config alone n_bytes :
+    memory that the weights take free_bytes : of the device; None if unknown disk_bytes : size of
+    the weight files; None if unknown downloaded : whether they are on this machine
     """
 
     name: str

@@ -23,7 +23,7 @@ from tokenred.report.viz.style import (
 from tokenred.report.viz.view import View
 
 COLUMNS = 8
-"""Frames side by side; a longer video goes on below."""
+"""Frames in a row; longer videos take several rows."""
 HEAD, LINE, LABEL = 0.32, 0.27, 0.19
 
 
