@@ -68,7 +68,7 @@ def test_answer_logits_equal_one_call_a_prompt(loaded, preset):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("<video>", "must go on after the video"),
+        ("<video>", "must not end with the video"),
         ("no film", "hold 0 video placeholders"),
         ("<video> <video> two", "hold 74 video placeholders"),
     ],

@@ -230,13 +230,13 @@ def _figures(anchor: Anchor | None) -> dict[str, Any] | None:
     }
 
 
-def _write(folder: Path, pictures: Mapping[str, bytes]) -> list[Path]:
-    """Write all pictures or none: each is put beside its place first, then all are moved."""
-    places = [folder / name for name in pictures]
+def _write(folder: Path, images: Mapping[str, bytes]) -> list[Path]:
+    """Write all images or none: drafts first, then all are renamed."""
+    places = [folder / name for name in images]
     waiting = [place.with_name(f".{place.name}.{os.getpid()}") for place in places]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, data in zip(waiting, pictures.values()):
+        for path, data in zip(waiting, images.values()):
             path.write_bytes(data)
         for path, place in zip(waiting, places):
             path.replace(place)

@@ -131,7 +131,7 @@ class _Calls:
         if any(inputs.get(names[0]) is not None for names in kinds.values()):
             return True
         if self.inside is not None and not self.running and not _continues(inputs):
-            self.inside.end()  # a new conversation, without pictures
+            self.inside.end()  # a new conversation, without media
         return False
 
     def _refuse_second_turn(self, inputs: Mapping[str, Any]) -> None:

@@ -121,15 +121,15 @@ class QwenAdapter(FamilyAdapter):
         inputs: dict[str, Tensor] = {}
         pieces: dict[str, list[list[int | str]]] = {"image": [], "video": []}
         given = {"image": [image[None] for image in images], "video": list(videos)}
-        for kind, pictures in given.items():
-            if not pictures:
+        for kind, media in given.items():
+            if not media:
                 continue
             chosen = dict(settings or {})
             chosen = {
                 **self.normalisation,
                 **(chosen.get("video", chosen) if kind == "video" else chosen),
             }
-            cut, grids = zip(*(self._cut(each, kind, chosen) for each in pictures), strict=True)
+            cut, grids = zip(*(self._cut(each, kind, chosen) for each in media), strict=True)
             pixels, grid_name, *_ = self.visual_inputs[kind]
             inputs |= {pixels: torch.cat(cut), grid_name: torch.tensor(grids)}
             for index, grid in enumerate(grids):

@@ -20,7 +20,7 @@ from tokenred.errors import InputError
 _STAND_IN = re.compile("\0[a-z]+[0-9]+\0")
 _NO_TYPES = {"return_token_type_ids": False}
 MARKS = {"image": "<image>", "video": "<video>"}
-"""What stands in a prompt for a picture, until the model's own placeholders take its place."""
+"""Marks in a prompt for an image or video, later replaced by the model's placeholders."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def tokenise(tokenizer: Any, prompts: Sequence[str], prepared: Prepared) -> dict
 
     Parameters
     ----------
-    prompts : text with one mark (``<image>``, ``<video>``) for every picture, in reading order
+    prompts : text with a mark (``<image>``, ``<video>``) for every clip, in reading order
 
     Raises
     ------
     InputError
-        If marks and pictures do not match in number.
+        If marks and media do not match in number.
     """
     texts = list(prompts)
     for kind, mark in MARKS.items():
@@ -109,7 +109,7 @@ def tokenise(tokenizer: Any, prompts: Sequence[str], prepared: Prepared) -> dict
 
 
 _Runs = Mapping[str, Sequence[tuple[int | str, int]]]
-"""What stands in a text for a picture -> its pieces, and how often each is there in a row."""
+"""Mark of a clip in a text -> its pieces, and how often each is there in a row."""
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str], runs: _Runs) -> dict[str, Tensor]:

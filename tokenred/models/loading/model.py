@@ -122,7 +122,7 @@ class LoadedModel:
         ConfigError
             If both or none of ``video`` and ``image`` are given.
         InputError
-            If the question or the picture cannot be used.
+            If the question or the media cannot be used.
         """
         if (video is None) == (image is None):
             raise ConfigError("give a video or an image")

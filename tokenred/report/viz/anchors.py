@@ -16,7 +16,7 @@ from tokenred.report.viz.style import (
     INK,
     MARGIN,
     cell_box,
-    draw_picture,
+    draw_frame,
     line_width,
     new_figure,
     panel,
@@ -84,14 +84,14 @@ def find_anchor(view: View, wanted: str | tuple[int, int, int] = STRONGEST) -> A
         token = _token_at(view, wanted)  # type: ignore[arg-type]
     row, column = divmod(int(cell[token]), columns)
     weights = torch.index_select(trace, 0, torch.tensor([token])).to_dense()[0].float()
-    shape = (len(view.pictures), *view.grid)
+    shape = (len(view.pixels), *view.grid)
     return Anchor(token, int(frame[token]), row, column, weights.view(shape))
 
 
 def _token_at(view: View, place: tuple[int, int, int]) -> int:
     """Return the token at a place; of two the one with more mass."""
     reduced, (rows, columns) = view.reduced, view.reduced.grid
-    size = (len(view.pictures), rows, columns)
+    size = (len(view.pixels), rows, columns)
     if len(place) != 3 or not all(0 <= at < n for at, n in zip(place, size)):
         raise InputError(
             f"there is no anchor {','.join(map(str, place))}: there are {size[0]} frames of "
@@ -188,7 +188,7 @@ def _draw_row(
     for column, frame in enumerate(frames):
         left = MARGIN + column * (wide + GAP)
         axes = panel(figure, left, top, wide, high)
-        draw_picture(axes, view, frame, grey=True)
+        draw_frame(axes, view, frame, grey=True)
         weights = anchor.weights[frame].abs().numpy()
         image = axes.imshow(
             weights,

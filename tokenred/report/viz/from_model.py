@@ -22,7 +22,7 @@ def views_of(
     model: Any,
     inputs: Mapping[str, Any],
     pipelines: Sequence[Pipeline],
-    pictures: UInt8[Tensor, "frames height width 3"],
+    pixels: UInt8[Tensor, "frames height width 3"],
     *,
     adapter: ModelAdapter | None = None,
     frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
@@ -36,10 +36,10 @@ def views_of(
     Parameters
     ----------
     inputs : of one call with one video or image, as ``LoadedModel.inputs`` gives them
-    pictures : the frames that the model sees
+    pixels : the frames that the model sees
     adapter : of the model; found by default
     frame_times : seconds of the frames, one tensor a video
-    labels : what each of ``pictures`` is called
+    labels : what each of ``pixels`` is called
 
     Returns
     -------
@@ -62,7 +62,7 @@ def views_of(
             views.append(
                 View.of(
                     name if len(found) == 1 else f"{name}, {PARTS[part > 0]}",
-                    pictures,
+                    pixels,
                     clip.tokens,
                     reduced,
                     labels=labels,

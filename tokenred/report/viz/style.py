@@ -30,7 +30,7 @@ VEILS = {
 """Fate of a patch to the red, green, blue and opacity of what is laid over it."""
 
 DPI = 110
-"""Dots an inch of every picture."""
+"""Dots per inch of every image."""
 GAP, MARGIN = 0.09, 0.15
 """Space between frames, and around everything, in inches."""
 CELL, NARROW, WIDE = 0.14, 1.4, 2.4
@@ -38,7 +38,7 @@ CELL, NARROW, WIDE = 0.14, 1.4, 2.4
 FONT = {"fontsize": 8.5, "color": INK}
 
 
-def new_figure(width: float, height: float, title: str, fontsize: float = 11) -> Any:
+def new_figure(width: float, height: float, title: str, fontsize: float = 11.0) -> Any:
     """Return a figure with a title, sizes in inches, with its own canvas and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -77,7 +77,7 @@ def panel_width(views: Sequence[View]) -> float:
 
 def panel_height(view: View, width: float) -> float:
     """Return how high a frame is, at its own proportions within reason."""
-    height, across = view.pictures.shape[1:3]
+    height, across = view.pixels.shape[1:3]
     return width * min(2.0, max(0.25, height / across))
 
 
@@ -88,16 +88,16 @@ def line_width(axes: Any, view: View, points: float) -> float:
     return points * min(1.0, max(0.5, side / 0.19))
 
 
-def draw_picture(axes: Any, view: View, frame: int, *, grey: bool = False) -> None:
+def draw_frame(axes: Any, view: View, frame: int, *, grey: bool = False) -> None:
     """Draw a frame, in units of the encoder's patches; ``grey`` puts it behind colours."""
-    picture = view.pictures[frame].numpy()
+    image = view.pixels[frame].numpy()
     rows, columns = view.grid
     place = {"extent": (0, columns, rows, 0), "aspect": "auto"}
     if grey:
-        light = view.pictures[frame].float().mean(-1).numpy() / 255
+        light = view.pixels[frame].float().mean(-1).numpy() / 255
         axes.imshow(0.15 + 0.45 * light, cmap="gray", vmin=0, vmax=1, **place)
     else:
-        axes.imshow(picture, **place)
+        axes.imshow(image, **place)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
     axes.set_xticks([])
@@ -206,7 +206,7 @@ def legend_entries(views: Sequence[View]) -> list[tuple[Any, str]]:
         (Fate.UNREAD, "not read even unreduced"),
     ):
         if fate in found:
-            red, green, blue, opacity = VEILS[fate]  # over a picture of medium grey
+            red, green, blue, opacity = VEILS[fate]  # over an image of medium grey
             mixed = tuple(part * opacity + 0.5 * (1 - opacity) for part in (red, green, blue))
             style = {"facecolor": mixed, "edgecolor": STRUCK, "linewidth": 0.5}
             style["hatch"] = "//" if fate == Fate.DROPPED else ""
