@@ -19,8 +19,8 @@ from tokenred.accounting import LlmShape
 from tokenred.config import StrategyConfig
 from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import Ablation, load_ablation
-from tokenred.evaluation.model import Reply
-from tokenred.evaluation.runner import PlannedRow, Progress, plan, run
+from tokenred.evaluation.model import Answer
+from tokenred.evaluation.runner import PlannedRow, Progress, plan, run_ablation
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.task import Answering, Question, Sample, Task, score_option
 from tokenred.evaluation.worker import InProcess, Worker
@@ -120,7 +120,7 @@ class ToyModel:
         reduced = pipeline.run(encoded.clip.tokens, generator=generator)
         return replace(reduced, realised=replace(reduced.realised, newline_tokens=1))
 
-    def replies(
+    def answers(
         self,
         encoded: ToyEncoded,
         reduced: ReducedTokens,
@@ -128,14 +128,14 @@ class ToyModel:
         pipeline: Pipeline,
         answering: Answering,
         max_new_tokens: int,
-    ) -> list[Reply]:
+    ) -> list[Answer]:
         state = reduced.features.mean(0)
         colours = state[:3].log_softmax(-1)
         red = colours[0].exp().clamp(max=1 - 1e-6)
         yes_no = torch.stack((red, 1 - red)).log()
         return [
-            Reply(dict(zip(COLOURS, colours.tolist())), log_probs=colours, state=state),
-            Reply(dict(zip(("yes", "no"), yes_no.tolist())), log_probs=yes_no, state=state),
+            Answer(dict(zip(COLOURS, colours.tolist())), log_probs=colours, state=state),
+            Answer(dict(zip(("yes", "no"), yes_no.tolist())), log_probs=yes_no, state=state),
         ]
 
 
@@ -156,7 +156,7 @@ def run_toy(
     task, model = ToyTask(), model or ToyModel(seconds)
     planned = plan((ablation or toy_ablation()).expand([1 / 3]), task, model, store)
     work = InProcess(Worker(task, model, keep_going))
-    return planned, run(planned, task, store, n_samples, work, any_code=any_code)
+    return planned, run_ablation(planned, task, store, n_samples, work, any_code=any_code)
 
 
 TIMES = {"reducer_ms", "answer_ms", "encoder_ms", "created"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.evaluation_toys import ToyEncoded, ToyModel
 from tokenred.errors import InputError
-from tokenred.evaluation.model import Reply
+from tokenred.evaluation.model import Answer
 from tokenred.evaluation.task import Sample
 
 VERSION = "0.1.0+toys"
@@ -61,7 +61,7 @@ class TroubledModel(ToyModel):
     def __init__(self, trouble: Trouble) -> None:
         super().__init__(trouble.seconds)
         self.trouble = trouble
-        self.n_replies: Counter[str] = Counter()
+        self.n_answers: Counter[str] = Counter()
 
     def encode(self, sample: Sample, needs: Collection[str]) -> ToyEncoded:
         trouble = self.trouble
@@ -71,9 +71,9 @@ class TroubledModel(ToyModel):
             raise InputError("the video is corrupt")
         return super().encode(sample, needs)
 
-    def replies(self, encoded: Any, reduced: Any, sample: Sample, *rest: Any) -> list[Reply]:
-        self.n_replies[sample.id] += 1
-        third = self.n_replies[sample.id] == 3  # some rows are answered, others not
+    def answers(self, encoded: Any, reduced: Any, sample: Sample, *rest: Any) -> list[Answer]:
+        self.n_answers[sample.id] += 1
+        third = self.n_answers[sample.id] == 3  # some rows are answered, others not
         if third and sample.id in self.trouble.dies_on and self.trouble.first(f"died {sample.id}"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().replies(encoded, reduced, sample, *rest)
+        return super().answers(encoded, reduced, sample, *rest)

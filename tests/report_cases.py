@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenred.accounting import LlmShape
 from tokenred.evaluation.manifest import STORE, Run, RunRow, read_run, write_run
-from tokenred.evaluation.store import Answer, Cost, Origin, Store
+from tokenred.evaluation.store import Cost, Origin, Store, StoredAnswer
 from tokenred.evaluation.summary import Summary, summarise
 from tokenred.evaluation.task import Question, load_task
 
@@ -88,13 +88,13 @@ def relabel(summary: Summary, **changes: object) -> Summary:
     return replace(summary, rows=tuple(replace(row, **changes) for row in summary.rows))
 
 
-def _answer(row: RunRow, id_: str, number: int, question: Question, labelled: bool) -> Answer:
+def _answer(row: RunRow, id_: str, number: int, question: Question, labelled: bool) -> StoredAnswer:
     digest = hashlib.sha256(f"{row.origin.config_id} {id_} {number}".encode()).digest()
     skill = 0.9 if row.label == "vanilla" else 0.2 if row.label == "random" else 0.7
     right = digest[0] / 256 < skill
     wrong = [option for option in question.options if option not in question.answers]
     said = question.answers[0] if right else wrong[digest[1] % len(wrong)]
-    return Answer(
+    return StoredAnswer(
         kind=question.kind,
         answer=said,
         score=float(right) if labelled else None,

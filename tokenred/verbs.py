@@ -5,7 +5,7 @@ from tokenred.hookspecs import Register, hookimpl
 VERBS = {
     "ablate": "ablate:ablate",
     "bench": "bench:bench",
-    "choices": "choices:choices",
+    "overlap": "overlap:overlap",
     "export": "export:export",
     "report": "report:report",
     "run": "run:run",

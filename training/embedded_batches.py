@@ -11,7 +11,7 @@ from embedded_common import VIDEO_TOKENS, VISION_LAYERS, AttentionProbe
 from torch import nn
 from torch.nn.functional import interpolate
 
-from tokenred.embedded import Question, Sample, generate_sample, to_pixel_values
+from tokenred.embedded import EmbeddedQuestion, EmbeddedSample, generate_sample, to_pixel_values
 from tokenred.embedded.drawing import COLORS, GRID_SIZE
 from tokenred.embedded.questions import VOCABULARY
 from tokenred.embedded.scenes import DIRECTIONS, NUM_FRAMES
@@ -36,13 +36,13 @@ class VideoItem:
         Received attention per vision layer, pooled like the features.
     labels : dict of torch.Tensor of int64, each of shape (NUM_FRAMES * FRAME_TOKENS,)
         Label per pooled token; IGNORE where a label does not apply.
-    questions : tuple of Question
+    questions : tuple of EmbeddedQuestion
     """
 
     features: torch.Tensor
     received: torch.Tensor
     labels: dict[str, torch.Tensor]
-    questions: tuple[Question, ...]
+    questions: tuple[EmbeddedQuestion, ...]
 
 
 def pool_grid(values: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,7 @@ def pool_grid(values: torch.Tensor) -> torch.Tensor:
     return pooled.reshape(*values.shape[:-2], POOLED_SIDE, POOLED_SIDE)
 
 
-def token_labels(sample: Sample) -> dict[str, torch.Tensor]:
+def token_labels(sample: EmbeddedSample) -> dict[str, torch.Tensor]:
     """Ground truth on pooled tokens, see :class:`VideoItem`."""
     scene = sample.scene
     grid = torch.from_numpy(scene.object_map())
@@ -177,7 +177,7 @@ class Packed:
     answer_at: list[list[int]]
 
 
-def pack_questions(questions: list[list[Question]], visual: int) -> Packed:
+def pack_questions(questions: list[list[EmbeddedQuestion]], visual: int) -> Packed:
     """Pack questions so that each sees the video and itself only."""
     rows = [[[*q.words, q.answer] for q in group] for group in questions]
     longest = max(sum(map(len, row)) for row in rows)

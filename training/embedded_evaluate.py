@@ -18,7 +18,7 @@ from tokenred.embedded import (
     KINDS,
     NUM_FRAMES,
     generate_sample,
-    load_model,
+    load_embedded_model,
     load_tokenizer,
     to_pixel_values,
 )
@@ -105,7 +105,7 @@ def majority_levels(items: list[VideoItem]) -> dict[str, float]:
 def evaluate(arguments: Namespace, out: Path, log: JsonLog) -> None:
     """Export the model, measure it and write ``out / "evaluation.json"``."""
     folder = export_model(out)
-    model = load_model(folder, attn_implementation="eager")  # exposes attention weights
+    model = load_embedded_model(folder, attn_implementation="eager")  # exposes attention weights
     videos, seed = range(arguments.videos), arguments.seed
     items: list[VideoItem] = []
     tower = model.model.vision_tower
@@ -124,7 +124,7 @@ def evaluate(arguments: Namespace, out: Path, log: JsonLog) -> None:
         for name, scores in reduced_accuracy(model, items, keep).items():
             report[f"{name}, {keep} of {FRAME_TOKENS} tokens per frame"] = scores
     some = videos[: arguments.plain_videos]
-    plain = plain_accuracy(load_model(folder), load_tokenizer(folder), some, seed)
+    plain = plain_accuracy(load_embedded_model(folder), load_tokenizer(folder), some, seed)
     report["plain path videos"] = len(some)
     report["plain path"] = accuracy(plain)
     report["packed path on the same videos"] = accuracy(

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.speed.session import QUICK, SINGLE_THREAD, WARM_MEMORY, Session, Sizes
+from benchmarks.speed.session import NO_TRIMMING, QUICK, SINGLE_THREAD, Session, Sizes
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -26,9 +26,9 @@ def main() -> None:
         "--full", action="store_true", help="the released formulation on all frames as well, once"
     )
     parser.add_argument(
-        "--plain-memory",
+        "--default-malloc",
         action="store_true",
-        help="default malloc: whoever allocates pays for page faults",
+        help="default malloc: page faults count as time of the code that allocates",
     )
     parser.add_argument(
         "--again",
@@ -38,7 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="JSON file; results/cpu.json by default")
     args = parser.parse_args()
-    wanted = SINGLE_THREAD | ({} if args.plain_memory else WARM_MEMORY)
+    wanted = SINGLE_THREAD | ({} if args.default_malloc else NO_TRIMMING)
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.environ.update(wanted)
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.speed", *sys.argv[1:]])
@@ -62,7 +62,7 @@ def main() -> None:
         print(f"[{time.monotonic() - start:5.0f} s] {line}", file=sys.stderr, flush=True)
 
     sizes = QUICK if args.quick else Sizes()
-    session = Session(sizes, args.full, not args.plain_memory, say=say)
+    session = Session(sizes, args.full, not args.default_malloc, say=say)
     if old is not None and (other := misfits(session, old)):
         parser.error(f"{', '.join(other)} not as in {out}: run all parts")
     found = measure(session, args.again or PARTS, old)

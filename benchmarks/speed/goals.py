@@ -77,7 +77,7 @@ def _goals(record: Record) -> Iterator[Goal]:
 def _end_to_end(record: Record) -> Iterator[Goal]:
     path = "native" if record["native"] else "torch"
     for part, memory_is, table in (
-        ("plain_memory", "default malloc", record["plain_memory"]),
+        ("default_malloc", "default malloc", record["default_malloc"]),
         ("frame_stage", "malloc keeps freed memory", record["frame_stage"]["rows"]),
     ):
         rows = {row["name"]: row for row in table}

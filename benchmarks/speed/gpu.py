@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.speed import released
 from tokenred.kernels.triton import available
-from tokenred.kernels.triton.frames import Captured, Sweeps, merge_frames, merge_segments
+from tokenred.kernels.triton.frames import CapturedGraph, Sweeps, merge_frames, merge_segments
 from tokenred.kernels.triton.sinkhorn import solve
 
 TOKENS, DIM = 729, 3584
@@ -133,7 +133,7 @@ def intra(frames: int, anchors: int, peaks: Peaks, *, slow: bool) -> dict[str, A
     plain = partial(torch_frames, sweeps=100, dtype=torch.float32)
     contenders["torch, 100 sweeps"] = plain
     for name in list(contenders):
-        contenders[f"{name}, graph"] = Captured(contenders[name], inputs[0])
+        contenders[f"{name}, graph"] = CapturedGraph(contenders[name], inputs[0])
     rows = {name: _row(call, inputs, exact) for name, call in contenders.items()}
     if slow:
         rows["released"] = {"ms": timed(released_frames, inputs), "ranked": False}
@@ -180,7 +180,7 @@ def transport(frames: int, anchors: int) -> dict[str, Any]:
             row = (solved.plan.sum(2) - inputs[0][1]).abs().sum(1).max()
             rows[label] = {
                 "ms": timed(call, inputs),
-                "graph_ms": timed(Captured(call, inputs[0]), inputs),
+                "graph_ms": timed(CapturedGraph(call, inputs[0]), inputs),
                 "row_violation": float(row),
                 "sweeps": int(solved.n_iter.max()),
             }
@@ -224,7 +224,7 @@ def inter(frames: int, anchors: int, peaks: Peaks) -> dict[str, Any]:
         call = partial(_segments, keep=keep, sweeps=sweeps)
         rows[f"triton, {name}"] = {
             "ms": timed(call, inputs),
-            "graph_ms": timed(Captured(call, inputs[0]), inputs),
+            "graph_ms": timed(CapturedGraph(call, inputs[0]), inputs),
         }
 
     def one_by_one(first: Tensor, others: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ def whole(frames: int, anchors: int) -> dict[str, Any]:
         call = partial(run, sweeps=sweeps)
         rows[name] = {
             "ms": timed(call, inputs),
-            "graph_ms": timed(Captured(call, inputs[0]), inputs),
+            "graph_ms": timed(CapturedGraph(call, inputs[0]), inputs),
         }
     return rows
 

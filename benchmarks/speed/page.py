@@ -88,11 +88,11 @@ def _machine(record: Record) -> str:
 def _run(run: Record) -> str:
     """Say which parts a run measured, and how quiet the machine was."""
     before, after = (number(run["load_average"][when], 2) for when in ("start", "end"))
-    memory = "kept" if run["memory_kept"] else "given back as usual"
+    malloc = "trimming was disabled" if run["trimming_disabled"] else "was the default"
     parts = ", ".join(part.replace("_", " ").replace(".", " with ") for part in run["parts"])
     return (
         f"**Commit {run['commit']}** ({parts}): load average {before} at the start, {after} at the "
-        f"end. Freed memory was {memory}. {run['noise']['sentence']}"
+        f"end. Malloc {malloc}. {run['noise']['sentence']}"
     )
 
 
@@ -176,8 +176,10 @@ def _real(record: Record) -> str:
     return _sweeps(part["rows"])
 
 
-def _plain(record: Record) -> str:
-    return table(FRAME_HEAD, [[row["name"], *_frame_times(row)] for row in record["plain_memory"]])
+def _default_malloc(record: Record) -> str:
+    return table(
+        FRAME_HEAD, [[row["name"], *_frame_times(row)] for row in record["default_malloc"]]
+    )
 
 
 def _frame_times(row: Mapping[str, Any]) -> list[str]:
@@ -342,7 +344,7 @@ BLOCKS: Mapping[str, Callable[[Record], str]] = {
     "sweeps": lambda record: _sweeps(record["sweeps"]),
     "real": _real,
     "frame-stage": _frame,
-    "plain-memory": _plain,
+    "default-malloc": _default_malloc,
     "segment-stage": _segment,
     "reducer": _reducer,
     "whole-path": _whole_path,

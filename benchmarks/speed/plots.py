@@ -27,7 +27,7 @@ def draw(axis: str, curve: Mapping[str, Any]) -> str:
     sizes = [point["at"] for point in points]
     times = [point["median_ms"] for point in points]
     with canvas.drawing():
-        figure, axes = canvas.new_figure(WIDTH, HEIGHT)
+        figure, axes = canvas.new_plot(WIDTH, HEIGHT)
         axes.set_position((0.14, 0.16, 0.72, 0.78))
         _linear(axes, sizes, times)
         axes.plot(sizes, times, color=canvas.ACCENT, marker="o", markersize=5, linewidth=1.6)

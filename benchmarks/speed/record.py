@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[str, Callable[[Session], Any]]] = {
     "sweeps": ("sweeps on synthetic features", solvers.sweeps_needed),
     "real": ("sweeps on real features", real.sweeps_on_clips),
     "frame_stage": ("frame stage", stages.frame_stage),
-    "plain_memory": ("frame stage, default malloc", stages.plain_memory),
+    "default_malloc": ("frame stage, default malloc", stages.default_malloc),
     "segment_stage": ("segment stage", stages.segment_stage),
     "reducer": ("whole reducer", stages.whole_reducer),
     "whole_path": ("around the reducer: cues, and many configurations of one clip", _whole_path),
@@ -90,7 +90,7 @@ def measure(
     now = {
         "parts": parts,
         "commit": commit,
-        "memory_kept": session.memory_kept,
+        "trimming_disabled": session.trimming_disabled,
         "noise": {**vars(noise), "noisy": noise.noisy, "sentence": str(noise)},
         "load_average": {"start": load, "end": statistics.load_average()},
     }

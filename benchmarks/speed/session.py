@@ -22,9 +22,9 @@ SINGLE_THREAD = {
     "JAX_PLATFORMS": "cpu",
 }
 """Read by the libraries when they are loaded, so they have to be set before Python starts."""
-WARM_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36)}
-"""Lets glibc keep freed memory, where timings are taken: page faults, which cost what the machine
-wants, then count against nobody. What allocates most gains most, that is the released code."""
+NO_TRIMMING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36)}
+"""Disables malloc trimming while timings are taken, so that page faults, whose cost depends on the
+machine, do not count. This favours the code that allocates most, which is the released one."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class Session:
     Attributes
     ----------
     full : also run the released formulation on every frame, once
-    memory_kept : whether this process runs with ``WARM_MEMORY``
+    trimming_disabled : whether this process runs with ``NO_TRIMMING``
     canary_ms : the fixed matmul in all rounds of all tables, in order
     say : takes a line about what is being done
     """
 
     sizes: Sizes = field(default_factory=Sizes)
     full: bool = False
-    memory_kept: bool = True
+    trimming_disabled: bool = True
     canary_ms: list[float] = field(default_factory=list)
     say: Callable[[str], None] = print
 
@@ -136,7 +136,7 @@ def fresh(function: str, **arguments: Any) -> Any:
         If the process fails.
     """
     command = [sys.executable, "-m", "benchmarks.speed.session", function, json.dumps(arguments)]
-    plain = {name: value for name, value in os.environ.items() if name not in WARM_MEMORY}
+    plain = {name: value for name, value in os.environ.items() if name not in NO_TRIMMING}
     done = subprocess.run(
         command,
         cwd=ROOT,

@@ -32,7 +32,7 @@ SEGMENT_SIZES = ((8, 4, 34), (8, 4, 126))
 """Segments, frames of each, tokens of a frame."""
 
 PLAIN_REPEATS = 4
-"""Rounds without ``WARM_MEMORY``, in which the released formulation takes most of a minute."""
+"""Rounds without ``NO_TRIMMING``, in which the released formulation takes most of a minute."""
 ANCHORS_OVERRIDE = "intra_frame.n_anchors"
 
 
@@ -115,11 +115,11 @@ def frame_stage(session: Session) -> dict[str, Any]:
     return answer
 
 
-def plain_memory(session: Session) -> list[dict[str, Any]]:
+def default_malloc(session: Session) -> list[dict[str, Any]]:
     """Time the frame stage with default malloc, in a process of its own."""
     sizes = session.sizes
     rows: list[dict[str, Any]] = fresh(
-        "benchmarks.speed.stages:frame_stage_plainly",
+        "benchmarks.speed.stages:frame_stage_on_default_malloc",
         frames=sizes.frames,
         released_frames=sizes.released_frames,
         dim=sizes.dim,
@@ -130,7 +130,7 @@ def plain_memory(session: Session) -> list[dict[str, Any]]:
     return rows
 
 
-def frame_stage_plainly(
+def frame_stage_on_default_malloc(
     frames: int, released_frames: int, dim: int, n_anchors: int, repeats: int, warmup: int
 ) -> list[dict[str, Any]]:
     """Return the rows of the frame stage; to be called in a fresh process."""

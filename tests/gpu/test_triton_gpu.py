@@ -12,7 +12,7 @@ from triton_cases import SWEEPS, problems, tokens_of
 
 from tokenred.kernels import paths
 from tokenred.kernels.triton import sinkhorn
-from tokenred.kernels.triton.frames import Captured, Sweeps, merge_frames, merge_segments
+from tokenred.kernels.triton.frames import CapturedGraph, Sweeps, merge_frames, merge_segments
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,7 +58,7 @@ def _merge(anchors, sources, n_keep):
 
 
 def test_captured_frames_equal_eager_ones() -> None:
-    captured = Captured(lambda x, i: merge_frames(x, i, sweeps=SWEEPS), tokens_of_size(0))
+    captured = CapturedGraph(lambda x, i: merge_frames(x, i, sweeps=SWEEPS), tokens_of_size(0))
     for seed in (1, 2):
         inputs = tokens_of_size(seed)
         replayed = captured(*inputs)
@@ -75,7 +75,7 @@ def tokens_of_size(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_captured_segments_equal_eager_ones() -> None:
-    captured = Captured(_merge, _segments())
+    captured = CapturedGraph(_merge, _segments())
     inputs = _segments()
     replayed, eager = captured(*inputs), _merge(*inputs)
     assert torch.equal(replayed.anchors, eager.anchors)

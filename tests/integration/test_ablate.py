@@ -21,8 +21,8 @@ from tokenred.errors import (
 from tokenred.evaluation import runner
 from tokenred.evaluation.ablation import ablation_files, load_ablation
 from tokenred.evaluation.manifest import make_run, read_run
-from tokenred.evaluation.model import Reply, VideoLlm
-from tokenred.evaluation.runner import PlannedRow, plan, run
+from tokenred.evaluation.model import Answer, VideoLlm
+from tokenred.evaluation.runner import PlannedRow, plan, run_ablation
 from tokenred.evaluation.store import Record, Store
 from tokenred.evaluation.summary import Summary, n_steps, record_flops, summarise
 from tokenred.evaluation.task import frame_subset
@@ -150,8 +150,8 @@ class TestRunner:
 
     def test_a_failing_row_and_sample_are_named(self) -> None:
         class Broken(ToyModel):
-            def replies(self, encoded, reduced, sample, pipeline, answering, max_new_tokens):
-                return [Reply(dict.fromkeys(q.options, float("nan"))) for q in sample.questions]
+            def answers(self, encoded, reduced, sample, pipeline, answering, max_new_tokens):
+                return [Answer(dict.fromkeys(q.options, float("nan"))) for q in sample.questions]
 
         with (
             Store(":memory:") as store,
@@ -201,7 +201,7 @@ class TestRunner:
         ablation = load_ablation(name)
         with Store(":memory:") as store:
             planned = plan(ablation.expand(), task, model, store)
-            run(planned, task, store, 1, InProcess(Worker(task, model)))
+            run_ablation(planned, task, store, 1, InProcess(Worker(task, model)))
             found = [store.records(cell.origin, ["toy/000"]) for cell in planned]
         exact = {
             (cell.row.retention, cell.row.frames): records[0].cost.n_tokens
@@ -372,7 +372,7 @@ class TestCalibration:
         with Store(path) as store:
             resumed = {cell.row.label: cell for cell in plan(rows, task, again, store)}
             work = InProcess(Worker(task, again))
-            run(list(resumed.values()), task, store, N_SAMPLES, work)
+            run_ablation(list(resumed.values()), task, store, N_SAMPLES, work)
             ids = [task.sample_id(index) for index in range(N_SAMPLES)]
             found = store.records(resumed["tau"].origin, ids)
         assert first.n_encoded == len(task.calibration)
@@ -406,7 +406,7 @@ def answer_all(
     """Return what the embedded model answers under every row of an ablation."""
     task = EmbeddedTask(EmbeddedTaskConfig(name="embedded", **settings))
     planned = plan(load_ablation(name).expand(), task, model, store)
-    run(planned, task, store, n_samples, InProcess(Worker(task, model)))
+    run_ablation(planned, task, store, n_samples, InProcess(Worker(task, model)))
     ids = [task.sample_id(index) for index in range(n_samples)]
     return {cell.row.label: store.records(cell.origin, ids) for cell in planned}
 

@@ -68,7 +68,7 @@ def test_answer_logits_equal_one_call_a_prompt(loaded, preset):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("<video>", "must go on after the video"),
+        ("<video>", "must not end with the video"),
         ("no film", "hold 0 video placeholders"),
         ("<video> <video> two", "hold 74 video placeholders"),
     ],
@@ -98,7 +98,7 @@ ASKED = ("<video> what moves?", "Look: <video> and why?", "<video> when?")
 TEXTS = (("a", "red", "it runs"), ("b", "c"), ("because", "red", "no"))
 """Options of one token, one byte each, and of several; the second question has no long one."""
 
-OUTLOOKS = [
+CONTINUED = [
     ("LLaVA-OneVision", "vanilla", {}),  # one reading of the video
     ("LLaVA-OneVision", "aot-paper", HALF),
     ("LLaVA-OneVision", "fastv", {}),  # every prompt whole
@@ -124,7 +124,7 @@ def families():
     return family
 
 
-@pytest.mark.parametrize(("name", "preset", "changes"), OUTLOOKS)
+@pytest.mark.parametrize(("name", "preset", "changes"), CONTINUED)
 def test_continuations_are_as_likely_as_when_written_one_by_one(families, name, preset, changes):
     """What works inside the LLM sees the prompt alone, whatever comes after it."""
     model, tokenizer = families(name)

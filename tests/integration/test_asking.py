@@ -28,15 +28,15 @@ def loaded(tmp_path_factory):
     return load
 
 
-def visuals(kind, n_pictures, n_frames=4):
+def visuals(kind, n_media, n_frames=4):
     frames = 1 if kind == "image" else n_frames
     pixels = tuple(
-        synthetic_video(frames, 32, seed=seed).permute(0, 2, 3, 1) for seed in range(n_pictures)
+        synthetic_video(frames, 32, seed=seed).permute(0, 2, 3, 1) for seed in range(n_media)
     )
     if kind == "image":
         return MediaInput(kind, pixels)
     times = tuple(torch.arange(n_frames).float() for _ in pixels)
-    return MediaInput(kind, pixels, (tuple(range(n_frames)),) * n_pictures, times)
+    return MediaInput(kind, pixels, (tuple(range(n_frames)),) * n_media, times)
 
 
 def request(seen, key=0):
@@ -65,13 +65,13 @@ def test_several_pictures_in_one_question(loaded, name, kind):
     model, seen = loaded(name), visuals(kind, 2)
     made, inputs = plainly(model, seen, 4)
     whole = Asker(model, tokenred.load_pipeline("vanilla"))
-    text, facts = whole.write(request(seen), 4, {})
+    text, stats = whole.write(request(seen), 4, {})
     assert text == model.tokenizer.decode(made, skip_special_tokens=True).strip()
-    assert facts.input_tokens == facts.vanilla_input_tokens == inputs["input_ids"].shape[1]
+    assert stats.input_tokens == stats.vanilla_input_tokens == inputs["input_ids"].shape[1]
     few = Asker(model, tokenred.load_pipeline("random", {"budget.retention_ratio": 0.5}))
-    _, facts = few.write(request(seen), 4, {})
-    assert 0 < facts.visual_tokens < facts.vanilla_visual_tokens
-    assert facts.input_tokens < facts.vanilla_input_tokens == inputs["input_ids"].shape[1]
+    _, stats = few.write(request(seen), 4, {})
+    assert 0 < stats.visual_tokens < stats.vanilla_visual_tokens
+    assert stats.input_tokens < stats.vanilla_input_tokens == inputs["input_ids"].shape[1]
 
 
 @pytest.mark.parametrize("name", VIDEO_FAMILIES)
@@ -81,10 +81,10 @@ def test_likelihood_is_that_of_the_unreduced_model(loaded, name):
     text = model.tokenizer.decode(made)
     again = model.tokenizer(text, add_special_tokens=False).input_ids
     asker = Asker(model, tokenred.load_pipeline("vanilla"))
-    loss, greedy, facts = asker.judge(request(seen), "yes no")
+    loss, greedy, stats = asker.judge(request(seen), "yes no")
     assert loss > 0
-    assert facts.input_tokens == inputs["input_ids"].shape[1]
-    assert facts.output_tokens == len(model.tokenizer("yes no", add_special_tokens=False).input_ids)
+    assert stats.input_tokens == inputs["input_ids"].shape[1]
+    assert stats.output_tokens == len(model.tokenizer("yes no", add_special_tokens=False).input_ids)
     likeliest, greedy, _ = asker.judge(request(seen), text)
     if again == made.tolist():  # bytes that are no text do not come back
         assert greedy
@@ -94,9 +94,9 @@ def test_likelihood_is_that_of_the_unreduced_model(loaded, name):
 def test_a_question_without_pictures(loaded):
     model = loaded("LLaVA-OneVision")
     asker = Asker(model, tokenred.load_pipeline("aot-paper"))
-    _, facts = asker.write(request(MediaInput("image", ())), 2, {})
-    assert facts.visual_tokens == facts.vanilla_visual_tokens == 0
-    assert facts.input_tokens == facts.vanilla_input_tokens > 0
+    _, stats = asker.write(request(MediaInput("image", ())), 2, {})
+    assert stats.visual_tokens == stats.vanilla_visual_tokens == 0
+    assert stats.input_tokens == stats.vanilla_input_tokens > 0
 
 
 def test_an_empty_continuation_is_refused(loaded):

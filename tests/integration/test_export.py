@@ -8,7 +8,7 @@ import pytest
 from tests.evaluation_toys import ToyModel, ToyTask, run_toy, toy_ablation
 from tokenred.errors import ConfigError, InputError, TokenredError
 from tokenred.evaluation import runner
-from tokenred.evaluation.export import COLUMNS, export
+from tokenred.evaluation.export import COLUMNS, export_answers
 from tokenred.evaluation.manifest import STORE, make_run, write_run
 from tokenred.evaluation.store import Store
 
@@ -35,7 +35,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_csv_holds_every_answer_with_its_row(folder: Path, tmp_path: Path) -> None:
-    assert export(folder, tmp_path / "all.csv") == stored(folder)
+    assert export_answers(folder, tmp_path / "all.csv") == stored(folder)
     lines = read(tmp_path / "all.csv")
     assert len(lines) == stored(folder) > 0
     assert list(lines[0]) == list(COLUMNS)
@@ -44,8 +44,8 @@ def test_csv_holds_every_answer_with_its_row(folder: Path, tmp_path: Path) -> No
 
 def test_parquet_holds_the_same(folder: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    assert export(folder, tmp_path / "all.parquet") == stored(folder)
-    export(folder, tmp_path / "all.csv")
+    assert export_answers(folder, tmp_path / "all.parquet") == stored(folder)
+    export_answers(folder, tmp_path / "all.csv")
     lines = read(tmp_path / "all.csv")
     table = parquet.read_table(tmp_path / "all.parquet").to_pylist()
     assert [str(row["sample_id"]) for row in table] == [line["sample_id"] for line in lines]
@@ -55,11 +55,11 @@ def test_parquet_holds_the_same(folder: Path, tmp_path: Path) -> None:
 
 def test_faults_are_one_sentence_and_leave_nothing(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ends in \.csv or \.parquet, not all\.xls"):
-        export(folder, tmp_path / "all.xls")
+        export_answers(folder, tmp_path / "all.xls")
     with pytest.raises(TokenredError, match=r"cannot write .*No such file"):
-        export(folder, tmp_path / "absent" / "all.csv")
+        export_answers(folder, tmp_path / "absent" / "all.csv")
     with pytest.raises(InputError, match="holds no run"):
-        export(tmp_path, tmp_path / "all.csv")
+        export_answers(tmp_path, tmp_path / "all.csv")
     assert not list(tmp_path.glob("*all*"))
 
 
@@ -71,6 +71,6 @@ def test_rows_of_other_code_have_no_label(tmp_path: Path, monkeypatch: pytest.Mo
             monkeypatch.setattr(runner, "code_version", lambda *configs, now=version: now)
             planned, _ = run_toy(store, 1)
     write_run(make_run(toy_ablation(), planned, ToyTask(), ToyModel(), 1), folder)
-    export(folder, tmp_path / "all.csv")
+    export_answers(folder, tmp_path / "all.csv")
     labelled = {(line["code_version"], bool(line["row"])) for line in read(tmp_path / "all.csv")}
     assert labelled == {("old", False), ("new", True)}

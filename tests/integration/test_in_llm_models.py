@@ -1,4 +1,4 @@
-"""The LLMs inside vision-language models, rotary positions of several rows and deep-stack features.
+"""The LLMs inside vision-language models, rotary positions of several rows and DeepStack features.
 
 The reference is the untouched model of transformers: from the layer of the reduction on, its masks
 hide what was dropped.
@@ -54,11 +54,11 @@ def inputs_of(name: str, text: Any, case: Prompts) -> dict[str, Any]:
     return inputs
 
 
-def deep_features(case: Prompts, dim: int) -> dict[str, Any]:
+def deepstack_features(case: Prompts, dim: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(2)
     shape = int(case.tokens.visual.sum()), dim
-    deep = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
-    return {"deepstack_visual_embeds": deep, "visual_pos_masks": case.tokens.visual}
+    deepstack = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+    return {"deepstack_visual_embeds": deepstack, "visual_pos_masks": case.tokens.visual}
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def test_reading_and_writing_equal_hidden_columns(family: tuple[str, Any]) -> No
     text = text_of(model)
     case = prompts(text, RAGGED)
     inputs, width = inputs_of(name, text, case), case.ids.shape[1]
-    deep = deep_features(case, case.embeds.shape[-1]) if name == "qwen3-vl" else {}
+    deepstack = deepstack_features(case, case.embeds.shape[-1]) if name == "qwen3-vl" else {}
 
     def part(start: int, stop: int) -> dict[str, Any]:
         return {
@@ -93,7 +93,7 @@ def test_reading_and_writing_equal_hidden_columns(family: tuple[str, Any]) -> No
 
     with inside_llm(text, inside(KeepBest({1: 0.5}))) as run:
         run.begin(case.tokens)
-        first = text(**part(0, width), **deep, use_cache=True)
+        first = text(**part(0, width), **deepstack, use_cache=True)
         found = [first.last_hidden_state]
         for place in range(width, width + N_LATER):
             out = text(**part(place, place + 1), past_key_values=first.past_key_values)
@@ -104,14 +104,14 @@ def test_reading_and_writing_equal_hidden_columns(family: tuple[str, Any]) -> No
     for row, columns in enumerate(kept):
         stays[row, :width] = False
         stays[row, columns] = True
-    if deep:
+    if deepstack:
         later = torch.zeros(2, N_LATER, dtype=torch.bool)
-        deep["visual_pos_masks"] = torch.cat((deep["visual_pos_masks"], later), 1)
+        deepstack["visual_pos_masks"] = torch.cat((deepstack["visual_pos_masks"], later), 1)
     with hidden_from(text, 1, ~stays):
-        expected = text(**inputs, **deep, use_cache=False).last_hidden_state
+        expected = text(**inputs, **deepstack, use_cache=False).last_hidden_state
     assert [len(columns) for columns in kept] == [13, 9]
     assert (torch.cat(found, 1) - expected)[stays].abs().max() < 1e-6
-    plain = text(**inputs, **deep, use_cache=False).last_hidden_state
+    plain = text(**inputs, **deepstack, use_cache=False).last_hidden_state
     assert (plain - expected)[stays].abs().max() > 1e-3
 
 
@@ -144,7 +144,7 @@ def test_multimodal_positions_are_kept_only(family: tuple[str, Any]) -> None:
         assert states[0].cos is not None
         assert states[0].cos.shape == (19, 16)
     else:
-        with pytest.raises(CapabilityError, match="multimodal"):
+        with pytest.raises(CapabilityError, match="M-RoPE"):
             read()
         assert states[0].cos is None
 

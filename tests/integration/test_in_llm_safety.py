@@ -218,7 +218,7 @@ def test_a_prompt_in_parts_is_refused(model: Any) -> None:
     case = prompts(model, RAGGED)
     with inside_llm(model.model, inside(KeepBest({1: 0.5}))) as run:
         run.begin(case.tokens)
-        with pytest.raises(InputError, match="announced"):
+        with pytest.raises(InputError, match="were expected"):
             model.generate(input_ids=case.ids, **READ, prefill_chunk_size=8)
 
 
@@ -236,7 +236,7 @@ def test_other_rows_than_announced_are_refused(model: Any) -> None:
     case = prompts(model, RAGGED)
     with inside_llm(model.model, inside(KeepBest({1: 0.5}))) as run:
         run.begin(case.tokens)
-        with pytest.raises(InputError, match="2 prompts of 19 tokens were announced"):
+        with pytest.raises(InputError, match="2 prompts of 19 tokens were expected"):
             model(inputs_embeds=case.embeds[:1])
 
 
@@ -351,7 +351,7 @@ def test_impossible_places_are_refused(step: LayerStep, match: str, model: Any) 
 
 BROKEN = {
     "last": (lambda s: LayerReduction(torch.arange(3)), "last token"),
-    "twice": (lambda s: LayerReduction(torch.tensor([0, 0, s.last])), "once at most"),
+    "twice": (lambda s: LayerReduction(torch.tensor([0, 0, s.last])), "at most once"),
     "made": (lambda s: LayerReduction(torch.tensor([-1, s.last])), "need hidden states"),
     "undeclared attention": (lambda s: s.attention(torch.tensor([0])), "attention has to say so"),
     "undeclared input": (

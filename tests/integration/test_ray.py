@@ -22,7 +22,7 @@ from tokenred.evaluation.executors import ray as executor_module
 from tokenred.evaluation.executors.ray import RayExecutor
 from tokenred.evaluation.feature_cache import FeatureCache
 from tokenred.evaluation.model import ModelSpec, VideoLlm
-from tokenred.evaluation.runner import plan, run
+from tokenred.evaluation.runner import plan, run_ablation
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.tasks.embedded import EmbeddedTask
 from tokenred.evaluation.worker import InProcess, Worker
@@ -93,7 +93,7 @@ def toys(path: Path, executor, n_samples: int = N_SAMPLES):
     task = ToyTask()
     with Store(path) as store:
         planned = plan(toy_ablation().expand([1 / 3]), task, ToyModel(), store)
-        progress = run(planned, task, store, n_samples, executor)
+        progress = run_ablation(planned, task, store, n_samples, executor)
         ids = [task.sample_id(index) for index in range(n_samples)]
         failures = [each for cell in planned for each in store.failures(cell.origin, ids)]
     return contents(path), failures, progress
@@ -142,7 +142,7 @@ def test_whatever_befalls_workers_nothing_is_lost_or_double(
     assert held == [row for row in undisturbed if not {"toy/002", "toy/003"} & set(row)]
     assert progress.cells_computed == len(held) / 2  # two questions a cell; none came twice
     assert {each.message for each in failures} == {
-        "sample 'toy/002': 2 workers in a row died over it, perhaps for lack of memory",
+        "sample 'toy/002': 2 workers in a row died on it, perhaps out of memory",
         "sample 'toy/003': the video is corrupt",
     }
     assert progress.cells_failed == len(failures) == progress.n_cells * 2 / N_SAMPLES
@@ -185,7 +185,7 @@ def embedded(path: Path, executor, cache=None):
     ablation = load_ablation({"name": "short", "rows": rows, "always": []})
     with Store(path) as store:
         planned = plan(ablation.expand([0.25]), task, VideoLlm(), store)
-        run(planned, task, store, 2, executor)
+        run_ablation(planned, task, store, 2, executor)
     return contents(path)
 
 
@@ -194,7 +194,7 @@ def test_the_embedded_model_gives_the_same_results(cluster, tmp_path) -> None:
     task, cache = EmbeddedTask(), FeatureCache(tmp_path / "cache", 10**9)
     wanted = embedded(tmp_path / "here", InProcess(Worker(task, VideoLlm())))
     spec = ModelSpec(device="cpu")
-    work = RayExecutor(task.config, spec, n_workers=1, cache=cache, rows_per_errand=2)
+    work = RayExecutor(task.config, spec, n_workers=1, cache=cache, rows_per_job=2)
     assert embedded(tmp_path / "there", work) == wanted
     warm = FeatureCache(cache.folder, 10**9)
     assert embedded(tmp_path / "warm", InProcess(Worker(task, VideoLlm(remember=warm)))) == wanted
@@ -210,7 +210,7 @@ from pathlib import Path
 from tests.evaluation_toys import ToyModel, ToyTask, toy_ablation
 from tests.ray_toys import Trouble
 from tokenred.evaluation.executors import ray as executor
-from tokenred.evaluation.runner import plan, run
+from tokenred.evaluation.runner import plan, run_ablation
 from tokenred.evaluation.store import Store
 
 # tokenred's own would differ if somebody saved a source file just now.
@@ -223,7 +223,7 @@ for where, address in (("joined", sys.argv[2]), ("own", None)):
     with Store(folder / "s") as store:
         planned = plan(toy_ablation().expand([1 / 3]), task, ToyModel(), store)
         work = executor.RayExecutor(ToyTask, Trouble(folder).model, address=address, n_workers=1)
-        print(run(planned, task, store, 2, work).cells_computed)
+        print(run_ablation(planned, task, store, 2, work).cells_computed)
 import ray
 assert not ray.is_initialized()
 """

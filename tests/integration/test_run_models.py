@@ -223,9 +223,9 @@ def test_an_image_is_turned_as_its_camera_says(folders, tmp_path):
 
 
 def test_the_embedded_format_in_a_folder_keeps_its_words(capsys, video, tmp_path):
-    from tokenred.embedded import load_model, load_tokenizer
+    from tokenred.embedded import load_embedded_model, load_tokenizer
 
-    load_model().save_pretrained(tmp_path)
+    load_embedded_model().save_pretrained(tmp_path)
     load_tokenizer().save_pretrained(tmp_path)
     code, _, err = run(capsys, video, "--model", str(tmp_path), question="is there a dog?")
     assert code == 2

@@ -213,7 +213,7 @@ def run(**changes):
     return {
         "parts": list(PARTS),
         "commit": "abc",
-        "memory_kept": True,
+        "trimming_disabled": True,
         "noise": {"noisy": False, "sentence": "Quiet."},
         "load_average": {"start": 0.1, "end": None},
         **changes,
@@ -356,7 +356,7 @@ def record(**changes):
             },
         },
         "frame_stage": {"rows": frame},
-        "plain_memory": frame,
+        "default_malloc": frame,
         "memory": memory,
         "segment_stage": segment,
         "reducer": [timed("all", dtype="float32", path="torch", stage_wall_ms={"pool": 1.0})],

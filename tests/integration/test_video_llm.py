@@ -13,7 +13,7 @@ from attach_cases import forced
 
 from tokenred.accounting import LlmShape
 from tokenred.errors import InputError, TokenredError
-from tokenred.evaluation.model import EvaluatedModel, ModelSpec, Reply, VideoLlm, revision_of
+from tokenred.evaluation.model import Answer, EvaluatedModel, ModelSpec, VideoLlm, revision_of
 from tokenred.evaluation.task import Question, Sample
 from tokenred.models import attach
 from tokenred.pipeline import Pipeline, load_pipeline
@@ -69,13 +69,13 @@ def sample(name: str) -> Sample:
     )
 
 
-def replies(
+def answers(
     model: VideoLlm, one: Sample, pipeline: Pipeline, answering: str = "likelihood"
-) -> list[Reply]:
+) -> list[Answer]:
     with torch.inference_mode():
         encoded = model.encode(one, pipeline.needs)
         reduced = model.reduce(encoded, pipeline, torch.Generator().manual_seed(0))
-        return model.replies(encoded, reduced, one, pipeline, answering, LONGEST)
+        return model.answers(encoded, reduced, one, pipeline, answering, LONGEST)
 
 
 def asked(model: VideoLlm, one: Sample, question: Question, pipeline: Pipeline) -> Any:
@@ -94,22 +94,22 @@ def test_likelihoods_are_those_of_the_ordinary_way(
     model, one = models(name), sample(name)
     assert isinstance(model, EvaluatedModel)
     pipeline = load_pipeline(preset, PIPELINES[preset])
-    found = replies(model, one, pipeline)
+    found = answers(model, one, pipeline)
     tokenizer = model._loaded.tokenizer
-    for reply, question in zip(found, one.questions, strict=True):
-        assert list(reply.scores) == list(question.options)
+    for answer, question in zip(found, one.questions, strict=True):
+        assert list(answer.scores) == list(question.options)
         context, inputs = asked(model, one, question, pipeline)
         with context as session, torch.no_grad():
             output = model._loaded.model(**inputs, output_hidden_states=True)
             likely = output.logits[0, -1].float().log_softmax(-1)
-            assert (reply.log_probs - likely).abs().max() < 1e-4
-            assert (output.hidden_states[-1][0, -1] - reply.state).abs().max() < 1e-4
-            assert reply.layer_tokens == next(iter(session.layer_tokens), ())
-            for option, score in reply.scores.items():
+            assert (answer.log_probs - likely).abs().max() < 1e-4
+            assert (output.hidden_states[-1][0, -1] - answer.state).abs().max() < 1e-4
+            assert answer.layer_tokens == next(iter(session.layer_tokens), ())
+            for option, score in answer.scores.items():
                 ids = torch.tensor(tokenizer(option, add_special_tokens=False).input_ids)
                 assert score == pytest.approx(forced(model._loaded.model, inputs, ids), abs=1e-4)
     assert bool(found[0].layer_tokens) == (preset == "fastv")
-    assert [bool(reply.text) for reply in found[1:]] == [False, False]
+    assert [bool(answer.text) for answer in found[1:]] == [False, False]
 
 
 @pytest.mark.parametrize(("name", "preset"), CASES)
@@ -118,21 +118,21 @@ def test_what_is_written_is_what_generate_writes(
 ) -> None:
     model, one = models(name), sample(name)
     pipeline = load_pipeline(preset, PIPELINES[preset])
-    written = replies(model, one, pipeline, "generation")
-    likely = replies(model, one, pipeline)
+    written = answers(model, one, pipeline, "generation")
+    likely = answers(model, one, pipeline)
     tokenizer = model._loaded.tokenizer
-    for reply, other, question in zip(written, likely, one.questions, strict=True):
-        assert reply.scores == {}
+    for answer, other, question in zip(written, likely, one.questions, strict=True):
+        assert answer.scores == {}
         context, inputs = asked(model, one, question, pipeline)
         with context as session:
             output = model._loaded.model.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)
-            assert reply.layer_tokens == next(iter(session.layer_tokens), ())
+            assert answer.layer_tokens == next(iter(session.layer_tokens), ())
         made = output[0, inputs["input_ids"].shape[1] :]
-        assert reply.text == tokenizer.decode(made, skip_special_tokens=True).strip()
+        assert answer.text == tokenizer.decode(made, skip_special_tokens=True).strip()
         # both ways of answering look at the same next token
-        assert (reply.log_probs - other.log_probs).abs().max() < 1e-4
-        assert (reply.state - other.state).abs().max() < 1e-4
-    assert any(reply.text for reply in written)
+        assert (answer.log_probs - other.log_probs).abs().max() < 1e-4
+        assert (answer.state - other.state).abs().max() < 1e-4
+    assert any(answer.text for answer in written)
     assert written[0].text == likely[0].text  # free text is written either way
 
 

@@ -53,12 +53,12 @@ def evaluate(folder, args, tasks=("clips",), **options):
 
 def test_the_command_line_as_it_comes(clips, said, tmp_path):
     folder, docs = clips
-    facts = tmp_path / "facts.jsonl"
+    stats = tmp_path / "stats.jsonl"
     args = f"pretrained=embedded,pipeline={PIPELINE},retention_ratio={RATIO},max_frames_num=8"
     done = subprocess.run(
         [
             sys.executable, "-m", "lmms_eval",
-            "--model", "tokenred", "--model_args", f"{args},facts={facts}",
+            "--model", "tokenred", "--model_args", f"{args},stats={stats}",
             "--tasks", "clips", "--include_path", str(folder),
             "--batch_size", "1", "--output_path", str(tmp_path / "out"), "--log_samples",
         ],
@@ -80,7 +80,7 @@ def test_the_command_line_as_it_comes(clips, said, tmp_path):
     throughput = found["throughput"]
     assert throughput["avg_visual_tokens"] == 40
     assert throughput["avg_vanilla_visual_tokens"] == 392
-    each = [json.loads(line) for line in facts.read_text().splitlines()]
+    each = [json.loads(line) for line in stats.read_text().splitlines()]
     assert [line["input_tokens"] for line in each] == counted
     assert {line["vanilla_input_tokens"] - line["input_tokens"] for line in each} == {392 - 40}
     assert each[0]["frame_indices"] == [list(range(8))]
@@ -162,7 +162,7 @@ def test_a_missing_video_ends_the_evaluation(clips, tmp_path):
 
 def test_rounds_are_refused():
     model = TokenredModel(pretrained="embedded", pipeline="vanilla")
-    with pytest.raises(TokenredError, match="several rounds"):
+    with pytest.raises(TokenredError, match="multi-round"):
         model.generate_until_multi_round([])
 
 

@@ -7,14 +7,15 @@ import pytest
 
 from tokenred import load_pipeline
 from tokenred.errors import ConfigError, TokenredError
-from tokenred.integrations.lmms_suite import Suite, SuiteRow, score_of
+from tokenred.evaluation.ablation import Row
+from tokenred.integrations.lmms_suite import Suite, score_of
 
 ROWS = [
-    SuiteRow("vanilla", load_pipeline("vanilla").config),
-    SuiteRow("aot", load_pipeline("aot-paper", {"budget.retention_ratio": 0.1}).config),
-    SuiteRow("random", load_pipeline("random", {"budget.retention_ratio": 0.1}).config),
-    SuiteRow("downsample", load_pipeline("downsample", {"budget.retention_ratio": 0.1}).config),
-    SuiteRow("half the frames", load_pipeline("vanilla").config, frames=4),
+    Row("vanilla", None, load_pipeline("vanilla").config),
+    Row("aot", None, load_pipeline("aot-paper", {"budget.retention_ratio": 0.1}).config),
+    Row("random", None, load_pipeline("random", {"budget.retention_ratio": 0.1}).config),
+    Row("downsample", None, load_pipeline("downsample", {"budget.retention_ratio": 0.1}).config),
+    Row("half the frames", None, load_pipeline("vanilla").config, frames=4),
 ]
 ARGS = {"pretrained": "embedded"}
 
@@ -49,7 +50,7 @@ def test_every_row_answers_every_document(clips, suite, results):
 
 
 def test_rows_cost_what_their_pipelines_leave(results):
-    tokens = {r.row.label: r.facts for r in results}
+    tokens = {r.row.label: r.stats for r in results}
     assert tokens["vanilla"].visual_tokens == tokens["vanilla"].vanilla_visual_tokens == 392
     assert tokens["half the frames"].visual_tokens == 196
     assert tokens["half the frames"].frame_indices == ((0, 2, 5, 7),)

@@ -133,7 +133,7 @@ def test_what_fails_is_left_out_and_the_others_go_on():
     assert set(found.answers) == {"unattached", "vanilla"}
     assert {label: str(error) for label, error in found.failures.items()} == {
         "fastv": "no such layer",
-        "aot-paper": "out of memory; fewer --frames may do",
+        "aot-paper": "out of memory; try fewer --frames",
     }
     assert asked.log.count("fastv") == 1
     assert len(found.answers["vanilla"]) == 3

@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from tokenred.cli import app, main
-from tokenred.cli._common import columns, parse_overrides
+from tokenred.cli._common import align_columns, parse_overrides
 from tokenred.cli._talk import command
 from tokenred.errors import ConfigError
 from tokenred.pipeline import load_config, load_pipeline
@@ -144,7 +144,7 @@ def test_doctor_fails_with_four_when_something_installed_is_broken(tokenred, mon
     def broken(*_):
         raise OSError("the weights are gone")
 
-    monkeypatch.setattr("tokenred.embedded.load_model", broken)
+    monkeypatch.setattr("tokenred.embedded.load_embedded_model", broken)
     code, out, err = tokenred("doctor", "--json")
     states = {row["name"]: (row["state"], row["detail"]) for row in json.loads(out)}
     assert code == 4
@@ -187,11 +187,11 @@ def test_overrides_are_yaml():
 
 
 def test_columns_align_and_never_cut():
-    assert columns([["a", "bb", "c" * 200], ["aaa", "b", "c"]]).splitlines() == [
+    assert align_columns([["a", "bb", "c" * 200], ["aaa", "b", "c"]]).splitlines() == [
         "a    bb  " + "c" * 200,
         "aaa  b   c",
     ]
-    assert columns([]) == ""
+    assert align_columns([]) == ""
 
 
 def test_the_script_is_installed_and_every_verb_has_help():

@@ -18,11 +18,11 @@ VIDEO_TOKENS = 8 * 49 + 1
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[embedded.Sample]:
+def samples() -> list[embedded.EmbeddedSample]:
     return [embedded.generate_sample(index) for index in range(40)]
 
 
-def answers_to(sample: embedded.Sample, kind: str) -> dict[str, str]:
+def answers_to(sample: embedded.EmbeddedSample, kind: str) -> dict[str, str]:
     return {q.prompt: q.answer for q in sample.questions if q.kind == kind}
 
 
@@ -158,7 +158,7 @@ def test_tokenizer_knows_every_word():
 def test_model_answers_held_out_questions():
     import torch
 
-    model, tokenizer = embedded.load_model(), embedded.load_tokenizer()
+    model, tokenizer = embedded.load_embedded_model(), embedded.load_tokenizer()
     right = []
     for index in range(5):
         sample = embedded.generate_sample(index)
@@ -174,7 +174,7 @@ def test_model_answers_held_out_questions():
 
 
 def test_generate_stops_after_the_answer():
-    model, tokenizer = embedded.load_model(), embedded.load_tokenizer()
+    model, tokenizer = embedded.load_embedded_model(), embedded.load_tokenizer()
     sample = embedded.generate_sample(0)
     prompt = "<video>" * VIDEO_TOKENS + sample.questions[0].prompt
     ids = tokenizer(prompt, return_tensors="pt").input_ids

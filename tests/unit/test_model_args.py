@@ -54,7 +54,7 @@ def test_overrides_and_other_names():
     [
         ({"pipeline": None}, "pipeline: lmms-eval must be told"),
         ({"frams": 8}, "frams: no such argument; did you mean 'frames'"),
-        ({"frames": 8, "max_frames_num": 16}, "one thing"),
+        ({"frames": 8, "max_frames_num": 16}, "mean the same"),
         ({"frames": 0}, "frames: must be 1 or more"),
         ({"frames": 2.5}, "frames: expected a whole number, got 2.5"),
         ({"batch_size": 4}, "batch_size: tokenred asks one question at a time"),

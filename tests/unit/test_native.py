@@ -15,9 +15,9 @@ from tokenred.kernels import native, paths
 from tokenred.kernels.native import build, library
 from tokenred.kernels.sinkhorn import sinkhorn, sweeps
 from tokenred.kernels.sinkhorn.chebyshev import default_rho
+from tokenred.kernels.sinkhorn.monitor import DeviceMonitor, Monitor
 from tokenred.kernels.sinkhorn.paths import solve as torch_solve
 from tokenred.kernels.sinkhorn.problem import Problems, Rules
-from tokenred.kernels.sinkhorn.watch import DeviceWatch, Watch
 
 OPTIONS = {"max_iter": 50, "stop": "none", "tolerance": 0.0, "last": "anchor", "rho": None}
 
@@ -240,14 +240,14 @@ def test_accelerated_sweeps_are_those_of_torch(last, stop, max_iter):
 
 
 @pytest.mark.usefixtures("native_library")
-@pytest.mark.parametrize("watch", [Watch, DeviceWatch])
+@pytest.mark.parametrize("monitor", [Monitor, DeviceMonitor])
 @pytest.mark.parametrize("last", ["anchor", "source"])
 @pytest.mark.parametrize(("scale", "rho", "restarts"), [(50, 0.999, True), (12, 0.99999, False)])
 def test_acceleration_that_leads_astray_is_given_up_as_in_torch(
-    last, scale, rho, restarts, watch, monkeypatch
+    last, scale, rho, restarts, monitor, monkeypatch
 ):
     """Problems that diverge begin anew; those that do not get on go on from where they are."""
-    monkeypatch.setattr(sweeps, "watch", watch)
+    monkeypatch.setattr(sweeps, "new_monitor", monitor)
     tensors = problem(4, 40, 30, scale=scale)
     rules = Rules(400, "residual", 1e-3, last, rho)
     solved = solve(*tensors, stop="residual", tolerance=1e-3, max_iter=400, last=last, rho=rho)

@@ -173,7 +173,7 @@ def test_the_option_knows_a_file_for_one_call(
 
 @pytest.mark.parametrize(
     "verb",
-    ["run", "ablate", "bench", "viz", "choices", "list", "plugins"]
+    ["run", "ablate", "bench", "viz", "overlap", "list", "plugins"]
     + [f"config {verb}" for verb in ("show", "hash", "schema")],
 )
 def test_every_verb_that_takes_a_pipeline_takes_a_file(

@@ -20,9 +20,9 @@ from tests.evaluation_toys import ToyModel, ToyTask, contents, toy_ablation
 from tokenred.errors import ConfigError, TokenredError
 from tokenred.evaluation.executors import ray as executor_module
 from tokenred.evaluation.executors.ray import RayExecutor, split
-from tokenred.evaluation.executors.ray_worker import Host, Order
+from tokenred.evaluation.executors.ray_worker import RemoteWorker, WorkerSetup
 from tokenred.evaluation.model import ModelSpec
-from tokenred.evaluation.runner import plan, run
+from tokenred.evaluation.runner import plan, run_ablation
 from tokenred.evaluation.store import Origin, Store
 from tokenred.evaluation.worker import InProcess, Job, Worker
 from tokenred.plugin_files import unload_plugin_file
@@ -50,7 +50,7 @@ class PlayedRay:
     _private = SimpleNamespace(worker=SimpleNamespace(_worker_logs_enabled=True))
 
     def __init__(self) -> None:
-        self.n_hired = 0
+        self.n_started = 0
         self.alive: set[Any] = set()
         self.options: dict[str, Any] = {}
 
@@ -66,8 +66,8 @@ class PlayedRay:
         return value
 
     def remote(self, host: type) -> Any:
-        def hire(*given: Any) -> Any:
-            self.n_hired += 1
+        def start(*given: Any) -> Any:
+            self.n_started += 1
             there = host(*given)
             actor = SimpleNamespace(start=_Method(there.start), step=_Method(there.step))
             self.alive.add(id(actor))
@@ -75,7 +75,7 @@ class PlayedRay:
 
         def options(**given: Any) -> Any:
             self.options = given
-            return SimpleNamespace(remote=hire)
+            return SimpleNamespace(remote=start)
 
         return SimpleNamespace(options=options)
 
@@ -138,7 +138,7 @@ def toys(path: Path, executor):
     task = ToyTask()
     with Store(path) as store:
         planned = plan(toy_ablation().expand([1 / 3]), task, ToyModel(), store)
-        progress = run(planned, task, store, N_SAMPLES, executor)
+        progress = run_ablation(planned, task, store, N_SAMPLES, executor)
         ids = [task.sample_id(index) for index in range(N_SAMPLES)]
         failures = [each for cell in planned for each in store.failures(cell.origin, ids)]
     return contents(path), failures, progress
@@ -153,10 +153,10 @@ DEAD = RayError("gone")
 
 
 def test_results_are_those_of_one_process(played, tmp_path, undisturbed) -> None:
-    held, _, progress = toys(tmp_path / "s", RayExecutor(ToyTask, ToyModel, rows_per_errand=3))
+    held, _, progress = toys(tmp_path / "s", RayExecutor(ToyTask, ToyModel, rows_per_job=3))
     assert held == undisturbed
     assert progress.cells_computed == progress.n_cells
-    assert played.n_hired == 2
+    assert played.n_started == 2
     assert not played.alive
     assert played.options["num_gpus"] == 0
 
@@ -164,7 +164,7 @@ def test_results_are_those_of_one_process(played, tmp_path, undisturbed) -> None
 def test_a_full_store_needs_no_worker(played, tmp_path, undisturbed) -> None:
     held, _, progress = toys(tmp_path / "undisturbed", RayExecutor(ToyTask, ToyModel))
     assert held == undisturbed
-    assert progress.cells_computed == played.n_hired == 0
+    assert progress.cells_computed == played.n_started == 0
 
 
 def test_the_dead_are_replaced(played, tmp_path, undisturbed) -> None:
@@ -173,18 +173,18 @@ def test_the_dead_are_replaced(played, tmp_path, undisturbed) -> None:
     assert held == undisturbed
     assert failures == []
     assert progress.cells_computed == progress.n_cells
-    assert played.n_hired == 2 + 5
+    assert played.n_started == 2 + 5
     assert not played.alive
 
 
-def test_nobody_is_hired_when_nothing_is_left(played, tmp_path, undisturbed, monkeypatch) -> None:
+def test_no_worker_starts_when_nothing_is_left(played, tmp_path, undisturbed, monkeypatch) -> None:
     class LastWords(PlayedRay):
         def get(self, call):
-            reply = super().get(call)
-            if reply.outcome is None and self.n_answers == len(undisturbed) / 2:
+            response = super().get(call)
+            if response.outcome is None and self.n_answers == len(undisturbed) / 2:
                 raise DEAD  # after the last result
-            self.n_answers += reply.outcome is not None
-            return reply
+            self.n_answers += response.outcome is not None
+            return response
 
         n_answers = 0
 
@@ -192,14 +192,14 @@ def test_nobody_is_hired_when_nothing_is_left(played, tmp_path, undisturbed, mon
     monkeypatch.setattr(executor_module, "_import_ray", lambda: ray)
     held, _, _ = toys(tmp_path / "s", RayExecutor(ToyTask, ToyModel, n_workers=1))
     assert held == undisturbed
-    assert ray.n_hired == 1
+    assert ray.n_started == 1
 
 
 def test_a_sample_that_kills_every_worker_is_named(played, tmp_path, undisturbed) -> None:
     def work(**settings: Any) -> RayExecutor:
         return RayExecutor(ToyTask, Fate(DEAD, {"toy/001": 99}), **settings)
 
-    message = "sample 'toy/001': 3 workers in a row died over it, perhaps for lack of memory"
+    message = "sample 'toy/001': 3 workers in a row died on it, perhaps out of memory"
     with pytest.raises(TokenredError, match=message):
         toys(tmp_path / "s", work())
     assert not played.alive
@@ -210,7 +210,7 @@ def test_a_sample_that_kills_every_worker_is_named(played, tmp_path, undisturbed
 
 
 def test_workers_that_never_load_end_the_run(played, tmp_path) -> None:
-    message = "2 workers in a row died while loading the model, perhaps for lack of memory; try"
+    message = "2 workers in a row died while loading the model, perhaps out of memory; try"
     with pytest.raises(TokenredError, match=message):
         toys(tmp_path / "s", RayExecutor(ToyTask, Fate(DEAD, {}, loads=9), n_workers=1, n_tries=2))
 
@@ -219,16 +219,16 @@ def test_fewer_workers_go_on(played, tmp_path, undisturbed, caplog) -> None:
     fate = Fate(DEAD, {}, loads=1)
     held, _, _ = toys(tmp_path / "s", RayExecutor(ToyTask, fate, n_workers=2, n_tries=1))
     assert held == undisturbed
-    assert played.n_hired == 2
+    assert played.n_started == 2
     assert "1 worker died while loading the model" in caplog.text
-    assert "going on with fewer workers" in caplog.text
+    assert "continuing with fewer workers" in caplog.text
 
 
 def test_a_fault_of_the_code_is_no_dead_worker(played, tmp_path) -> None:
     fate = Fate(RuntimeError("a fault of the code"), {"toy/001": 1})
     with pytest.raises(RuntimeError, match=r"^a fault of the code$"):
         toys(tmp_path / "s", RayExecutor(ToyTask, fate))
-    assert played.n_hired == 2
+    assert played.n_started == 2
     assert not played.alive
 
 
@@ -284,7 +284,7 @@ class OtherModel(ToyModel):
     revision = "toy-weights-2"
 
 
-ORDER = Order(
+SETUP = WorkerSetup(
     task=ToyTask,
     model=ToyModel,
     threads=torch.get_num_threads(),
@@ -297,7 +297,7 @@ ORDER = Order(
 
 
 @pytest.mark.parametrize(
-    ("order", "message"),
+    ("setup", "message"),
     [
         ({"versions": {"tokenred": "0.0.1"}}, "has tokenred .*, this process has 0.0.1; install"),
         ({"versions": {"tokenred-x": "2"}}, "has tokenred-x not installed, this process has 2"),
@@ -305,9 +305,9 @@ ORDER = Order(
         ({"model": OtherModel}, "sees another model .toy-weights-2 instead of toy-weights-1."),
     ],
 )
-def test_a_worker_that_differs_is_refused(order, message) -> None:
-    assert Host({}).start(ORDER).outcome is None
-    refused = Host({}).start(replace(ORDER, **order)).outcome
+def test_a_worker_that_differs_is_refused(setup, message) -> None:
+    assert RemoteWorker({}).start(SETUP).outcome is None
+    refused = RemoteWorker({}).start(replace(SETUP, **setup)).outcome
     assert isinstance(refused, TokenredError)
     assert re.search(message, str(refused))
     assert str(pickle.loads(pickle.dumps(refused))) == str(refused)
@@ -317,19 +317,20 @@ def test_a_worker_loads_the_plugin_files_of_this_process() -> None:
     text = b"import tokenred\n@tokenred.hookimpl\ndef register_presets(register):\n"
     path = Path("/nowhere/mine.py")
     try:
-        assert Host({path: text + b"    register('mine', 'x.yaml')"}).start(ORDER).outcome is None
+        source = text + b"    register('mine', 'x.yaml')"
+        assert RemoteWorker({path: source}).start(SETUP).outcome is None
         assert registry().preset("mine") == Path("/nowhere/x.yaml")
     finally:
         unload_plugin_file(path)
-    refused = Host({path: b"1 / 0"}).start(ORDER).outcome
+    refused = RemoteWorker({path: b"1 / 0"}).start(SETUP).outcome
     assert "mine.py cannot be loaded: ZeroDivisionError" in str(refused)
 
 
 def test_what_a_worker_logs_is_told() -> None:
-    host = Host({})
+    host = RemoteWorker({})
     logging.getLogger("tokenred.somewhere").warning("the cache cannot be written")
-    assert host.start(ORDER).warnings == ("the cache cannot be written",)
-    assert host.start(ORDER).warnings == ()
+    assert host.start(SETUP).warnings == ("the cache cannot be written",)
+    assert host.start(SETUP).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,7 @@ def test_an_address_where_nobody_answers_is_said(address, message) -> None:
 
 
 def test_one_gpu_of_several_cannot_be_asked_for(played) -> None:
-    with pytest.raises(ConfigError, match="say cuda instead of cuda:1"):
+    with pytest.raises(ConfigError, match="use cuda instead of cuda:1"):
         RayExecutor(ToyTask, ModelSpec(device="cuda:1"))
 
 

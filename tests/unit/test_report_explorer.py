@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.report_cases import make_run, write_case
 from tokenred.evaluation.manifest import STORE, Run
-from tokenred.evaluation.store import Answer, Cost, Record, Store
+from tokenred.evaluation.store import Cost, Record, Store, StoredAnswer
 from tokenred.evaluation.summary import summarise
 from tokenred.evaluation.task import Question, Sample
 from tokenred.report import gather
@@ -21,7 +21,7 @@ COST = Cost((0,), 4, 0, 0.5, 0, 0)
 
 
 def record(sample: str, number: int, answer: str, score: float | None) -> Record:
-    return Record(sample, number, Answer("colour", answer, score, {}), COST)
+    return Record(sample, number, StoredAnswer("colour", answer, score, {}), COST)
 
 
 RECORDS = {
@@ -132,11 +132,11 @@ def test_a_large_table_shows_the_best_rows_and_the_controls(tmp_path: Path, monk
 
 def test_the_commands_make_the_figures_again(tmp_path: Path):
     run = replace(make_run(retentions=(0.25, 0.1), n_samples=2), model={"name": "some/model"})
-    about = gather.gather_about(run, tmp_path / "my run", 2)
-    assert about.commands == (
+    provenance = gather.gather_provenance(run, tmp_path / "my run", 2)
+    assert provenance.commands == (
         f"tokenred ablate made-up --limit 2 --out '{tmp_path}/my run' --retention 0.25,0.1 "
         "--model some/model",
         f"tokenred report '{tmp_path}/my run'",
     )
-    assert about.provenance["code"] == run.rows[0].origin.code_version
-    assert about.provenance["python"] == "3.11"
+    assert provenance.versions["code"] == run.rows[0].origin.code_version
+    assert provenance.versions["python"] == "3.11"

@@ -14,7 +14,7 @@ from tokenred.evaluation.files import write_whole
 from tokenred.evaluation.manifest import STORE
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.summary import Summary, summarise
-from tokenred.report.gather import gather_about, gather_explorer
+from tokenred.report.gather import gather_explorer, gather_provenance
 from tokenred.report.html import to_html
 from tokenred.report.table import caption
 
@@ -64,7 +64,7 @@ def page(folder: Path, summary: Summary) -> str:
     run = make_run(n_samples=4)
     with Store(folder / STORE) as store:
         explorer = gather_explorer(run, summary, store, 3)
-    return to_html(summary, gather_about(run, folder, 4), explorer)
+    return to_html(summary, gather_provenance(run, folder, 4), explorer)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,9 @@ def test_every_picture_is_embedded_and_named(reader: Reader):
 
 
 def test_equal_input_gives_an_equal_page(folder: Path, summary: Summary):
-    about = gather_about(make_run(n_samples=4), folder, 4)
-    page = to_html(summary, about)
-    assert to_html(summary, about) == page
+    provenance = gather_provenance(make_run(n_samples=4), folder, 4)
+    page = to_html(summary, provenance)
+    assert to_html(summary, provenance) == page
     assert 'id="samples"' not in page
 
 
@@ -136,7 +136,7 @@ def test_what_was_not_measured_is_said(folder: Path, summary: Summary):
             for row in summary.rows
         ),
     )
-    found = Reader(to_html(bare, gather_about(make_run(n_samples=4), folder, 4)))
+    found = Reader(to_html(bare, gather_provenance(make_run(n_samples=4), folder, 4)))
     assert "Not measured in this run." in found.text
     assert "No row is compared with another." in found.text
     ids = {attributes.get("id") for _, attributes in found.tags}

@@ -1,4 +1,4 @@
-"""Sinkhorn in plain torch: domains, acceleration, batches, and who is watched."""
+"""Sinkhorn in plain torch: domains, acceleration, batches, and convergence."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +11,10 @@ from tokenred.kernels import paths
 from tokenred.kernels.sinkhorn import Scaling, sinkhorn
 from tokenred.kernels.sinkhorn.chebyshev import PLAIN_SWEEPS, factors
 from tokenred.kernels.sinkhorn.fold import fold
+from tokenred.kernels.sinkhorn.monitor import PATIENCE, DeviceMonitor, Monitor
 from tokenred.kernels.sinkhorn.paths import CACHE
 from tokenred.kernels.sinkhorn.paths import solve as solve_by_rules
 from tokenred.kernels.sinkhorn.problem import Problems, Rules
-from tokenred.kernels.sinkhorn.watch import PATIENCE, DeviceWatch, Watch
 
 EPSILONS = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001)
 SIDES = ("anchor", "source")
@@ -238,52 +238,54 @@ def test_problems_without_entries() -> None:
         assert found.converged.shape == shape[:1]
 
 
-class TestWatch:
-    """Both watches, by the same made-up errors: the one of accelerators runs here too."""
+class TestMonitor:
+    """Both monitors, on the same made-up errors: the one for accelerators runs here too."""
 
-    @pytest.fixture(params=[Watch, DeviceWatch])
-    def eye(self, request: pytest.FixtureRequest) -> Any:
+    @pytest.fixture(params=[Monitor, DeviceMonitor])
+    def monitor(self, request: pytest.FixtureRequest) -> Any:
         problems = Problems.of(torch.rand(3, 4, 2), torch.ones(3, 4) / 4, torch.ones(3, 2) / 2, 0.1)
         return request.param(problems, Rules(500, "residual", 0.1, "anchor", 0.8))
 
-    def test_a_problem_that_is_done_keeps_its_scalings(self, eye: Any) -> None:
+    def test_a_problem_that_is_done_keeps_its_scalings(self, monitor: Any) -> None:
         for sweep in range(1, 9):
             errors = torch.tensor([0.0 if sweep >= at else 1.0 for at in (3, 5, 99)])
-            assert not eye.see(sweep, errors, "residual", torch.full((3, 1, 2), float(sweep)))
-        kept = eye.close(8, torch.full((3, 1, 2), 8.5))
+            assert not monitor.update(
+                sweep, errors, "residual", torch.full((3, 1, 2), float(sweep))
+            )
+        kept = monitor.close(8, torch.full((3, 1, 2), 8.5))
         assert kept[:, 0, 0].tolist() == [3, 5, 8.5]
-        assert eye.run().n_iter.tolist() == [3, 5, 8]
-        assert eye.run().done.tolist() == [True, True, False]
+        assert monitor.run().n_iter.tolist() == [3, 5, 8]
+        assert monitor.run().done.tolist() == [True, True, False]
 
-    def test_all_done(self, eye: Any) -> None:
-        assert eye.see(8, torch.zeros(3), "defect", torch.ones(3, 2))
+    def test_all_done(self, monitor: Any) -> None:
+        assert monitor.update(8, torch.zeros(3), "defect", torch.ones(3, 2))
 
-    def test_a_problem_that_diverges_starts_again(self, eye: Any) -> None:
-        eye.guard(3, torch.tensor([1.0, 1.0, 1.0]))
-        again = eye.guard(4, torch.tensor([1.9, 2.1, torch.nan]))
+    def test_a_problem_that_diverges_starts_again(self, monitor: Any) -> None:
+        monitor.guard(3, torch.tensor([1.0, 1.0, 1.0]))
+        again = monitor.guard(4, torch.tensor([1.9, 2.1, torch.nan]))
         assert again.tolist() == [False, True, True]
-        assert eye.on.tolist() == [True, False, False]
-        again = eye.guard(5, torch.tensor([1.9, 2.1, torch.nan]))
+        assert monitor.on.tolist() == [True, False, False]
+        again = monitor.guard(5, torch.tensor([1.9, 2.1, torch.nan]))
         assert again is None or not bool(again.any())
-        assert eye.run().fell.tolist() == [0, 4, 4]
-        assert eye.run().restarted.tolist() == [False, True, True]
+        assert monitor.run().fell.tolist() == [0, 4, 4]
+        assert monitor.run().restarted.tolist() == [False, True, True]
 
-    def test_a_problem_that_circles_goes_on_plainly(self, eye: Any) -> None:
+    def test_a_problem_that_circles_goes_on_plainly(self, monitor: Any) -> None:
         for sweep in range(1, PATIENCE + 1):
-            again = eye.guard(sweep, torch.tensor([1.0, 0.9**sweep, 1.1 - 0.1 * (sweep % 2)]))
+            again = monitor.guard(sweep, torch.tensor([1.0, 0.9**sweep, 1.1 - 0.1 * (sweep % 2)]))
             assert again is None or not bool(again.any())
-        assert eye.on.tolist() == [False, True, False]
-        assert not bool(eye.run().restarted.any())
+        assert monitor.on.tolist() == [False, True, False]
+        assert not bool(monitor.run().restarted.any())
 
 
-def test_a_device_watch_gives_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_monitor_gives_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenred.kernels.sinkhorn import sweeps
 
     problem = draw(5, uniform=False)
     for options in ({}, {"last": "source"}, {"stop": "scaling", "tolerance": 1e-2}):
         wanted = solve(problem, epsilon=0.1, **options)
         with monkeypatch.context() as patch:
-            patch.setattr(sweeps, "watch", DeviceWatch)
+            patch.setattr(sweeps, "new_monitor", DeviceMonitor)
             found = solve(problem, epsilon=0.1, **options)
         torch.testing.assert_close(found.plan, wanted.plan, atol=1e-7, rtol=0)
         assert found.n_iter == wanted.n_iter
@@ -292,7 +294,7 @@ def test_a_device_watch_gives_the_same_solution(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("last", SIDES)
 @pytest.mark.parametrize(("scale", "rho", "restarts"), [(25, 0.999, True), (6, 0.99999, False)])
-def test_acceleration_is_given_up_alike_in_every_domain_and_by_either_watch(
+def test_acceleration_is_given_up_alike_in_every_domain_and_by_either_monitor(
     scale: float, rho: float, restarts: bool, last: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cost, source, anchor = draw(4, n=40, m=30, uniform=False)
@@ -302,8 +304,8 @@ def test_acceleration_is_given_up_alike_in_every_domain_and_by_either_watch(
     assert bool(run.fell.all())
     assert run.restarted.tolist() == [restarts] * 4
     assert bool(run.done.all())
-    for watch in (Watch, DeviceWatch):
-        monkeypatch.setattr("tokenred.kernels.sinkhorn.sweeps.watch", watch)
+    for monitor in (Monitor, DeviceMonitor):
+        monkeypatch.setattr("tokenred.kernels.sinkhorn.sweeps.new_monitor", monitor)
         for domain in ("kernel", "absorbed", "log"):
             plan, found = solve_by_rules(problems, rules, domain)
             for field in ("n_iter", "done", "fell", "restarted"):

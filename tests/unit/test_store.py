@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from tokenred.errors import TokenredError
-from tokenred.evaluation.store import STORE_VERSION, Answer, Cost, Failure, Origin, Record, Store
+from tokenred.evaluation.store import (
+    STORE_VERSION,
+    Cost,
+    Failure,
+    Origin,
+    Record,
+    Store,
+    StoredAnswer,
+)
 
 ORIGIN = Origin("0123456789ab", "weights-1", "task-1", "0.1.0+aaaa")
 COST = Cost(
@@ -28,7 +36,7 @@ COST = Cost(
     residual=1e-3,
 )
 ANSWERS = [
-    Answer(
+    StoredAnswer(
         "colour",
         "red",
         1.0,
@@ -38,8 +46,8 @@ ANSWERS = [
         kl_nats=0.25,
         hidden_distance=0.5,
     ),
-    Answer("count", "a few", 0.4, {}, cluster="a video", agrees=False),
-    Answer("story", "a man runs", None, {}),
+    StoredAnswer("count", "a few", 0.4, {}, cluster="a video", agrees=False),
+    StoredAnswer("story", "a man runs", None, {}),
 ]
 
 

@@ -15,7 +15,7 @@ from tokenred.errors import TokenredError
 from tokenred.evaluation.ablation import Ablation, load_ablation
 from tokenred.evaluation.manifest import make_run
 from tokenred.evaluation.runner import PlannedRow, plan
-from tokenred.evaluation.store import MEASURED, Answer, Cost, Failure, Store
+from tokenred.evaluation.store import MEASURED, Cost, Failure, Store, StoredAnswer
 from tokenred.evaluation.summary import RowSummary, Summary, summarise
 from tokenred.report.columns import columns
 from tokenred.report.table import to_csv, to_json, to_markdown, to_rich, write_tables
@@ -43,7 +43,7 @@ def fill(store: Store, planned: list[PlannedRow], n_videos: int = N_VIDEOS) -> N
         n_tokens = TOKENS.get(cell.row.label, 24)
         for video in range(n_videos):
             answers = [
-                Answer(
+                StoredAnswer(
                     kind,
                     "x",
                     score := float((video, number) not in WRONG[cell.row.label]),
@@ -151,7 +151,7 @@ def test_published_figures_are_labelled_as_somebody_elses(rows, summary) -> None
         "random": None,
         "downsample": None,
     }
-    assert "'printed' is not measured here but copied from a paper" in to_markdown(summary)
+    assert "'printed' is copied from a paper" in to_markdown(summary)
 
 
 def test_groups_are_compared_inside(ablation: Ablation) -> None:
@@ -336,7 +336,7 @@ def test_the_best_of_a_sweep_is_chosen_and_measured_on_different_videos() -> Non
             for video in range(12):
                 bad = wrong.get(cell.row.label, {(0, 0), (2, 0)})
                 answers = [
-                    Answer(kind, "x", float((video, number) not in bad), {"x": 0.0})
+                    StoredAnswer(kind, "x", float((video, number) not in bad), {"x": 0.0})
                     for number, kind in enumerate(("colour", "red"))
                 ]
                 cost = Cost((0, 1), 24, 1, 24 / 72, 50, 0, reducer_ms=1.0)
@@ -359,7 +359,7 @@ def scored(ablation: Ablation, scores: list[list[float | None]]) -> Summary:
             agrees = cell.row.label != "random"
             for video, row in enumerate(scores):
                 answers = [
-                    Answer(kind, "x", score, {}, agrees=agrees)
+                    StoredAnswer(kind, "x", score, {}, agrees=agrees)
                     for kind, score in zip(("colour", "red"), row, strict=True)
                 ]
                 cost = Cost((0, 1), 24, 1, 24 / 72, 50, 0, reducer_ms=1.0)

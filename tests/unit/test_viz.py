@@ -1,4 +1,4 @@
-"""Pictures of reductions: what became of every patch, heat maps, the time line, the animation."""
+"""Views of reductions: fates of patches, heat maps, timeline, animation."""
 
 import json
 from dataclasses import replace
@@ -126,7 +126,7 @@ def test_pictures_need_a_trace_that_fits(merged):
         fates_of(replace(merged, trace=None), (2, 2))
     with pytest.raises(InputError, match="does not map 2 frames of 3x3 patches to 2 tokens"):
         fates_of(merged, (3, 3))
-    with pytest.raises(InputError, match="2 frames of tokens need as many pictures"):
+    with pytest.raises(InputError, match="2 frames of tokens need as many images"):
         View("x", torch.zeros(3, 4, 4, 3, dtype=torch.uint8), ("a",) * 3, (2, 2), merged)
 
 
@@ -197,7 +197,7 @@ def test_a_model_that_reads_frames_in_pairs_shows_the_first_of_each():
     pictures = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 4, 4, 3)
     view = View.of("x", pictures, tokens, reduced)
     assert view.labels == ("frame 0", "frame 2", "frame 4")
-    assert view.pictures[:, 0, 0, 0].tolist() == [0, 2, 4]
+    assert view.pixels[:, 0, 0, 0].tolist() == [0, 2, 4]
 
 
 def texts(figure):
@@ -266,7 +266,7 @@ def test_a_heat_map_of_many_frames_shows_those_that_gave_most():
     assert any("7 frames that gave least are not shown" in text for text in said)
 
 
-def test_the_animation_has_one_picture_a_frame(views):
+def test_the_animation_has_one_image_a_frame(views):
     data = animation(views, title="a clip", frame_ms=200)
     with Image.open(BytesIO(data)) as moving:
         assert moving.n_frames == 2

@@ -7,7 +7,7 @@ import torch
 
 from tests.evaluation_toys import ToyModel, ToyTask, toy_ablation
 from tokenred.errors import ConfigError, InputError
-from tokenred.evaluation.model import Reply
+from tokenred.evaluation.model import Answer
 from tokenred.evaluation.runner import plan
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.task import Question
@@ -22,7 +22,7 @@ from tokenred.evaluation.worker import (
 
 
 def written(text: str, *options: str) -> str:
-    return chosen(Question("kind", "which ?", options), Reply({}, text))
+    return chosen(Question("kind", "which ?", options), Answer({}, text))
 
 
 @pytest.mark.parametrize(
@@ -50,23 +50,23 @@ def test_what_was_written_is_an_option_if_one_alone_fits(
 
 
 def test_free_text_stays_as_it_is() -> None:
-    assert chosen(Question("kind", "what ?"), Reply({}, "A man runs.")) == "A man runs."
+    assert chosen(Question("kind", "what ?"), Answer({}, "A man runs.")) == "A man runs."
 
 
 def test_the_likeliest_option_is_chosen_and_the_first_of_equals() -> None:
     question = Question("kind", "which ?", ("a", "b", "c"))
-    assert chosen(question, Reply({"a": -3.0, "b": -0.1, "c": -2.0})) == "b"
-    assert chosen(question, Reply({"c": -1.0, "b": -1.0, "a": -2.0})) == "b"
+    assert chosen(question, Answer({"a": -3.0, "b": -0.1, "c": -2.0})) == "b"
+    assert chosen(question, Answer({"c": -1.0, "b": -1.0, "a": -2.0})) == "b"
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 0.5])
 def test_a_log_likelihood_is_a_number_up_to_zero(score: float) -> None:
     with pytest.raises(InputError, match=r"scores are not finite for 'which \?'"):
-        chosen(Question("kind", "which ?", ("a", "b")), Reply({"a": -1.0, "b": score}))
+        chosen(Question("kind", "which ?", ("a", "b")), Answer({"a": -1.0, "b": score}))
 
 
-def reply(probabilities: list[float] | None, state: list[float] | None = None) -> Reply:
-    return Reply(
+def answer(probabilities: list[float] | None, state: list[float] | None = None) -> Answer:
+    return Answer(
         {},
         log_probs=None if probabilities is None else torch.tensor(probabilities).log(),
         state=None if state is None else torch.tensor(state),
@@ -74,22 +74,22 @@ def reply(probabilities: list[float] | None, state: list[float] | None = None) -
 
 
 def test_kl_by_hand() -> None:
-    whole, half = reply([0.5, 0.25, 0.25]), reply([0.25, 0.25, 0.5])
+    whole, half = answer([0.5, 0.25, 0.25]), answer([0.25, 0.25, 0.5])
     expected = 0.5 * torch.log(torch.tensor(2.0)) - 0.25 * torch.log(torch.tensor(2.0))
     assert kl_nats(whole, half) == pytest.approx(float(expected))
     assert kl_nats(whole, whole) == 0
-    sure = reply([1.0, 0.0, 0.0])
+    sure = answer([1.0, 0.0, 0.0])
     assert kl_nats(sure, whole) == pytest.approx(float(torch.log(torch.tensor(2.0))))
     assert kl_nats(sure, sure) == 0
-    assert kl_nats(reply(None), whole) is None
+    assert kl_nats(answer(None), whole) is None
 
 
 def test_the_distance_of_states_is_an_angle() -> None:
-    one = reply(None, [1.0, 0.0])
-    assert hidden_distance(one, reply(None, [3.0, 0.0])) == 0
-    assert hidden_distance(one, reply(None, [0.0, 2.0])) == pytest.approx(1)
-    assert hidden_distance(one, reply(None, [-1.0, 0.0])) == pytest.approx(2)
-    assert hidden_distance(one, reply(None)) is None
+    one = answer(None, [1.0, 0.0])
+    assert hidden_distance(one, answer(None, [3.0, 0.0])) == 0
+    assert hidden_distance(one, answer(None, [0.0, 2.0])) == pytest.approx(1)
+    assert hidden_distance(one, answer(None, [-1.0, 0.0])) == pytest.approx(2)
+    assert hidden_distance(one, answer(None)) is None
 
 
 def test_generators_differ_by_sample_and_seed_only() -> None:

@@ -18,6 +18,9 @@ from tokenred.accounting.schedule import schedule_of
 from tokenred.accounting.shape import LlmShape
 from tokenred.errors import ConfigError, InputError, nearest
 
+UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "": 1.0}
+"""Prefix of a printed unit -> FLOPs, largest first."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -170,6 +173,16 @@ def _formula(name: str) -> Formula:
     if name not in FORMULAS:
         raise ConfigError(f"unknown FLOPs formula '{name}'{nearest(name, FORMULAS)}")
     return FORMULAS[name]
+
+
+def flops_unit(values: Sequence[int | float]) -> str:
+    """Return the name in ``UNITS`` of the largest unit that fits into the largest value."""
+    return next((name for name, size in UNITS.items() if max(values) >= size), "")
+
+
+def flops_text(value: int | float, unit: str) -> str:
+    """Return FLOPs in a unit, with three digits."""
+    return f"{value / UNITS[unit]:#.3g}".rstrip(".")
 
 
 def _per_token(formula: Formula, count: str, total: int, shape: LlmShape) -> Iterator[Term]:

@@ -1,4 +1,4 @@
-"""The command line: one file for each verb. Data goes to stdout, talk to stderr.
+"""The command line, one file a verb. Data goes to stdout, messages to stderr.
 
 Exit codes: 0 ok, 1 the run failed, 2 usage or configuration, 3 budget, 4 a check failed.
 """
@@ -19,7 +19,7 @@ from tokenred.plugins import registry
 
 
 class _Verbs(Mapping[str, Any]):
-    """Verb -> command: each is imported when it is asked for."""
+    """Commands by verb, each imported on first use."""
 
     def __getitem__(self, name: str) -> Any:
         verbs = registry()
@@ -114,7 +114,7 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; every error ends in one sentence and an exit code."""
+    """Run the command line; report an error in one sentence with an exit code."""
     if arguments is None:  # a process of its own, most of whose objects live as long as it does
         gc.set_threshold(100_000, 50, 50)
     try:

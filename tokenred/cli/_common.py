@@ -1,4 +1,4 @@
-"""What the verbs share: talk on stderr, data on stdout, ``--set`` and the options of all verbs."""
+"""Output, common options and ``--set`` parsing of the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Overrides = Annotated[
 
 
 def _load_plugin_files(context: typer.Context, paths: list[Path] | None) -> list[Path]:
-    """Load single files for the time of one call."""
+    """Load plugin files for one call."""
     from tokenred.plugin_files import load_plugin_file, unload_plugin_file
 
     for path in paths or ():
@@ -45,25 +45,25 @@ PluginFiles = Annotated[
 
 
 def say(message: str) -> None:
-    """Tell the person something; it never mixes with the data."""
+    """Print a message to stderr."""
     print(message, file=sys.stderr)
 
 
 def emit(data: Any) -> None:
-    """Print one JSON document on stdout."""
+    """Print a JSON document to stdout."""
     print(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def table_console(pipe_width: int = 180) -> Console:
-    """Return a console for tables; a pipe or a file, which has no width to ask for, gets this."""
+    """Return a console for tables; ``pipe_width`` is used where stdout is no terminal."""
     from rich.console import Console
 
     console = Console()
     return console if console.is_terminal else Console(width=pipe_width)
 
 
-def columns(rows: Iterable[Sequence[str]]) -> str:
-    """Align rows of text; the last column is as long as it likes."""
+def align_columns(rows: Iterable[Sequence[str]]) -> str:
+    """Align rows of text in columns; the last one is not padded."""
     table = [list(row) for row in rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)] if table else []
     lines = []
@@ -93,3 +93,18 @@ def parse_overrides(pairs: Iterable[str] | None) -> dict[str, Any]:
         except yaml.YAMLError:
             raise ConfigError(f"'{value}' is not valid YAML", [path.strip()]) from None
     return overrides
+
+
+def parse_retention(text: str) -> list[float] | None:
+    """Read ``0.25,0.10``; None if nothing is given."""
+    if not text.strip():
+        return None
+    try:
+        ratios = [float(part) for part in text.split(",")]
+    except ValueError:
+        ratios = []
+    if not ratios or not all(0 < ratio <= 1 for ratio in ratios):
+        raise ConfigError(
+            f"expected ratios in (0, 1] such as 0.25,0.10, got '{text}'", ["--retention"]
+        )
+    return list(dict.fromkeys(ratios))

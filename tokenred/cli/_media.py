@@ -1,4 +1,4 @@
-"""What verbs that load a model share: its options, and how they read videos and images."""
+"""Options of verbs that load a model, and reading of videos and images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokenred.models.loading import LoadedModel
 
 NUM_FRAMES = 32
-"""Frames of a video, unless someone says otherwise; the embedded model has its own number."""
+"""Default number of frames of a video; the embedded model has its own."""
 
 By = Annotated[
     str,
@@ -40,25 +40,30 @@ Device = Annotated[
     str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU if there is one.")
 ]
 Dtype = Annotated[
-    str, typer.Option(help="float32, bfloat16 or float16; auto takes what the checkpoint has.")
+    str, typer.Option(help="float32, bfloat16 or float16; auto keeps that of the checkpoint.")
 ]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Take what is on this machine; never ask the hub.")
+    bool, typer.Option("--offline", help="Use local files only; never contact the hub.")
 ]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Let code of the checkpoint run, where transformers has none for it.",
+        help="Run code of the checkpoint if transformers lacks its class.",
     ),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Load even what seems not to fit into the memory.")
+Frames = Annotated[
+    int | None,
+    typer.Option(min=1, help=f"Frames to sample; {NUM_FRAMES}, and 8 for the embedded model."),
 ]
+Threads = Annotated[
+    int, typer.Option(min=1, help="CPU threads; the embedded model is too small for two.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Load even if memory seems too small.")]
 
 
 def quiet_transformers() -> None:
-    """Keep transformers' progress bars, and remarks on settings that are not used, off stderr."""
+    """Silence progress bars and warnings of transformers."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -74,7 +79,7 @@ def load(
     trust_remote_code: bool,
     force: bool = False,
 ) -> tuple["LoadedModel", bool]:
-    """Load a model, the embedded one by default; say besides whether it is that one."""
+    """Load a model, the embedded one by default; return whether it is that one, too."""
     from tokenred import embedded, load_model
 
     quiet_transformers()
@@ -108,10 +113,33 @@ def check_media(path: Path) -> None:
     check_file(path, "a video or an image file")
 
 
+def default_frames(embedded_model: bool) -> int:
+    """Return the number of frames to sample unless the user says otherwise."""
+    from tokenred import embedded
+
+    return embedded.NUM_FRAMES if embedded_model else NUM_FRAMES
+
+
+def generated_media(index: int, n_frames: int, video: bool = True) -> "MediaInput":
+    """Return a generated video, or its first frame as an image."""
+    import torch
+
+    from tokenred.embedded import generate_sample
+    from tokenred.models.inputs.media import MediaInput
+    from tokenred.video import sample_indices
+
+    frames = torch.from_numpy(generate_sample(index).frames.copy())
+    if not video:
+        return MediaInput("image", (frames[:1],))
+    indices = sample_indices(len(frames), n_frames)
+    chosen = torch.tensor(indices)
+    return MediaInput("video", (frames[chosen],), (indices,), (chosen.float(),))
+
+
 def read_media(
     path: Path, n_frames: int, by: str = "index", fps: float | None = None
 ) -> "MediaInput":
-    """Read an image, or frames of a video.
+    """Read an image, or frames of a video; print remarks about it to stderr.
 
     Parameters
     ----------
@@ -123,11 +151,15 @@ def read_media(
 
     if is_image(path):
         pixels, remarks = read_image(path)
-        return MediaInput("image", (pixels[None],), remarks=remarks)
-    clip = read_video(path, None if fps else n_frames, by=by, fps=fps)
-    return MediaInput(
-        "video", (clip.frames,), (clip.frame_indices,), (clip.frame_times,), clip.remarks
-    )
+        media = MediaInput("image", (pixels[None],), remarks=remarks)
+    else:
+        clip = read_video(path, None if fps else n_frames, by=by, fps=fps)
+        media = MediaInput(
+            "video", (clip.frames,), (clip.frame_indices,), (clip.frame_times,), clip.remarks
+        )
+    for remark in media.remarks:
+        say(remark)
+    return media
 
 
 def embedded_words(question: str) -> str:

@@ -1,4 +1,4 @@
-"""What long work tells on stderr: how far it is, and what to type next."""
+"""Progress on stderr, and the next command to type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROGRAM = "tokenred"
 
 @contextmanager
 def progress_line(what: str, n_steps: int) -> Iterator[Callable[[], None]]:
-    """Show how much of something is done while it is; call what this gives after every step."""
+    """Show a progress bar; yield the function to call after every step."""
     from rich import progress as bars
     from rich.console import Console
 
@@ -30,7 +30,7 @@ def progress_line(what: str, n_steps: int) -> Iterator[Callable[[], None]]:
 
 
 def command(*words: str) -> str:
-    """Return a command of tokenred ready to paste, which starts as this one was typed."""
+    """Return a tokenred command to paste, started the way the current one was."""
     typed, found = Path(sys.argv[0]), shutil.which(PROGRAM)
     ours = typed.stem == PROGRAM and typed.exists()
     on_path = found is not None and ours and typed.samefile(found)

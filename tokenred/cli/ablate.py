@@ -1,4 +1,4 @@
-"""``tokenred ablate``: what each part of a pipeline is worth, as a table."""
+"""``tokenred ablate``: compare pipelines, and the parts of one, on questions about videos."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tokenred.cli._common import (
     PluginFiles,
     emit,
     parse_overrides,
+    parse_retention,
     say,
     table_console,
 )
@@ -23,6 +24,7 @@ from tokenred.cli._media import (
     Model,
     Offline,
     Revision,
+    Threads,
     TrustRemoteCode,
     quiet_transformers,
 )
@@ -80,7 +82,7 @@ def ablate(
     ] = None,
     prompts_of: Annotated[
         str | None,
-        typer.Option(help="Model whose prompts lmms-eval shall use, such as llava_vid."),
+        typer.Option(help="Model whose lmms-eval prompts are used, such as llava_vid."),
     ] = None,
     model: Model = None,
     revision: Revision = None,
@@ -94,7 +96,7 @@ def ablate(
     ] = False,
     allow_mixed: Annotated[
         bool,
-        typer.Option("--allow-mixed", help="Take stored answers of other versions of the code."),
+        typer.Option("--allow-mixed", help="Also use stored answers of other code versions."),
     ] = False,
     executor: Annotated[
         str,
@@ -103,20 +105,18 @@ def ablate(
         ),
     ] = "local",
     address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster; a new local one by default.")
+        str | None,
+        typer.Option(help="Address of a running Ray cluster; default: a local one."),
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that hold the model, with --executor ray.")
-    ] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes, with --executor ray.")] = 2,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps what the vision tower gave, for reuse.")
+        Path | None, typer.Option(help="Folder that caches vision tower output for reuse.")
     ] = None,
     cache_gb: Annotated[
-        float, typer.Option(min=0.001, help="The oldest of it goes when it is larger than this.")
+        float,
+        typer.Option(min=0.001, help="Size limit of the cache; oldest files go first."),
     ] = 20.0,
-    threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads; the embedded model is too small for two.")
-    ] = 1,
+    threads: Threads = 1,
 ) -> None:
     """Answer questions about videos under every row of an ablation, and compare the rows.
 
@@ -172,7 +172,7 @@ def ablate(
             work = make_executor(
                 ExecutorRequest(judged, llm, keep_going, address, workers, threads, remember)
             )
-            compute = partial(runner.run, planned, judged, store, limit, work)
+            compute = partial(runner.run_ablation, planned, judged, store, limit, work)
         else:
             planned = judged.plan(rows, store)
             compute = partial(judged.run, planned, store)
@@ -199,7 +199,7 @@ def _refuse_with_suite(**given: bool) -> None:
 
 
 def _prepare(model: str | None, threads: int) -> None:
-    """Make ready for a model that is about to be loaded."""
+    """Set threads and logging before a model is loaded."""
     import torch
 
     if model is None:
@@ -208,23 +208,8 @@ def _prepare(model: str | None, threads: int) -> None:
     quiet_transformers()
 
 
-def parse_retention(text: str) -> list[float] | None:
-    """Read ``0.25,0.10``; None if nothing is given."""
-    if not text.strip():
-        return None
-    try:
-        ratios = [float(part) for part in text.split(",")]
-    except ValueError:
-        ratios = []
-    if not ratios or not all(0 < ratio <= 1 for ratio in ratios):
-        raise ConfigError(
-            f"expected ratios in (0, 1] such as 0.25,0.10, got '{text}'", ["--retention"]
-        )
-    return list(dict.fromkeys(ratios))
-
-
 def _watched(compute: Callable[..., Progress], n_cells: int, path: Path) -> None:
-    """Compute under a progress bar on stderr; say how to go on when the user stops it."""
+    """Compute under a progress bar on stderr; say how to resume after an interrupt."""
     from rich import progress as bars
     from rich.console import Console
 
@@ -264,7 +249,7 @@ def _cache(folder: Path, gigabytes: float) -> Any:
 
 
 def _show_plan(previews: Sequence[Preview], limit: int, as_json: bool) -> None:
-    """Print what each row keeps of the first video, and how much is stored already."""
+    """Print the tokens that each row keeps of the first video, and the number of stored results."""
     from dataclasses import asdict
 
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""``tokenred bench``: what pipelines cost on a model, measured."""
+"""``tokenred bench``: measure time, memory and speed of pipelines on a model."""
 
 from __future__ import annotations
 
@@ -12,18 +12,35 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenred.accounting import FORMULAS, LlmShape
-from tokenred.cli._common import Json, Overrides, PluginFiles, parse_overrides, say, table_console
+from tokenred.cli._common import (
+    Json,
+    Overrides,
+    PluginFiles,
+    parse_overrides,
+    parse_retention,
+    say,
+    table_console,
+)
 from tokenred.cli._media import (
-    NUM_FRAMES,
     By,
+    Device,
+    Dtype,
+    Force,
     Fps,
+    Frames,
+    Model,
+    Offline,
+    Revision,
+    Threads,
+    TrustRemoteCode,
     check_media,
     check_sampling,
+    default_frames,
+    generated_media,
     load,
     read_media,
 )
-from tokenred.cli.ablate import parse_retention
-from tokenred.errors import ConfigError, InputError, TokenredError, nearest
+from tokenred.errors import ConfigError, InputError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,60 +70,30 @@ def bench(
         Path | None,
         typer.Option(help="A video file, or an image file; a generated video by default."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID_OR_PATH",
-            help="A local folder, or the id of a model on the hub; the embedded one by default.",
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit on the hub; the newest by default.")
-    ] = None,
-    frames: Annotated[
-        int | None,
-        typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
-    ] = None,
+    model: Model = None,
+    revision: Revision = None,
+    frames: Frames = None,
     by: By = "index",
     fps: Fps = None,
     retention: Annotated[
         str,
         typer.Option(help="Token budgets, such as 0.25,0.10; each pipeline's own by default."),
     ] = "",
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 20,
-    warmup: Annotated[int, typer.Option(min=0, help="Rounds before them, dropped.")] = 3,
-    new_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens to generate; always exactly as many.")
-    ] = 16,
-    threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads; the embedded model is too small for two.")
-    ] = 1,
-    device: Annotated[
-        str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU if there is one.")
-    ] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(help="float32, bfloat16 or float16; auto takes what the checkpoint has."),
-    ] = "auto",
+    repeats: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, help="Warm-up rounds, dropped.")] = 3,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate, exactly.")] = 16,
+    threads: Threads = 1,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     formula: Annotated[
         str, typer.Option(help=f"Of the FLOPs, one of {', '.join(FORMULAS)}.")
     ] = "paper",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write everything to a JSON file.")
     ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Take what is on this machine; never ask the hub.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Let code of the checkpoint run, where transformers has none for it.",
-        ),
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Load even what seems not to fit into the memory.")
-    ] = False,
+    offline: Offline = False,
+    trust_remote_code: TrustRemoteCode = False,
+    force: Force = False,
     set_: Overrides = None,
     plugin: PluginFiles = None,
     json: Json = False,
@@ -130,10 +117,11 @@ def bench(
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}")
     torch.set_num_threads(threads)
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
-    default = embedded.NUM_FRAMES if small else NUM_FRAMES
-    media = _shown(loaded, video, frames or default, by, fps)
-    for remark in media.remarks:
-        say(remark)
+    n_frames = frames or default_frames(small)
+    if video is None:
+        media = generated_media(GENERATED, n_frames, "video" in loaded.adapter.token_ids)
+    else:
+        media = read_media(video, n_frames, by, fps)
     sample = embedded.generate_sample(GENERATED)
     report, rounds = _measure(
         loaded,
@@ -145,26 +133,6 @@ def bench(
     )
     _show(report, json, out)
     _finish(rounds, repeats)
-
-
-def _shown(
-    loaded: LoadedModel, video: Path | None, n_frames: int, by: str, fps: float | None
-) -> MediaInput:
-    """Return what is shown: a file, or a generated video; models of images see its first frame."""
-    import torch
-
-    from tokenred import embedded
-    from tokenred.models.inputs.media import MediaInput
-    from tokenred.video import sample_indices
-
-    if video is not None:
-        return read_media(video, n_frames, by, fps)
-    frames = torch.from_numpy(embedded.generate_sample(GENERATED).frames.copy())
-    if "video" not in loaded.adapter.token_ids:
-        return MediaInput("image", (frames[:1],))
-    indices = sample_indices(len(frames), n_frames)
-    times = torch.tensor(indices, dtype=torch.float32)
-    return MediaInput("video", (frames[list(indices)],), (indices,), (times,))
 
 
 def _measure(
@@ -213,8 +181,8 @@ def _measure(
         model=names[0],
         revision=loaded.revision,
         model_class=loaded.plan.model_class,
-        picture=names[1],
-        picture_kind=media.kind,
+        media=names[1],
+        media_kind=media.kind,
         n_frames=max([1, *map(len, media.frame_indices)]),
         question=question,
         new_tokens=new_tokens,
@@ -240,7 +208,7 @@ def _shape(loaded: LoadedModel) -> tuple[LlmShape | None, tuple[str, ...]]:
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on stderr; yield what to call after every round."""
+    """Show a progress bar on stderr; yield the function to call after every round."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
@@ -262,22 +230,22 @@ def _bar(total: int) -> Iterator[Callable[[], None]]:
 
 
 def _show(report: Bench, as_json: bool, out: Path | None) -> None:
-    from tokenred.report.cost import caption, to_rich
+    from tokenred.evaluation.files import write_whole
+    from tokenred.report.cost import bench_caption, bench_tables
 
-    text = json_.dumps(asdict(report) | {"caption": caption(report)}, indent=2, ensure_ascii=False)
+    text = json_.dumps(
+        asdict(report) | {"caption": bench_caption(report)}, indent=2, ensure_ascii=False
+    )
     if as_json:
         print(text)
     else:
-        table_console(PIPE_WIDTH).print(to_rich(report))
+        table_console(PIPE_WIDTH).print(bench_tables(report))
     if out is not None:
-        try:
-            out.write_text(f"{text}\n", encoding="utf-8")
-        except OSError as error:
-            raise TokenredError(f"cannot write {out}: {error.strerror}") from error
+        write_whole(out, f"{text}\n")
 
 
 def _finish(rounds: Rounds, repeats: int) -> None:
-    """End with the exit code of what could not be measured."""
+    """Exit with the code of the failures, if any."""
     if rounds.stopped:
         say(f"tokenred: stopped after {rounds.n_rounds} of {repeats} rounds")
         raise typer.Exit(INTERRUPTED)

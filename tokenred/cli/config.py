@@ -1,4 +1,4 @@
-"""``tokenred config``: look at a pipeline without running it."""
+"""``tokenred config``: show, hash and describe pipelines."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ Name = Annotated[
 def show(
     pipeline: Name, set_: Overrides = None, plugin: PluginFiles = None, json: Json = False
 ) -> None:
-    """Print a pipeline with every default filled in; the output is a pipeline file again."""
+    """Print a pipeline with every default filled in, as a pipeline file."""
     import yaml
 
     from tokenred.pipeline.config import load_config
@@ -34,7 +34,7 @@ def show(
 def hash_(
     pipeline: Name, set_: Overrides = None, plugin: PluginFiles = None, json: Json = False
 ) -> None:
-    """Print the config_id: equal pipelines have equal ones, whatever they are called."""
+    """Print the config_id: equal for equal pipelines, whatever their names."""
     from tokenred.pipeline.config import load_config
 
     config = load_config(pipeline, parse_overrides(set_))

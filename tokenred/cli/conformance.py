@@ -1,11 +1,11 @@
-"""``tokenred conformance``: every model family against every check of an adapter."""
+"""``tokenred conformance``: run all adapter checks on every model family."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tokenred.cli._common import Json, columns, emit, say
+from tokenred.cli._common import Json, align_columns, emit, say
 from tokenred.errors import ConfigError, nearest
 
 
@@ -13,7 +13,7 @@ def conformance(
     family: Annotated[
         list[str] | None, typer.Option(help="A family by name; repeat for more. Default: all.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the models run, such as cuda:0.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device, such as cuda:0.")] = "cpu",
     record: Annotated[
         Path | None,
         typer.Option(help="JSON file to add the matrix to, one for each version and device."),
@@ -44,6 +44,6 @@ def conformance(
         emit(matrix.to_dict())
     else:
         print(f"transformers {matrix.transformers}, torch {matrix.torch}, {matrix.device}\n")
-        print(columns(matrix.rows()))
+        print(align_columns(matrix.rows()))
     if not matrix.passed:
         raise typer.Exit(4)

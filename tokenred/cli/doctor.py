@@ -1,4 +1,4 @@
-"""``tokenred doctor``: is everything in place?"""
+"""``tokenred doctor``: check the installation."""
 
 import importlib
 import platform
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from tokenred.cli._common import Json, columns, emit, say
+from tokenred.cli._common import Json, align_columns, emit, say
 from tokenred.errors import PluginError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ LMMS_TESTED = ("0.7.3", "0.8")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. ``missing`` is optional and no fault, ``failed`` is one."""
+    """One line of the report. ``missing`` means an optional part, ``failed`` an error."""
 
     name: str
     state: Literal["ok", "missing", "failed"]
@@ -51,7 +51,7 @@ def doctor(json: Json = False) -> None:
     if json:
         emit([asdict(finding) for finding in found])
     else:
-        print(columns([[finding.state, finding.name, finding.detail] for finding in found]))
+        print(align_columns([[finding.state, finding.name, finding.detail] for finding in found]))
     failed = sum(finding.state == "failed" for finding in found)
     if failed:
         say(f"{failed} of {len(found)} checks failed")
@@ -98,7 +98,7 @@ def _native() -> Finding:
 
 
 def plugin_findings() -> Iterator[Finding]:
-    """Say of every plugin whether it loads and every class that it brings can be imported."""
+    """Check that every plugin loads and that its classes can be imported."""
     from tokenred.plugins import plugin_statuses
 
     for status in plugin_statuses():
@@ -119,10 +119,9 @@ def _import_plugin(status: "PluginStatus") -> str:
 
 
 def lmms_findings() -> Iterator[Finding]:
-    """Say whether lmms-eval is there, can be imported, and finds the model ``tokenred``.
+    """Check that lmms-eval is installed, can be imported, and finds the model ``tokenred``.
 
-    A broken entry point is but a line in its log, and its import ends on a torchvision that does
-    not go with torch.
+    It only logs a broken entry point, and its import fails if torchvision does not match torch.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -148,7 +147,7 @@ def _import_torchvision() -> str:
         torchvision = importlib.import_module("torchvision")
     except RuntimeError as error:
         raise RuntimeError(
-            f"torchvision does not go with torch {torch.__version__}: install both from one index "
+            f"torchvision does not match torch {torch.__version__}: install both from one index "
             f"({str(error).splitlines()[0]})"
         ) from error
     return torchvision.__version__
@@ -167,7 +166,7 @@ def _resolve_lmms_model() -> str:
         raise RuntimeError(f"lmms-eval cannot be imported: {error}") from error
     found = registry.get_model_class(LMMS_MODEL)
     if not found.__module__.startswith("tokenred."):
-        raise RuntimeError(f"'{LMMS_MODEL}' is {found.__module__}.{found.__name__}, not ours")
+        raise RuntimeError(f"'{LMMS_MODEL}' is {found.__module__}.{found.__name__}, not tokenred's")
     return f"--model {LMMS_MODEL} is {found.__module__}.{found.__name__}"
 
 
@@ -191,7 +190,7 @@ def _load_presets() -> str:
 
 
 def _load_model() -> str:
-    from tokenred.embedded import load_model, load_tokenizer
+    from tokenred.embedded import load_embedded_model, load_tokenizer
 
-    model, tokenizer = load_model(), load_tokenizer()
+    model, tokenizer = load_embedded_model(), load_tokenizer()
     return f"{model.num_parameters() / 1e6:.2f} M parameters, {len(tokenizer)} words"

@@ -13,6 +13,6 @@ def export(
     file: Annotated[Path, typer.Argument(help="A .parquet or .csv file to write.")],
 ) -> None:
     """Write every answer of a run, one line each, to Parquet or CSV."""
-    from tokenred.evaluation.export import export as write
+    from tokenred.evaluation.export import export_answers
 
-    say(f"{write(run, file)} answers written to {file}")
+    say(f"{export_answers(run, file)} answers written to {file}")

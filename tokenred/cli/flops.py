@@ -1,4 +1,4 @@
-"""``tokenred flops``: what reading and answering cost, by a named formula, term by term."""
+"""``tokenred flops``: FLOPs of prefill and decoding by a named formula, term by term."""
 
 from typing import Annotated, Any
 
@@ -6,20 +6,19 @@ import typer
 
 from tokenred.accounting import (
     FORMULAS,
+    UNITS,
     Flops,
     Formula,
     decode_flops,
     find_shape,
+    flops_unit,
     parse_schedule,
     prefill_flops,
     schedule_of,
     schedule_text,
 )
-from tokenred.cli._common import Json, columns, emit
+from tokenred.cli._common import Json, align_columns, emit
 from tokenred.errors import ConfigError
-
-UNITS = {"T": 1e12, "G": 1e9, "M": 1e6}
-"""Unit of the printed figures -> FLOPs. The unit is the largest that vanilla prefill reaches."""
 
 
 def flops(
@@ -50,7 +49,7 @@ def flops(
         ),
     ] = None,
     text_tokens: Annotated[
-        int, typer.Option(min=0, help="Text tokens to count besides; the papers count none.")
+        int, typer.Option(min=0, help="Text tokens to count, too; the papers count none.")
     ] = 0,
     generated: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 100,
     formula: Annotated[str, typer.Option(help=f"One of {', '.join(FORMULAS)}.")] = "paper",
@@ -116,7 +115,7 @@ def _cost(reduced: Flops, vanilla: Flops) -> dict[str, Any]:
 
 def _text(report: dict[str, Any], formula: Formula) -> str:
     top = report["prefill"]["vanilla_flops"]
-    unit = next((unit for unit in UNITS if top >= UNITS[unit]), "M")
+    unit = flops_unit([top])
     used = {formula.attention, *"".join(symbols for _, symbols in formula.per_token.values())}
     sizes = [f"{symbol} = {size}" for symbol, size in report["sizes"].items() if symbol in used]
     text = f", {report['text_tokens']} of them text" if report["text_tokens"] else ""
@@ -138,7 +137,7 @@ def _text(report: dict[str, Any], formula: Formula) -> str:
         ]
         rows += [_row(part, "", cost, unit), ("", "", "", "", "")]
     rows.append(_row("total", "", report["total"], unit))
-    return f"{columns(facts)}\n\n{columns(rows)}"
+    return f"{align_columns(facts)}\n\n{align_columns(rows)}"
 
 
 def _row(name: str, expression: str, cost: dict[str, Any], unit: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``tokenred list``: what is registered, whose it is, and what it does in one line."""
+"""``tokenred list``: registered strategies, presets and verbs, with owner and summary."""
 
 import ast
 import inspect
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, PluginFiles, columns, emit, say
+from tokenred.cli._common import Json, PluginFiles, align_columns, emit, say
 from tokenred.errors import ConfigError, TokenredError, nearest
 from tokenred.plugins import registry
 from tokenred.registry import FILES, HARNESS_ROLES, ROLES, TARGETS, Entry, plural
@@ -27,7 +27,7 @@ def list_(
     plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
-    """List everything that is registered, with its owner: strategies, presets, verbs, and so on."""
+    """List what is registered, with its owner: strategies, presets, verbs, and so on."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"there is no list of '{kind}'{nearest(kind, KINDS)}")
     rows = [row for name in KINDS if kind in (None, name) for row in _rows(KINDS[name])]
@@ -35,7 +35,11 @@ def list_(
     if json:
         emit(rows)
     elif rows:
-        print(columns([[row["kind"], row["name"], row["owner"], row["summary"]] for row in rows]))
+        print(
+            align_columns(
+                [[row["kind"], row["name"], row["owner"], row["summary"]] for row in rows]
+            )
+        )
 
 
 def _rows(kind: str) -> list[dict[str, str]]:
@@ -99,7 +103,7 @@ def _first_paragraph(text: str) -> str:
 
 
 def _written(strategy: Any) -> str | None:
-    """Return the docstring of what is given by name, from the source of its module."""
+    """Return a docstring from the source of its module, without importing it."""
     if not isinstance(strategy, str):
         return None
     module, name = strategy.split(":")

@@ -1,11 +1,11 @@
-"""``tokenred native``: compile Sinkhorn for this machine; never needed, only faster."""
+"""``tokenred native``: compile Sinkhorn for this machine, for speed."""
 
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
-from tokenred.cli._common import Json, columns, emit, say
+from tokenred.cli._common import Json, align_columns, emit, say
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -15,7 +15,7 @@ app = typer.Typer(
 
 @dataclass(frozen=True)
 class Status:
-    """What is there: ``state`` is ``built``, ``missing`` or ``broken``."""
+    """State of the compiled library: ``built``, ``missing`` or ``broken``."""
 
     state: str
     path: str
@@ -31,13 +31,13 @@ def _default(context: typer.Context, json: Json = False) -> None:
         status(json)
 
 
-@app.command()
-def build(
+@app.command("build")
+def build_native(
     compiler: Annotated[
-        str | None, typer.Option(help="Name or path of a C compiler; cc, gcc or clang if not said.")
+        str | None, typer.Option(help="Name or path of a C compiler; cc, gcc or clang by default.")
     ] = None,
 ) -> None:
-    """Compile it for this processor, compare it with torch, and keep it for this user."""
+    """Compile Sinkhorn for this processor, check it against torch, and install it for this user."""
     from tokenred.kernels.native.build import build_library
 
     path, built = build_library(compiler=compiler)
@@ -49,18 +49,18 @@ def build(
 
 @app.command()
 def status(json: Json = False) -> None:
-    """Say what is there, with which compiler and flags it was built, and where."""
+    """Show whether it is built, with which compiler and flags, and where."""
     found = native_status()
     told = {name: value for name, value in asdict(found).items() if value not in ("", None)}
     if json:
         emit(told)
     else:
-        print(columns([(name, str(value)) for name, value in told.items()]))
+        print(align_columns([(name, str(value)) for name, value in told.items()]))
 
 
 @app.command()
 def remove() -> None:
-    """Delete what was built, for other processors and older versions too."""
+    """Delete all compiled libraries, those for other processors and versions included."""
     from tokenred.kernels.native.build import remove_libraries
 
     removed = remove_libraries()
@@ -71,7 +71,7 @@ def remove() -> None:
 
 
 def native_status() -> Status:
-    """Return what is known of the library for this machine."""
+    """Return the state of the library for this machine."""
     from tokenred.kernels.native import library
 
     path = library.library_path(library.FOLDER)

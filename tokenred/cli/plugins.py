@@ -1,13 +1,13 @@
-"""``tokenred plugins``: every installed plugin, what it brings, and why it failed if it did."""
+"""``tokenred plugins``: installed plugins, what they register, and load errors."""
 
 from dataclasses import asdict
 
-from tokenred.cli._common import Json, PluginFiles, columns, emit, say
+from tokenred.cli._common import Json, PluginFiles, align_columns, emit, say
 from tokenred.plugins import registry
 
 
 def plugins(plugin: PluginFiles = None, json: Json = False) -> None:
-    """Show the status of every third-party plugin; a broken one never stops the others."""
+    """Show the status of every third-party plugin; one that fails does not stop the others."""
     from tokenred.plugins import plugin_statuses
 
     rows = [
@@ -22,4 +22,4 @@ def plugins(plugin: PluginFiles = None, json: Json = False) -> None:
         return
     for row in rows:
         row["state"] = f"failed: {row['error']}" if row["error"] else ", ".join(row["brings"])
-    print(columns([[r["name"], r["distribution"], r["version"], r["state"]] for r in rows]))
+    print(align_columns([[r["name"], r["distribution"], r["version"], r["state"]] for r in rows]))

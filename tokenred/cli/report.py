@@ -1,4 +1,4 @@
-"""``tokenred report``: a finished run as a page that people read, or as a table for a paper."""
+"""``tokenred report``: a run as an HTML page, or as a table for a paper."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ def report(
         str, typer.Option("--format", help=f"Which files, of {', '.join(FORMATS)}.")
     ] = "html",
     samples: Annotated[
-        int, typer.Option(min=0, help="Samples of most disagreement that the page shows.")
+        int, typer.Option(min=0, help="Number of samples with most disagreement on the page.")
     ] = 24,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the files; that of the run by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; the run's by default.")] = None,
 ) -> None:
     """Write RUN/report.html: table, plots and single answers in one file that opens offline.
 
-    Nothing is computed again but statistics; neither the model nor the network is needed.
+    Needs neither the model nor the network: only statistics are computed.
     """
     from tokenred.evaluation.files import write_whole
     from tokenred.evaluation.manifest import STORE, read_run
@@ -73,12 +71,12 @@ def _text(
     from tokenred.report import table
 
     if name == "html":
-        from tokenred.report.gather import gather_about, gather_explorer
+        from tokenred.report.gather import gather_explorer, gather_provenance
         from tokenred.report.html import to_html
 
-        about = gather_about(manifest, folder, len(manifest.sample_ids))
+        provenance = gather_provenance(manifest, folder, len(manifest.sample_ids))
         explorer = gather_explorer(manifest, summary, store, n_shown) if n_shown else None
-        return to_html(summary, about, explorer)
+        return to_html(summary, provenance, explorer)
     if name == "tex":
         from tokenred.report.latex import to_latex
 

@@ -8,25 +8,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, Overrides, PluginFiles, columns, emit, parse_overrides, say
+from tokenred.cli._common import (
+    Json,
+    Overrides,
+    PluginFiles,
+    align_columns,
+    emit,
+    parse_overrides,
+)
 from tokenred.cli._media import (
-    NUM_FRAMES,
     By,
     Device,
     Dtype,
     Force,
     Fps,
+    Frames,
     Model,
     Offline,
     Revision,
     TrustRemoteCode,
     check_media,
     check_sampling,
+    default_frames,
     embedded_words,
     load,
     read_media,
 )
-from tokenred.errors import TokenredError
 
 if TYPE_CHECKING:
     from tokenred.models.loading import LoadedModel
@@ -36,7 +43,7 @@ MAX_NEW_TOKENS = 64
 
 
 def run(
-    picture: Annotated[
+    path: Annotated[
         Path, typer.Argument(metavar="VIDEO_OR_IMAGE", help="A video file, or an image file.")
     ],
     ask: Annotated[list[str], typer.Option(help="A question; repeat for more.")],
@@ -47,15 +54,12 @@ def run(
     revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    frames: Annotated[
-        int | None,
-        typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
-    ] = None,
+    frames: Frames = None,
     by: By = "index",
     fps: Fps = None,
     positions: Annotated[
         str | None,
-        typer.Option(help="contiguous or original; by default what suits the model's family."),
+        typer.Option(help="contiguous or original; the model family's own by default."),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
@@ -76,22 +80,18 @@ def run(
 
     Answers are greedy, so they are the same every time.
     """
-    import torch
-
-    from tokenred import embedded, load_pipeline
+    from tokenred import load_pipeline
+    from tokenred.models.loading.memory import memory_errors
 
     reducer = load_pipeline(pipeline, parse_overrides(set_))
     check_sampling(frames, by, fps)
-    check_media(picture)
+    check_media(path)
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
     questions = [embedded_words(each) for each in ask] if small else ask
-    default = embedded.NUM_FRAMES if small else NUM_FRAMES
-    shown = read_media(picture, frames or default, by, fps)
-    for remark in shown.remarks:
-        say(remark)
+    media = read_media(path, frames or default_frames(small), by, fps)
     longest = max_new_tokens or (1 if small else MAX_NEW_TOKENS)
-    try:
-        prepared = loaded.prepare(shown)
+    with memory_errors("try fewer --frames"):
+        prepared = loaded.prepare(media)
         answers, realised = [], []
         for question in questions:
             inputs = loaded.inputs_of(question, prepared)
@@ -101,13 +101,11 @@ def run(
                 generation={"max_new_tokens": longest, "do_sample": False},
                 logits=True,
             )
-            kept = asked(reducer, positions=positions, frame_times=shown.frame_times)
+            kept = asked(reducer, positions=positions, frame_times=media.frame_times)
             whole = asked() if compare else None
             answers.append(_answer(question, *(_facts(loaded, each) for each in (kept, whole))))
             assert kept.attachment is not None
             realised.append(kept.attachment.realised)
-    except torch.OutOfMemoryError as error:
-        raise TokenredError("out of memory; fewer --frames may do") from error
     report = {
         "model": {
             "name": "embedded" if model is None else model,
@@ -121,8 +119,8 @@ def run(
         "config_id": reducer.config.config_id,
         "positions": positions or loaded.adapter.default_positions,
         "answers": answers,
-        "medium": shown.kind,
-        "frame_indices": [each for indices in shown.frame_indices for each in indices],
+        "medium": media.kind,
+        "frame_indices": media.all_indices,
         **_realised(realised[0]),
     }
     if json:
@@ -132,7 +130,7 @@ def run(
 
 
 def _facts(loaded: "LoadedModel", answer: "ModelAnswer | None") -> dict[str, Any]:
-    """Return one answer as it is reported.
+    """Return the report of one answer.
 
     ``probability`` is the product of those of its tokens; ``ms`` is the time of the whole call, the
     vision tower included.
@@ -155,13 +153,13 @@ def _facts(loaded: "LoadedModel", answer: "ModelAnswer | None") -> dict[str, Any
 
 
 def _answer(question: str, kept: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
-    """Return one answer with what the unreduced model says beside it."""
+    """Return one answer beside that of the unreduced model."""
     beside = {f"unreduced_{name}": whole.get(name) for name in kept if name != "layer_tokens"}
     return {"question": question, **kept, **beside}
 
 
 def _realised(realised: Sequence[Any]) -> dict[str, Any]:
-    """Sum up what the pipeline did; a model may see an image as two clips."""
+    """Sum up the reduction over clips; an image may be two of them."""
     vanilla, kept = (
         sum(getattr(each, name) for each in realised) for name in ("vanilla_tokens", "n_tokens")
     )
@@ -193,7 +191,7 @@ def _text(report: dict[str, Any]) -> str:
         ("prompt", _beside(answers, "prompt_tokens")),
         ("reducer", f"{report['reducer_ms']:.1f} ms"),
     ]
-    return "\n\n".join([*blocks, columns([fact for fact in facts if fact[1].strip("; ")])])
+    return "\n\n".join([*blocks, align_columns([fact for fact in facts if fact[1].strip("; ")])])
 
 
 def _block(answer: dict[str, Any], pipeline: str) -> str:
@@ -202,11 +200,11 @@ def _block(answer: dict[str, Any], pipeline: str) -> str:
         for name, prefix in ((pipeline, ""), ("unreduced", "unreduced_"))
         if answer[f"{prefix}answer"] is not None
     ]
-    return f"{answer['question']}\n{columns(rows)}"
+    return f"{answer['question']}\n{align_columns(rows)}"
 
 
 def _with_probability(answer: dict[str, Any], prefix: str) -> str:
-    """Return the answer; one word comes with its probability, of many it says little."""
+    """Return the answer, with its probability if it is one token."""
     text = " ".join(answer[f"{prefix}answer"].split())
     if answer[f"{prefix}new_tokens"] > 1:
         return text
@@ -214,7 +212,7 @@ def _with_probability(answer: dict[str, Any], prefix: str) -> str:
 
 
 def _beside(answers: Sequence[dict[str, Any]], name: str) -> str:
-    """Return a number of tokens for every answer, and what it is unreduced."""
+    """Return a token count for every answer, and its unreduced value."""
     kept, whole = (
         [str(each[key]) for each in answers if each[key] is not None]
         for key in (name, f"unreduced_{name}")

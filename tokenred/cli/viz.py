@@ -1,4 +1,4 @@
-"""``tokenred viz``: pictures of what pipelines do to a video or an image."""
+"""``tokenred viz``: draw which tokens pipelines keep, merge and drop."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, Overrides, PluginFiles, emit, parse_overrides, say
+from tokenred.cli._common import Json, Overrides, PluginFiles, emit, parse_overrides
 from tokenred.cli._media import (
-    NUM_FRAMES,
     By,
     Device,
     Dtype,
     Force,
     Fps,
+    Frames,
     Model,
     Offline,
     Revision,
     TrustRemoteCode,
     check_media,
     check_sampling,
+    default_frames,
     embedded_words,
+    generated_media,
     load,
     read_media,
 )
-from tokenred.errors import ConfigError, InputError, TokenredError
+from tokenred.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +74,7 @@ def viz(
         typer.Option(help="The question, which matters for pipelines that work inside the LLM."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures; viz/VIDEO-PIPELINE by default.")
+        Path | None, typer.Option(help="Folder for the images; viz/VIDEO-PIPELINE by default.")
     ] = None,
     retention: Annotated[
         float | None,
@@ -82,10 +84,7 @@ def viz(
     revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    frames: Annotated[
-        int | None,
-        typer.Option(min=1, help="Frames to sample; 32, and 8 for the embedded model."),
-    ] = None,
+    frames: Frames = None,
     by: By = "index",
     fps: Fps = None,
     offline: Offline = False,
@@ -95,14 +94,12 @@ def viz(
     plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
-    """Draw which patches are kept, merged and dropped, who flows into a token, and the segments.
+    """Draw which patches are kept, merged and dropped, the sources of a token, and the segments.
 
     Writes overlay.png, anchor.png, timeline.png and animation.gif. All of it is read from the
     linear map of the reduction, so it works for any pipeline.
     """
-    import torch
-
-    from tokenred import embedded
+    from tokenred.models.loading.memory import memory_errors
     from tokenred.report.viz import anchor_map, animation, overlay, timeline, to_png
     from tokenred.video.opening import shown
 
@@ -115,15 +112,14 @@ def viz(
     folder = out or Path("viz") / _folder_name(video, [each.config.name for each in reducers])
     _check_folder(folder)
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
-    default = embedded.NUM_FRAMES if small else NUM_FRAMES
-    media = _read(video, frames or default, by, fps)
-    for remark in media.remarks:
-        say(remark)
+    n_frames = frames or default_frames(small)
+    if video == EXAMPLE:
+        media = generated_media(EXAMPLE_SAMPLE, n_frames)
+    else:
+        media = read_media(Path(video), n_frames, by, fps)
     question = ask or ("how many digits" if small else "What happens here?")
-    try:
+    with memory_errors("try fewer --frames"):
         views = _views(loaded, media, reducers, embedded_words(question) if small else question)
-    except torch.OutOfMemoryError as error:
-        raise TokenredError("out of memory; fewer --frames may do") from error
     pairs = _anchors(views, wanted)
     title = f"{shown(Path(video).name)} on {'the embedded model' if model is None else loaded.name}"
     paths = _write(
@@ -138,7 +134,7 @@ def viz(
     report: dict[str, Any] = {
         "video": shown(video),
         "model": "embedded" if model is None else loaded.name,
-        "frame_indices": _indices(media),
+        "frame_indices": media.all_indices,
         "pipelines": [
             {**view.figures(), "anchor": _figures(dict(pairs).get(view))} for view in views
         ],
@@ -151,7 +147,7 @@ def viz(
 
 
 def _load(name: str, overrides: Mapping[str, Any], retention: float | None) -> Pipeline:
-    """Load a pipeline; one that keeps everything keeps everything at any retention."""
+    """Load a pipeline; one that keeps everything ignores the retention."""
     from functools import partial
 
     from tokenred import Pipeline
@@ -184,32 +180,12 @@ def _folder_name(video: str, names: Sequence[str]) -> str:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse, before any work, a folder in which nothing can be written."""
+    """Raise at once if the folder cannot be written."""
     existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not existing.is_dir():
         raise InputError(f"{folder} cannot be a folder: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{folder} cannot be written: no permission in {existing}")
-
-
-def _read(video: str, n_frames: int, by: str, fps: float | None) -> MediaInput:
-    """Read what is to be drawn, or make the example."""
-    if video != EXAMPLE:
-        return read_media(Path(video), n_frames, by, fps)
-    import torch
-
-    from tokenred.embedded import generate_sample
-    from tokenred.models.inputs.media import MediaInput
-    from tokenred.video import sample_indices
-
-    frames = torch.from_numpy(generate_sample(EXAMPLE_SAMPLE).frames)
-    indices = sample_indices(len(frames), n_frames)
-    chosen = torch.tensor(indices)
-    return MediaInput("video", (frames[chosen],), (indices,), (chosen.float(),))
-
-
-def _indices(media: MediaInput) -> list[int]:
-    return [each for indices in media.frame_indices for each in indices]
 
 
 def _views(
@@ -224,12 +200,12 @@ def _views(
         _seen(loaded, media),
         adapter=loaded.adapter,
         frame_times=media.frame_times,
-        labels=[f"frame {index}" for index in _indices(media)] or ["image"],
+        labels=[f"frame {index}" for index in media.all_indices] or ["image"],
     )
 
 
 def _seen(loaded: LoadedModel, media: MediaInput) -> torch.Tensor:
-    """Return (frames, height, width, 3): what the model sees of the frames, at their own size."""
+    """Return (frames, height, width, 3): the part of the frames that the model reads."""
     (pixels,) = media.pixels
     settings = {**loaded.adapter.normalisation, **loaded.settings["video"]}
     if media.kind == "image" or not settings.get("do_center_crop"):
@@ -243,7 +219,7 @@ def _seen(loaded: LoadedModel, media: MediaInput) -> torch.Tensor:
 def _anchors(
     views: Sequence[View], wanted: str | tuple[int, int, int]
 ) -> list[tuple[View, Anchor]]:
-    """Find the token in every view that has it; refuse a place where none has."""
+    """Find the token in every view that has it; raise if none has."""
     from tokenred.report.viz import find_anchor
 
     pairs, refused = [], None
@@ -268,13 +244,13 @@ def _figures(anchor: Anchor | None) -> dict[str, Any] | None:
     }
 
 
-def _write(folder: Path, pictures: Mapping[str, bytes]) -> list[Path]:
-    """Write all pictures or none: each is put beside its place first, then all are moved."""
-    places = [folder / name for name in pictures]
+def _write(folder: Path, images: Mapping[str, bytes]) -> list[Path]:
+    """Write all images or none: drafts first, then all are renamed."""
+    places = [folder / name for name in images]
     waiting = [place.with_name(f".{place.name}.{os.getpid()}") for place in places]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, data in zip(waiting, pictures.values()):
+        for path, data in zip(waiting, images.values()):
             path.write_bytes(data)
         for path, place in zip(waiting, places):
             path.replace(place)

@@ -17,7 +17,7 @@ from tokenred.embedded.questions import (
     KINDS,
     OPTIONS,
     VOCABULARY,
-    Question,
+    EmbeddedQuestion,
     generate_questions,
 )
 from tokenred.embedded.scenes import NUM_FRAMES, Scene, SceneObject, generate_scene
@@ -38,21 +38,21 @@ __all__ = [
     "PATCH_SIZE",
     "SPLITS",
     "VOCABULARY",
-    "Question",
-    "Sample",
+    "EmbeddedQuestion",
+    "EmbeddedSample",
     "Scene",
     "SceneObject",
     "generate_questions",
     "generate_sample",
     "generate_scene",
-    "load_model",
+    "load_embedded_model",
     "load_tokenizer",
     "to_pixel_values",
 ]
 
 
 @dataclass(frozen=True)
-class Sample:
+class EmbeddedSample:
     """A generated video with its questions.
 
     Attributes
@@ -63,14 +63,14 @@ class Sample:
         ``"train"`` or ``"test"``.
     scene : Scene
         Pixels and ground truth.
-    questions : tuple of Question
+    questions : tuple of EmbeddedQuestion
         All questions the ground truth answers.
     """
 
     index: int
     split: str
     scene: Scene
-    questions: tuple[Question, ...]
+    questions: tuple[EmbeddedQuestion, ...]
 
     @property
     def frames(self) -> np.ndarray:
@@ -78,13 +78,13 @@ class Sample:
         return self.scene.frames
 
 
-def generate_sample(index: int, split: str = "test", seed: int = 0) -> Sample:
+def generate_sample(index: int, split: str = "test", seed: int = 0) -> EmbeddedSample:
     """Generate one video and its questions; the same arguments give the same sample."""
     scene = generate_scene(index, split=split, seed=seed)
-    return Sample(index, split, scene, generate_questions(scene))
+    return EmbeddedSample(index, split, scene, generate_questions(scene))
 
 
-def load_model(
+def load_embedded_model(
     path: str | Path = MODEL_DIR, **options: object
 ) -> LlavaOnevisionForConditionalGeneration:
     """Load the trained model in float32 and evaluation mode.

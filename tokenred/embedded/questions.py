@@ -40,7 +40,7 @@ _MIN_FRAMES_FOR_DIRECTION = 3
 
 
 @dataclass(frozen=True)
-class Question:
+class EmbeddedQuestion:
     """One question about a video.
 
     Attributes
@@ -68,11 +68,11 @@ class Question:
         return OPTIONS[self.kind]
 
 
-def _make(kind: str, text: str, answer: object) -> Question:
-    return Question(kind, tuple(text.split()), str(answer))
+def _make(kind: str, text: str, answer: object) -> EmbeddedQuestion:
+    return EmbeddedQuestion(kind, tuple(text.split()), str(answer))
 
 
-def _object_questions(item: SceneObject, cut: int | None) -> list[Question]:
+def _object_questions(item: SceneObject, cut: int | None) -> list[EmbeddedQuestion]:
     """Questions about one object."""
     questions = [
         _make("digit", f"what digit is {item.color}", item.digit),
@@ -87,7 +87,7 @@ def _object_questions(item: SceneObject, cut: int | None) -> list[Question]:
     return questions
 
 
-def generate_questions(scene: Scene) -> tuple[Question, ...]:
+def generate_questions(scene: Scene) -> tuple[EmbeddedQuestion, ...]:
     """All questions that the ground truth of ``scene`` answers without ambiguity."""
     questions = [_make("count", "how many digits", len(scene.objects))]
     if len(scene.objects) > 1 and scene.objects[0].first < scene.objects[1].first:

@@ -1,1 +1,1 @@
-"""Tasks, the ablation runner, results that survive, and statistics that pair."""
+"""Tasks, the ablation runner, the result store, and paired statistics."""

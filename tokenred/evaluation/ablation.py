@@ -1,4 +1,4 @@
-"""Ablations as data: a YAML file that names rows, each a pipeline with something changed.
+"""Ablation files: YAML that names rows, each a pipeline with changes.
 
 A file may give ``rows`` by hand, ``axes`` of dotted paths (their product), a ``sweep`` over all
 strategies that go together, or several of these. ``vanilla``, ``random`` and ``downsample`` join
@@ -40,7 +40,7 @@ class RowSpec(FrozenModel):
 
 
 class Published(FrozenModel):
-    """Figures that somebody else printed, of another model."""
+    """Published scores, of another model."""
 
     source: str = Field(description="where they stand, and of which model")
     scores: dict[str, float | dict[float, float]] = Field(
@@ -48,7 +48,7 @@ class Published(FrozenModel):
     )
 
     def score(self, label: str, retention: float | None) -> float | None:
-        """Return what was printed for a row, if anything was."""
+        """Return the published score of a row, if there is one."""
         found = self.scores.get(label)
         if isinstance(found, dict):
             return None if retention is None else found.get(retention)
@@ -56,7 +56,7 @@ class Published(FrozenModel):
 
 
 class Sweep(FrozenModel):
-    """Every selector with every coupler and every aggregator that go together by their flags."""
+    """All compatible combinations of selector, coupler and aggregator."""
 
     stage: str = Field(description="label of the frame stage whose parts are exchanged")
     selectors: tuple[Any, ...] | Literal["all"] = Field(default="all", description="which; all")
@@ -69,8 +69,8 @@ class Sweep(FrozenModel):
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the label and the changes of every combination.
 
-        A coupler that couples nothing goes with an aggregator that merges nothing, and only with
-        such a one. Selectors that choose as many tokens as they like meet no exact budget.
+        A coupler that couples nothing is only combined with aggregators that merge nothing.
+        Selectors with a free number of tokens are left out, as they meet no exact budget.
         """
         couplers, aggregators = (self._parts(role) for role in ("coupler", "aggregator"))
         for selector, chooses in self._parts("selector"):
@@ -124,7 +124,7 @@ class AblationConfig(FrozenModel):
     @field_validator("rows", mode="before")
     @classmethod
     def _empty_rows(cls, rows: object) -> object:
-        """Read ``label:`` without anything as the base unchanged."""
+        """Read an empty ``label:`` as the unchanged base."""
         if not isinstance(rows, Mapping):
             return rows
         return {str(label): {} if row is None else row for label, row in rows.items()}
@@ -142,7 +142,7 @@ class AblationConfig(FrozenModel):
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration to run, and what the table calls it.
+    """One configuration to run, with its label in the table.
 
     ``retention`` is the nominal budget that the row shares with its group; None for a row that has
     a budget of its own, such as ``vanilla``. ``control`` marks rows that join every table.
@@ -159,7 +159,7 @@ class Row:
 
     @property
     def canonical(self) -> dict[str, Any]:
-        """What identifies the results of this row: the pipeline and the frames it sees."""
+        """The key of this row's results: the pipeline and its number of frames."""
         pipeline = self.config.canonical()
         return pipeline if self.frames is None else {"frames": self.frames, "pipeline": pipeline}
 
@@ -279,7 +279,7 @@ class Ablation:
 
 
 def ablation_files() -> dict[str, Path]:
-    """Return name -> file of the ablations that are registered."""
+    """Return the registered ablations, name -> file."""
     return {name: path for name, (path, _) in registry().ablations().items()}
 
 
@@ -288,7 +288,7 @@ def load_ablation(
 ) -> Ablation:
     """Load a registered ablation by name, a YAML file by path, a mapping, or a preset by name.
 
-    A preset becomes the table of that preset alone among the rows that are always there.
+    A preset becomes a table of that preset and the controls.
 
     Raises
     ------
@@ -328,7 +328,7 @@ def _of_preset(name: str) -> AblationConfig:
 
 
 def _grid(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a label and the changes of every cell of the product of the axes."""
+    """Yield label and changes of every combination of the axes."""
     if not axes:
         return
     short = {path: _short_name(path, axes) for path in axes}
@@ -338,7 +338,7 @@ def _grid(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, dict[str, An
 
 
 def _short_name(path: str, others: Iterable[str]) -> str:
-    """Return the fewest last parts of a dotted path that no other path ends with."""
+    """Return the shortest unambiguous end of a dotted path."""
     parts = path.split(".")
     endings = (".".join(parts[-n:]) for n in range(1, len(parts)))
     rivals = [f".{other}" for other in others if other != path]

@@ -1,4 +1,4 @@
-"""What a comparison is made of, registered through the same hooks as everybody else's."""
+"""Built-in tasks, scorers, ablations and executors, registered through the public hooks."""
 
 from tokenred.files import shipped_files
 from tokenred.hookspecs import Register, hookimpl
@@ -23,6 +23,6 @@ def register_ablations(register: Register) -> None:
 
 @hookimpl
 def register_executors(register: Register) -> None:
-    """Register where work may be done."""
+    """Register the built-in executors."""
     register("local", ".worker:in_process")
     register("ray", ".executors.ray:with_ray")

@@ -1,12 +1,12 @@
-"""All stored answers as one flat file, for other tools."""
+"""Export all stored answers to one flat file."""
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tokenred.errors import ConfigError, TokenredError
+from tokenred.evaluation.files import whole_file
 from tokenred.evaluation.manifest import STORE, Run, read_run
 from tokenred.evaluation.store import STORED, Store
 
@@ -14,7 +14,7 @@ SUFFIXES = (".csv", ".parquet")
 _BATCH = 20_000
 
 
-def export(folder: Path, path: Path) -> int:
+def export_answers(folder: Path, path: Path) -> int:
     """Write every answer that a run's folder holds, with the label of its row; return how many.
 
     Answers that belong to no row of the latest run, such as those of older code, have no label.
@@ -36,15 +36,8 @@ def export(folder: Path, path: Path) -> int:
         raise ConfigError(f"write to a file that ends in {' or '.join(SUFFIXES)}, not {path.name}")
     run = read_run(folder)
     write = _write_csv if path.suffix == ".csv" else _write_parquet
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with Store(folder / STORE) as store:
-        try:
-            n_rows = write(draft, _labelled(run, store))
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise TokenredError(f"cannot write {path}: {error.strerror or error}") from error
-    return n_rows
+    with Store(folder / STORE) as store, whole_file(path) as draft:
+        return write(draft, _labelled(run, store))
 
 
 def _labelled(run: Run, store: Store) -> Iterator[dict[str, Any]]:

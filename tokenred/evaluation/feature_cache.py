@@ -1,4 +1,4 @@
-"""Remembers on disk what the vision tower gave, so that the next run need not encode again."""
+"""Cache on disk of vision tower output, so that later runs skip encoding."""
 
 import hashlib
 import logging
@@ -118,11 +118,11 @@ class FeatureCache:
             self._writes = False
             reason = getattr(error, "strerror", None) or str(error)
             _log.warning(
-                "the cache %s cannot be written (%s); going on without it", self.folder, reason
+                "the cache %s cannot be written (%s); continuing without it", self.folder, reason
             )
 
     def _make_room(self, size: int) -> None:
-        """Let the oldest files go if ``size`` more bytes would pass the cap."""
+        """Delete the oldest files if ``size`` more bytes would exceed the cap."""
         self._blind_bytes += size
         known = self._known_bytes
         if (
@@ -142,7 +142,7 @@ class FeatureCache:
         self._known_bytes = known + size
 
     def _entries(self) -> list[tuple[float, int, Path]]:
-        """Return when each file was last used, its bytes and its place; clear forgotten drafts."""
+        """Return last use, size and path of each file; delete stale drafts."""
         entries = []
         for path in self.folder.iterdir():
             draft = _DRAFT.fullmatch(path.name)
@@ -179,7 +179,7 @@ def _versions() -> str:
 
 
 def _without(clip: Clip, names: Collection[str]) -> Clip:
-    """Return a clip without cues that this call did not ask for."""
+    """Return a clip with the requested cues only."""
     if not names:
         return clip
     cues = {name: value for name, value in clip.tokens.cues.items() if name not in names}

@@ -1,8 +1,9 @@
-"""Files that appear as a whole or not at all, and large ones told apart without reading them."""
+"""Atomic writing of files, and hashes of large files from samples."""
 
 import hashlib
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokenred.errors import TokenredError
@@ -10,22 +11,30 @@ from tokenred.errors import TokenredError
 N_PIECES, PIECE_BYTES = 512, 4096
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, replacing an old one only when the new one is complete.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a draft beside ``path``, which takes its place when the block ends without error.
 
     Raises
     ------
     TokenredError
-        If it cannot be written; the old one is kept.
+        If it cannot be written; the old file is kept.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
+        yield draft
         draft.replace(path)
     except OSError as error:
+        raise TokenredError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-        raise TokenredError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all (see ``whole_file``)."""
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def sampled_hash(path: Path) -> str:

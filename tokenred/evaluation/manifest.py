@@ -1,6 +1,6 @@
-"""What a run is: rows, model, task and samples, written beside its results.
+"""The manifest of a run: rows, model, task and samples, stored beside its results.
 
-With the manifest and the store a table or a report is made again without the model.
+Manifest and store suffice to rebuild tables and reports without the model.
 """
 
 import json
@@ -29,7 +29,7 @@ MANIFEST_VERSION = 1
 
 @dataclass(frozen=True)
 class RunRow:
-    """One row of a run: its pipeline as data, and a score in % if somebody printed one."""
+    """One row of a run: its pipeline as data, and its published score in %, if any."""
 
     label: str
     retention: float | None
@@ -42,17 +42,17 @@ class RunRow:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, with all that its table says besides the results.
+    """Everything that the table of a run needs besides the results.
 
     Attributes
     ----------
     reference : label of the row that the others are compared with
-    sweep : whether the best of many rows is to be chosen
+    sweep : whether the best of many rows is chosen
     shape : sizes of the LLM, for FLOPs
-    model, task : what they were made from, as plain data
+    model, task : their settings as plain data
     kinds : kind of question -> chance level
-    allow_mixed : whether answers of other versions of the code are taken too
-    environment : versions and machine, for the record
+    allow_mixed : whether answers of other code versions count, too
+    environment : software versions and machine
     """
 
     name: str
@@ -123,7 +123,7 @@ def make_run(
 
 
 def environment() -> dict[str, str]:
-    """Return the versions and the machine that results are made with."""
+    """Return versions of software, and the machine."""
     found = {"python": platform.python_version(), "machine": platform.platform()}
     found["kernels"] = kernels_in_use()
     for package in ("tokenred", "torch", "transformers", "numpy"):

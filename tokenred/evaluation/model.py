@@ -1,4 +1,4 @@
-"""What the runner asks of a model under test, and every model that tokenred loads as one."""
+"""The interface of a model under test, and its implementation for any model that loads."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -29,7 +29,7 @@ _COUNTED = (".safetensors", ".json", ".jinja", ".model", ".py")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model, and how it is loaded; another process makes the same one of it.
+    """Which model to load, and how; picklable.
 
     Attributes
     ----------
@@ -47,16 +47,16 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What a model makes of one question.
+class Answer:
+    """What a model answers to one question.
 
     Attributes
     ----------
-    scores : option -> log-likelihood, summed over its tokens; empty where it was not asked for
-    text : what it wrote; empty unless it was to write
+    scores : option -> log-likelihood, summed over its tokens; empty if not scored
+    text : generated; empty without generation
     log_probs : (vocabulary,) of the next token
     state : (dim,) the hidden state that the next token is read from
-    layer_tokens : visual tokens that entered each layer of the LLM; empty if nothing worked inside
+    layer_tokens : visual tokens that entered each layer of the LLM; empty without stages inside it
     """
 
     scores: dict[str, float]
@@ -68,7 +68,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A sample as the model has it in hand: encoded once, questions and options tokenised.
+    """A sample prepared for a model: clip encoded, questions and options tokenised.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class EvaluatedModel(Protocol):
         """Run a pipeline; the model adds its newline tokens to the count."""
         ...
 
-    def replies(
+    def answers(
         self,
         encoded: Any,
         reduced: ReducedTokens,
@@ -124,8 +124,8 @@ class EvaluatedModel(Protocol):
         pipeline: Pipeline,
         answering: Answering,
         max_new_tokens: int,
-    ) -> list[Reply]:
-        """Answer each question, with what the pipeline has for the inside of the LLM at work."""
+    ) -> list[Answer]:
+        """Answer each question; stages of the pipeline inside the LLM run, too."""
         ...
 
 
@@ -137,16 +137,16 @@ that encodes with the cues it is given, and the device of the model."""
 
 
 class VideoLlm:
-    """Any model that ``tokenred.load_model`` serves; by default the small one that ships.
+    """Any model that ``tokenred.load_model`` loads; by default the embedded one.
 
-    The one that ships is loaded when it is first needed: its files say what it is.
+    The embedded model is loaded on first use: its files give revision and shape.
 
     Parameters
     ----------
     spec : which model
-    remember : stands before the vision tower, such as a ``FeatureCache``
-    on_load : called when a load begins
-    on_plan : is told what a load is about to need
+    remember : cache in front of the vision tower, such as a ``FeatureCache``
+    on_load : called before a load
+    on_plan : called with the plan of a load
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class VideoLlm:
         """Run a pipeline and count the newline tokens."""
         return self._session.reduce(encoded.clip, pipeline, generator=generator)
 
-    def replies(
+    def answers(
         self,
         encoded: Encoded,
         reduced: ReducedTokens,
@@ -245,16 +245,16 @@ class VideoLlm:
         pipeline: Pipeline,
         answering: Answering,
         max_new_tokens: int,
-    ) -> list[Reply]:
+    ) -> list[Answer]:
         """Score options from one shared reading of the video; write where text is asked for."""
         scored = [
             n for n, q in enumerate(sample.questions) if q.options and answering == "likelihood"
         ]
-        replies = dict(zip(scored, self._scored(encoded, reduced, sample, scored, pipeline)))
+        answers = dict(zip(scored, self._scored(encoded, reduced, sample, scored, pipeline)))
         for n in range(len(sample.questions)):
-            if n not in replies:
-                replies[n] = self._written(encoded, reduced, n, pipeline, max_new_tokens)
-        return [replies[n] for n in range(len(sample.questions))]
+            if n not in answers:
+                answers[n] = self._written(encoded, reduced, n, pipeline, max_new_tokens)
+        return [answers[n] for n in range(len(sample.questions))]
 
     def _scored(
         self,
@@ -263,7 +263,7 @@ class VideoLlm:
         sample: Sample,
         which: Sequence[int],
         pipeline: Pipeline,
-    ) -> list[Reply]:
+    ) -> list[Answer]:
         if not which:
             return []
         found, layer_tokens = self._session.score(
@@ -275,7 +275,7 @@ class VideoLlm:
         )
         log_probs = found.logits.log_softmax(-1)
         return [
-            Reply(
+            Answer(
                 scores=dict(zip(sample.questions[n].options, found.continuations[row])),
                 log_probs=log_probs[row],
                 state=found.hidden[row],
@@ -291,7 +291,7 @@ class VideoLlm:
         n: int,
         pipeline: Pipeline,
         max_new_tokens: int,
-    ) -> Reply:
+    ) -> Answer:
         answer = self._session.ask(
             encoded.inputs | encoded.texts[n],
             pipeline,
@@ -301,7 +301,7 @@ class VideoLlm:
             logits=True,
         )
         assert answer.logits is not None
-        return Reply(
+        return Answer(
             scores={},
             text=self._loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip(),
             log_probs=answer.logits[0].float().log_softmax(-1),
@@ -313,9 +313,9 @@ class VideoLlm:
         return torch.tensor(self._known(text))
 
     def _known(self, text: str) -> list[int]:
-        """Return the token ids of a text; a model cannot answer about words that it does not know.
+        """Return the token ids of a text; raise if the tokenizer has unknown words.
 
-        Only tokenizers of whole words, such as that of the embedded model, lack any.
+        Only word-level tokenizers, such as that of the embedded model, have any.
         """
         if text in self._token_ids:
             return self._token_ids[text]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenred.evaluation.ablation import Row
 from tokenred.evaluation.model import EvaluatedModel
-from tokenred.evaluation.runner import plan, run
+from tokenred.evaluation.runner import plan, run_ablation
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.summary import record_flops
 from tokenred.evaluation.task import Task
@@ -39,7 +39,7 @@ def preview(
     """
     with Store(":memory:") as trial:
         planned = plan(rows, task, model, trial)
-        run(planned, task, trial, 1, InProcess(Worker(task, model)))
+        run_ablation(planned, task, trial, 1, InProcess(Worker(task, model)))
         firsts = [trial.records(cell.origin, [task.sample_id(0)])[0] for cell in planned]
     stored = _stored(planned, task, path, n_samples)
     return [

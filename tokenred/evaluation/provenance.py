@@ -1,4 +1,4 @@
-"""Which code and which environment made a number."""
+"""Versions of the code behind a result."""
 
 import ast
 import hashlib
@@ -28,15 +28,15 @@ REMEMBERED = Path("~/.cache/tokenred/code")
 
 @cache
 def package_version() -> str:
-    """Return tokenred's version with a hash of its sources, so that edited code is told apart."""
+    """Return tokenred's version with a hash of its sources, to tell edited code apart."""
     return f"{tokenred.__version__}+{hash_sources(Path(tokenred.__file__).parent)}"
 
 
 def hash_sources(root: Path) -> str:
     """Return 8 hex digits over the Python and C code of a package that can change a result.
 
-    Docstrings, comments and empty lines of Python code do not count. What was found for the same
-    bytes before is remembered in ``REMEMBERED``, as reading Python takes most of a second.
+    Docstrings, comments and empty lines of Python code do not count. Hashes are cached in
+    ``REMEMBERED`` by content, as parsing takes most of a second.
     """
     sources = {
         place.as_posix(): source.read_bytes()
@@ -69,7 +69,7 @@ def _digest(texts: Mapping[str, bytes]) -> str:
 
 
 def _code(source: bytes) -> bytes:
-    """Return the lines of a Python source without comments and statements that are but a text."""
+    """Return Python source without comments, docstrings and empty lines."""
     lines = source.decode().split("\n")
     for token in tokenize.tokenize(io.BytesIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -89,7 +89,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def code_version(*configs: BaseModel) -> str:
-    """Return the version of all code behind a result: tokenred's and that of the plugins in use.
+    """Return the version of the code behind a result: tokenred and the plugins in use.
 
     Parameters
     ----------

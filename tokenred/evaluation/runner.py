@@ -1,4 +1,4 @@
-"""Runs an ablation: every sample is encoded once, and each row reduces it and answers from it."""
+"""Run an ablation: encode every sample once, then reduce and answer it under each row."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from tokenred.types import VisualTokens
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. A cell is one row on one sample."""
+    """Progress of a run. A cell is one row on one sample."""
 
     n_cells: int
     cells_computed: int = 0
@@ -29,7 +29,7 @@ class Progress:
 
     @property
     def cells_done(self) -> int:
-        """Cells that need nothing more."""
+        """Cells computed, reused or failed."""
         return self.cells_computed + self.cells_reused + self.cells_failed
 
 
@@ -38,10 +38,10 @@ Executor = Callable[[Iterable[Job]], Iterator[Result]]
 
 
 def plan(rows: Iterable[Row], task: Task, model: EvaluatedModel, store: Store) -> list[PlannedRow]:
-    """Check every row before any work, solve calibrated budgets, and name where results go.
+    """Check every row, solve calibrated budgets, and name the origin of the results.
 
-    Calibration reads samples that no evaluation reaches, and is remembered in the store. A row of
-    which the store holds results has passed the check before.
+    Calibration uses held-out samples, and is stored. A row with stored results has passed the check
+    before.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def plan(rows: Iterable[Row], task: Task, model: EvaluatedModel, store: Store) -
     return planned
 
 
-def run(
+def run_ablation(
     planned: Sequence[PlannedRow],
     task: Task,
     store: Store,
@@ -77,9 +77,8 @@ def run(
 ) -> Progress:
     """Answer all questions of the first ``n_samples`` samples under every row.
 
-    What is stored is not computed again, and a sample that misses nothing is not encoded. Every
-    cell is stored as soon as it is there, so a run may be stopped at any time. What failed before
-    is tried again.
+    Stored cells are skipped, and a sample without missing cells is not encoded. Every cell is
+    stored at once, so a run may be stopped at any time. Failed cells are tried again.
 
     Parameters
     ----------
@@ -126,7 +125,7 @@ def _origin(row: Row, task: Task, model: EvaluatedModel) -> Origin:
 
 
 class _CalibrationVideos:
-    """Encodes the held-out samples when a row asks for them, once for each set of cues."""
+    """Encodes the held-out samples on demand, once for each set of cues."""
 
     def __init__(self, task: Task, model: EvaluatedModel) -> None:
         self._task, self._model = task, model
@@ -135,7 +134,7 @@ class _CalibrationVideos:
     def __call__(self, needs: frozenset[str], n_frames: int | None) -> list[VisualTokens]:
         if not self._task.calibration:
             raise ConfigError(
-                f"a calibrated budget needs samples set apart, task '{self._task.name}' has none",
+                f"a calibrated budget needs held-out samples, task '{self._task.name}' has none",
                 ["calibration"],
             )
         key = needs, n_frames
@@ -149,7 +148,7 @@ class _CalibrationVideos:
 
 
 def _calibrated(row: Row, origin: Origin, videos: _CalibrationVideos, store: Store) -> Row:
-    """Return the row with its knob solved."""
+    """Return the row with its calibrated budget solved."""
     known = store.calibrated(origin)
     if known is None:
         known = calibrate(row.config, videos(Pipeline(row.config).needs, row.frames)).to_dict()
@@ -159,7 +158,7 @@ def _calibrated(row: Row, origin: Origin, videos: _CalibrationVideos, store: Sto
 
 @contextmanager
 def _named(place: str) -> Iterator[None]:
-    """Say in which row an error arose."""
+    """Add the row to an error."""
     try:
         yield
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Scorers of free text: how right an answer is, from 0 to 1."""
+"""Scorers of free-text answers, from 0 to 1."""
 
 import re
 import unicodedata
@@ -12,7 +12,7 @@ _ARTICLES = frozenset(("a", "an", "the"))
 
 
 class Scorer(Strategy, role="scorer"):
-    """Compares what a model said with the answers that are right."""
+    """Scores a model's answer against the accepted answers."""
 
     @abstractmethod
     def score(self, said: str, answers: Sequence[str]) -> float:
@@ -34,7 +34,7 @@ class ExactMatch(Scorer):
 
 
 class Contains(Scorer):
-    """1 if an answer stands in what was said, word by word, else 0."""
+    """1 if the text contains an accepted answer, word by word, else 0."""
 
     def score(self, said: str, answers: Sequence[str]) -> float:
         """Return 0 or 1."""

@@ -1,7 +1,7 @@
-"""Results that survive: one SQLite file, one transaction for each sample and configuration.
+"""The result store: one SQLite file, one transaction for each sample and configuration.
 
-A killed run loses at most the cell it was computing. Two processes may write to one file: a cell
-that is there already is left alone.
+A killed run loses at most the current cell. Two processes may write to one file: existing cells are
+left alone.
 """
 
 import json
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS failures (
 
 @dataclass(frozen=True)
 class Measured:
-    """How a measured figure becomes a column of every table.
+    """How a measured field is shown as a column of every table.
 
     Attributes
     ----------
@@ -59,13 +59,13 @@ class Measured:
 
 
 def _measured(*column: Any, **more: Any) -> Any:
-    """Return a field that is stored, pooled and shown without another line anywhere."""
+    """Return a dataclass field that is stored, aggregated and shown in tables."""
     return field(default=None, metadata={"measured": Measured(*column, **more)}, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a result depends on besides the sample; results of different origins never mix."""
+    """The key of a result besides the sample; results of different origins never mix."""
 
     config_id: str
     model_revision: str
@@ -74,16 +74,15 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model answered to one question.
+class StoredAnswer:
+    """The stored answer to one question, with its score.
 
     Attributes
     ----------
-    score : how right it is, 0-1; None if nobody says what is right
+    score : 0-1; None without a label
     option_scores : log-likelihood of every option
-    layer_tokens : visual tokens that entered each layer of the LLM; empty if nothing worked inside
-    cluster : what its question shares with others that stand or fall together, such as the video;
-        empty: the sample
+    layer_tokens : visual tokens that entered each layer of the LLM; empty without stages inside it
+    cluster : what correlated questions share, such as the video; empty: the sample
     agrees : whether the unreduced model gives the same answer
     kl_nats : Kullback-Leibler divergence of the next-token distribution from that of the unreduced
         model
@@ -114,7 +113,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one configuration did to one video, and what it took.
+    """Tokens and times of one configuration on one video.
 
     ``encoder_ms`` is the one encoding that all configurations of a run share, ``answer_ms`` the
     mean over the questions of what the LLM took after the reduction.
@@ -154,7 +153,7 @@ class Record:
 
     sample_id: str
     question_no: int
-    answer: Answer
+    answer: StoredAnswer
     cost: Cost
     code_version: str = ""
 
@@ -198,13 +197,15 @@ class Store:
         self._db.close()
 
     def add_config(self, config_id: str, config: object) -> None:
-        """Remember what a ``config_id`` stands for."""
+        """Store the config of a ``config_id``."""
         with self._transaction():
             self._db.execute(
                 "INSERT OR IGNORE INTO configs VALUES (?, ?)", (config_id, canonical_json(config))
             )
 
-    def write(self, origin: Origin, sample_id: str, answers: Sequence[Answer], cost: Cost) -> bool:
+    def write(
+        self, origin: Origin, sample_id: str, answers: Sequence[StoredAnswer], cost: Cost
+    ) -> bool:
         """Write all answers of one sample at once; return False if they were there already."""
         shared = {**vars(origin), "sample_id": sample_id, **vars(cost), "created": _now()}
         rows = [
@@ -226,7 +227,7 @@ class Store:
         return written
 
     def write_failure(self, failure: Failure) -> None:
-        """Remember that a configuration failed on a sample; the latest reason counts."""
+        """Store the failure of a configuration on a sample, replacing an earlier one."""
         with self._transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -234,7 +235,7 @@ class Store:
             )
 
     def failures(self, origin: Origin, sample_ids: Collection[str]) -> list[Failure]:
-        """Return what failed of the given samples and has not succeeded since."""
+        """Return the failures of the given samples that have no result since."""
         query = f"SELECT sample_id, message FROM failures WHERE {_ORIGIN} ORDER BY 1"
         wanted = set(sample_ids)
         with self._sentences("read"):
@@ -244,9 +245,9 @@ class Store:
     def done(
         self, sample_id: str, origins: Collection[Origin], any_code: bool = False
     ) -> set[Origin]:
-        """Return those origins whose answers about a sample are stored.
+        """Return the origins with stored answers about a sample.
 
-        With ``any_code`` answers that another version of the code gave count too.
+        ``any_code`` also counts answers of other code versions.
         """
         where = f"question_no = 0 AND sample_id = ? AND {_where(any_code)}"
         query = f"SELECT 1 FROM results WHERE {where}"
@@ -258,7 +259,7 @@ class Store:
             }
 
     def known(self, origin: Origin) -> bool:
-        """Return whether anything was answered, or calibrated, under this origin before."""
+        """Return whether there is any result or calibration of this origin."""
         found = [f"SELECT 1 FROM {table} WHERE {_ORIGIN}" for table in ("results", "calibrations")]
         with self._sentences("read"):
             query = f"{' UNION ALL '.join(found)} LIMIT 1"
@@ -304,21 +305,21 @@ class Store:
                 yield dict(zip(names, row))
 
     def forget(self, origin: Origin) -> None:
-        """Delete the results of one origin, and what was calibrated for it."""
+        """Delete the results and the calibration of one origin."""
         with self._transaction():
             self._db.execute(f"DELETE FROM results WHERE {_ORIGIN}", astuple(origin))
             self._db.execute(f"DELETE FROM calibrations WHERE {_ORIGIN}", astuple(origin))
             self._db.execute(f"DELETE FROM failures WHERE {_ORIGIN}", astuple(origin))
 
     def calibrated(self, origin: Origin) -> dict[str, Any] | None:
-        """Return the configuration that calibration made of this one, if it was done before."""
+        """Return the stored calibrated configuration, if there is one."""
         with self._sentences("read"):
             query = f"SELECT config FROM calibrations WHERE {_ORIGIN}"
             row = self._db.execute(query, astuple(origin)).fetchone()
         return json.loads(row[0]) if row else None
 
     def add_calibrated(self, origin: Origin, config: object) -> None:
-        """Remember the configuration that calibration made."""
+        """Store a calibrated configuration."""
         with self._transaction():
             self._db.execute(
                 "INSERT OR IGNORE INTO calibrations VALUES (?, ?, ?, ?, ?)",
@@ -326,9 +327,9 @@ class Store:
             )
 
     def _write_ahead(self) -> None:
-        """Set the journal mode, however long another process is making the file.
+        """Set the journal mode, waiting for other processes.
 
-        SQLite does not wait for that process itself: its busy timeout does not cover this change.
+        SQLite's busy timeout does not cover this change.
         """
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
@@ -341,7 +342,7 @@ class Store:
                 time.sleep(0.01)
 
     def _prepare(self) -> None:
-        """Make the tables, or bring those of an older layout up to date."""
+        """Create the tables, or migrate those of an older layout."""
         with self._transaction():
             for statement in _OTHER_TABLES.split(";\n"):
                 self._db.execute(statement)
@@ -361,7 +362,7 @@ class Store:
                 )
 
     def _rebuild(self, old: Mapping[str, str]) -> None:
-        """Make the table of results, with what an older one holds; nothing of it is lost."""
+        """Create the table of results, with all content of an older one."""
         extra = {name: sql for name, sql in old.items() if name not in {*_RESULTS, *_RENAMED}}
         wanted = {**_RESULTS, **extra}
         key = ", ".join([*(each.name for each in fields(Origin)), "sample_id", "question_no"])
@@ -405,7 +406,7 @@ class Store:
 
 _ORIGIN = " AND ".join(f"{each.name} = ?" for each in fields(Origin))
 _NOT_CODE = _ORIGIN.removesuffix(" AND code_version = ?")
-_ANSWER = {each.name: each for each in fields(Answer)}
+_ANSWER = {each.name: each for each in fields(StoredAnswer)}
 _COST = {each.name: each for each in fields(Cost)}
 _RENAMED = {"correct": "score"}
 """Name in an older layout -> name now."""
@@ -447,7 +448,7 @@ MEASURED: dict[str, Measured] = {
 
 
 def _unknown(name: str) -> str:
-    """Return the SQL of a figure that an older layout did not know."""
+    """Return the SQL value of a column that an older layout lacks."""
     of = {**_ANSWER, **_COST}[name]
     value = _kind(of.type)[0]() if of.default is MISSING else of.default
     return "'[]'" if isinstance(value, tuple) else repr(value)
@@ -466,7 +467,7 @@ def _now() -> str:
 
 
 def _written(value: Any) -> Any:
-    """Return a value of a field as the file has it."""
+    """Return the database value of a field."""
     return canonical_json(value) if isinstance(value, dict | tuple) else value
 
 
@@ -485,7 +486,7 @@ _READER = {
 
 
 def _read(names: Iterable[str], columns: Sequence[Any]) -> dict[str, Any]:
-    """Return the values of fields, in their order, as the fields have them."""
+    """Return the field values of database values, in order."""
     found = dict(zip(names, columns))
     for name in _READER.keys() & found.keys():
         if found[name] is not None:
@@ -494,12 +495,12 @@ def _read(names: Iterable[str], columns: Sequence[Any]) -> dict[str, Any]:
 
 
 def _record(row: tuple[Any, ...]) -> Record:
-    """Make a record of sample, question and code version, then an answer's columns and a cost's."""
-    answer = Answer(**_read(_ANSWER, row[3:]))
+    """Build a record from the columns of sample, question, code version, answer and cost."""
+    answer = StoredAnswer(**_read(_ANSWER, row[3:]))
     return Record(row[0], row[1], answer, _cost(row[3 + len(_ANSWER) :]), row[2])
 
 
 @lru_cache(maxsize=1024)
 def _cost(columns: tuple[Any, ...]) -> Cost:
-    """Make the cost of a sample; all its questions bring the same one."""
+    """Build the cost of a sample, which all its questions share."""
     return Cost(**_read(_COST, columns))

@@ -1,4 +1,4 @@
-"""What a task is: videos with questions, and how right an answer is."""
+"""Tasks: videos with questions, and their scoring."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Question:
     kind : of question, for the breakdown of a table
     prompt : what the model reads after the video
     options : texts, one of which is the answer; empty for a free answer
-    answers : what is right, among the options if there are any; empty if nobody says
+    answers : accepted answers, among the options if there are any; empty without a label
     """
 
     kind: str
@@ -121,20 +121,20 @@ class Task(Strategy, role="task"):
 
     @abstractmethod
     def score(self, question: Question, said: str) -> float | None:
-        """Return how right an answer is, 0-1; None if nobody knows."""
+        """Return the score of an answer, 0-1; None without a label."""
 
 
 def score_option(question: Question, said: str) -> float | None:
-    """Return 1 for a right option, 0 for a wrong one, None if nobody says which is right."""
+    """Return 1 for a right option, 0 for a wrong one, None without a label."""
     return float(said in question.answers) if question.answers else None
 
 
 def load_task(source: str | Mapping[str, Any] | StrategyConfig) -> Task:
-    """Return the task that a name, a file, a folder or a mapping describes.
+    """Return a task by name, file, folder or mapping.
 
-    ``embedded`` and other registered names stand for themselves. A YAML file holds a mapping with
-    the ``name`` of a task and its settings. Anything else that exists is data for ``local``: a
-    JSONL file with questions, a video, or a folder of videos.
+    Registered names, such as ``embedded``, come first. A YAML file holds a mapping with the
+    ``name`` of a task and its settings. Anything else that exists is data for ``local``: a JSONL
+    file with questions, a video, or a folder of videos.
 
     Raises
     ------

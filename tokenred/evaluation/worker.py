@@ -1,7 +1,7 @@
-"""What one process does for a comparison: encode a sample, then reduce and answer under each row.
+"""Run jobs of an ablation: encode a sample once, then reduce and answer it under each row.
 
-A worker holds a task and a model; it is given jobs and gives back cells, ready to store. Where it
-runs, here or on another machine, is the executor's business.
+A worker holds a task and a model, and turns jobs into results that are ready to store. The executor
+decides where it runs: in this process or on another machine.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ import torch
 from tokenred.errors import ConfigError, InputError, TokenredError
 from tokenred.evaluation.ablation import Row
 from tokenred.evaluation.feature_cache import FeatureCache
-from tokenred.evaluation.model import EvaluatedModel, Reply, VideoLlm
-from tokenred.evaluation.store import Answer, Cost, Failure, Origin
+from tokenred.evaluation.model import Answer, EvaluatedModel, VideoLlm
+from tokenred.evaluation.store import Cost, Failure, Origin, StoredAnswer
 from tokenred.evaluation.task import Question, Sample, Task
 from tokenred.pipeline import Pipeline, load_pipeline
 from tokenred.types import ReducedTokens
@@ -42,7 +42,7 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class Job:
-    """All rows that miss a sample, given by its index in the task and its id."""
+    """One sample, by its index in the task and its id, and the rows that have no result for it."""
 
     index: int
     sample_id: str
@@ -50,21 +50,21 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellResult:
     """The answers of one row about one sample, ready to store."""
 
     origin: Origin
     sample_id: str
-    answers: tuple[Answer, ...]
+    answers: tuple[StoredAnswer, ...]
     cost: Cost
 
 
-Result = Cell | Failure
+Result = CellResult | Failure
 _FAILURES = (TokenredError, torch.OutOfMemoryError)
 
 
 class Worker:
-    """A task and a model, and what they make of jobs.
+    """Runs jobs with one task and one model.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Worker:
         self._vanilla = load_pipeline("vanilla")
 
     def results(self, job: Job) -> Iterator[Result]:
-        """Yield what each row of a job makes of its sample.
+        """Yield the result of each row of a job.
 
         Rows that see the same frames share one encoding, and all are compared with the answers of
         the unreduced model.
@@ -91,7 +91,7 @@ class Worker:
             with torch.inference_mode():
                 sample = self.task.sample(job.index)
                 whole, encoder_ms = self._encode(sample, job.cells, None)
-                unreduced = self._replies(sample, whole, self._vanilla, 0)
+                unreduced = self._answers(sample, whole, self._vanilla, 0)
         except _FAILURES as error:
             yield from self._failed(error, f"sample '{sample_id}'", sample_id, job.cells)
             return
@@ -124,7 +124,7 @@ class Worker:
         elif isinstance(error, TokenredError):
             named = type(error)(f"{place}: {error}")
         else:
-            named = TokenredError(f"{place}: out of memory; fewer frames may do")
+            named = TokenredError(f"{place}: out of memory; try fewer frames")
         if not self.keep_going:
             raise named from error
         yield from (Failure(cell.origin, sample_id, str(named)) for cell in cells)
@@ -137,12 +137,12 @@ class Worker:
         encoded = self.model.encode(sample, frozenset().union(*needs))
         return encoded, (time.perf_counter() - start) * 1e3
 
-    def _replies(
+    def _answers(
         self, sample: Sample, encoded: Any, pipeline: Pipeline, seed: int
-    ) -> tuple[ReducedTokens, list[Reply], float]:
+    ) -> tuple[ReducedTokens, list[Answer], float]:
         reduced = self.model.reduce(encoded, pipeline, sample_generator(seed, sample.id))
         start = time.perf_counter()
-        replies = self.model.replies(
+        answers = self.model.answers(
             encoded,
             reduced,
             sample,
@@ -150,23 +150,23 @@ class Worker:
             self.task.answering,
             self.task.max_new_tokens,
         )
-        return reduced, replies, (time.perf_counter() - start) * 1e3 / len(replies)
+        return reduced, answers, (time.perf_counter() - start) * 1e3 / len(answers)
 
     def _cell(
         self,
         cell: PlannedRow,
         sample: Sample,
         encoded: Any,
-        unreduced: tuple[ReducedTokens, list[Reply], float],
+        unreduced: tuple[ReducedTokens, list[Answer], float],
         encoder_ms: float,
-    ) -> Cell:
+    ) -> CellResult:
         seed = cell.row.config.seed
-        reduced, replies, ms = unreduced
+        reduced, answers, ms = unreduced
         if cell.row.frames is not None or cell.pipeline.config != self._vanilla.config:
-            reduced, replies, ms = self._replies(sample, encoded, cell.pipeline, seed)
-        answers = tuple(
-            self._answer(*each)
-            for each in zip(sample.questions, replies, unreduced[1], strict=True)
+            reduced, answers, ms = self._answers(sample, encoded, cell.pipeline, seed)
+        stored = tuple(
+            self._stored(*each)
+            for each in zip(sample.questions, answers, unreduced[1], strict=True)
         )
         realised = reduced.realised
         cost = Cost(
@@ -181,24 +181,24 @@ class Worker:
             residual=max((stage.residual for stage in realised.stages), default=0.0),
             seed=seed,
         )
-        return Cell(cell.origin, sample.id, answers, cost)
+        return CellResult(cell.origin, sample.id, stored, cost)
 
-    def _answer(self, question: Question, reply: Reply, whole: Reply) -> Answer:
-        said, beside = chosen(question, reply), chosen(question, whole)
-        return Answer(
+    def _stored(self, question: Question, answer: Answer, whole: Answer) -> StoredAnswer:
+        said, beside = chosen(question, answer), chosen(question, whole)
+        return StoredAnswer(
             kind=question.kind,
             answer=said,
             score=self.task.score(question, said),
-            option_scores=reply.scores,
-            layer_tokens=reply.layer_tokens,
+            option_scores=answer.scores,
+            layer_tokens=answer.layer_tokens,
             agrees=said == beside,
-            kl_nats=kl_nats(whole, reply),
-            hidden_distance=hidden_distance(whole, reply),
+            kl_nats=kl_nats(whole, answer),
+            hidden_distance=hidden_distance(whole, answer),
         )
 
 
 class InProcess:
-    """The executor that does every job here, one after the other."""
+    """Executor that runs all jobs in this process, one after the other."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -211,7 +211,7 @@ class InProcess:
 
 @dataclass(frozen=True)
 class ExecutorRequest:
-    """What `tokenred ablate` asks of an executor; one that needs less ignores the rest.
+    """Settings that ``tokenred ablate`` passes to an executor.
 
     Attributes
     ----------
@@ -233,11 +233,11 @@ class ExecutorRequest:
 
 
 def in_process(request: ExecutorRequest) -> InProcess:
-    """Return the executor of `tokenred ablate`, unless another one is asked for."""
+    """Return the default executor of ``tokenred ablate``."""
     return InProcess(Worker(request.task, request.model, request.keep_going))
 
 
-def chosen(question: Question, reply: Reply) -> str:
+def chosen(question: Question, answer: Answer) -> str:
     """Return what a model answered: the likeliest option, the option that it wrote, or its text.
 
     A written answer is an option if it is the same without case and punctuation, starts with it (of
@@ -248,13 +248,13 @@ def chosen(question: Question, reply: Reply) -> str:
     InputError
         If a log-likelihood is not a number.
     """
-    if reply.scores:
-        if not all(score <= 0 for score in reply.scores.values()):  # NaN fails as well
+    if answer.scores:
+        if not all(score <= 0 for score in answer.scores.values()):  # NaN fails as well
             raise InputError(f"the model's scores are not finite for '{question.prompt}'")
-        return max(question.options, key=lambda option: reply.scores[option])
+        return max(question.options, key=lambda option: answer.scores[option])
     if not question.options:
-        return reply.text
-    words, options = _words(reply.text), {option: _words(option) for option in question.options}
+        return answer.text
+    words, options = _words(answer.text), {option: _words(option) for option in question.options}
     options = {name: option for name, option in options.items() if option}
     begins = {name: option for name, option in options.items() if words[: len(option)] == option}
     longest = max(map(len, begins.values()), default=0)
@@ -270,27 +270,27 @@ def chosen(question: Question, reply: Reply) -> str:
     ):
         if len(found) == 1:
             return found[0]
-    return reply.text
+    return answer.text
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def kl_nats(whole: Reply, reply: Reply) -> float | None:
+def kl_nats(whole: Answer, answer: Answer) -> float | None:
     """Return KL(unreduced || reduced) of the next-token distributions; None if not known."""
-    if whole.log_probs is None or reply.log_probs is None:
+    if whole.log_probs is None or answer.log_probs is None:
         return None
     p = whole.log_probs.double()
-    terms = p.exp() * (p - reply.log_probs.double())
+    terms = p.exp() * (p - answer.log_probs.double())
     return max(0.0, float(terms.nan_to_num(0.0).sum()))  # 0 * (-inf - -inf) is 0
 
 
-def hidden_distance(whole: Reply, reply: Reply) -> float | None:
+def hidden_distance(whole: Answer, answer: Answer) -> float | None:
     """Return 1 - cosine of the states that the next token is read from; None if not known."""
-    if whole.state is None or reply.state is None:
+    if whole.state is None or answer.state is None:
         return None
-    cosine = torch.nn.functional.cosine_similarity(whole.state.double(), reply.state.double(), 0)
+    cosine = torch.nn.functional.cosine_similarity(whole.state.double(), answer.state.double(), 0)
     return max(0.0, float(1 - cosine))
 
 

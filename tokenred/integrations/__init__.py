@@ -1,4 +1,4 @@
-"""Where tokenred plugs into other programs; each of them is imported only when it asks."""
+"""Integrations with other programs, each imported on demand."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ LMMS_MODEL = "tokenred"
 
 
 def lmms_eval_models() -> list[Any]:
-    """Return what lmms-eval finds under its entry points: the model ``tokenred``."""
+    """Return the entry point of lmms-eval: the model ``tokenred``."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return [

@@ -1,19 +1,19 @@
-"""One question about some pictures, asked of a loaded model under a pipeline."""
+"""Ask a loaded model about images or videos under a pipeline."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from tokenred.errors import InputError, TokenredError
+from tokenred.errors import InputError
 from tokenred.evaluation.worker import sample_generator
 from tokenred.models.attach import Attachment
 from tokenred.models.inputs.media import MediaInput
 from tokenred.models.inputs.preparing import Prepared
 from tokenred.models.loading import LoadedModel
+from tokenred.models.loading.memory import memory_errors
 from tokenred.models.splice import Clip
 from tokenred.pipeline import Pipeline
 
@@ -22,15 +22,15 @@ SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "repetition_penalty", 
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What one request took.
+class RequestStats:
+    """Tokens and times of one request.
 
     Attributes
     ----------
     input_tokens, vanilla_input_tokens : of the prompt, reduced and not
     output_tokens : that the model wrote, or of the text it was to judge
     visual_tokens, vanilla_visual_tokens : newline tokens not among them
-    layer_tokens : visual tokens that entered each layer of the LLM; empty if nothing worked inside
+    layer_tokens : visual tokens that entered each layer of the LLM; empty without stages inside it
     frame_indices : of every video
     request_ms : of the whole call, vision tower included
     """
@@ -56,19 +56,19 @@ class Request:
     Attributes
     ----------
     sample_id : decides what random strategies draw
-    look : reads the pictures
-    key : equal for requests about the same pictures
+    read_media : reads the images or videos
+    key : equal for requests about the same media
     """
 
     sample_id: str
     prompt: str
-    look: Callable[[], MediaInput]
+    read_media: Callable[[], MediaInput]
     key: Hashable
 
 
 @dataclass
-class Sight:
-    """Pictures as the model has them in hand; ``clips`` hold the cues of ``needs``."""
+class PreparedRequest:
+    """Prepared media of the latest request; ``clips`` hold the cues of ``needs``."""
 
     key: Hashable
     media: MediaInput
@@ -78,9 +78,9 @@ class Sight:
 
 
 class Asker:
-    """A loaded model under a pipeline that may be changed between requests.
+    """Asks a loaded model; the pipeline may change between requests.
 
-    Requests in a row about the same pictures read and encode them once.
+    Consecutive requests about the same media encode them once.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Asker:
 
     Attributes
     ----------
-    needs : cues to encode with besides those of the pipeline at hand, for pipelines that follow
+    needs : further cues to encode, for pipelines of later requests
     """
 
     def __init__(
@@ -96,40 +96,40 @@ class Asker:
     ) -> None:
         self.loaded, self.pipeline, self.positions = loaded, pipeline, positions
         self.needs: frozenset[str] = frozenset()
-        self._latest: Sight | None = None
+        self._latest: PreparedRequest | None = None
 
     @torch.inference_mode()
     def write(
         self, request: Request, max_new_tokens: int, options: Mapping[str, Any]
-    ) -> tuple[str, Facts]:
-        """Let the model write an answer.
+    ) -> tuple[str, RequestStats]:
+        """Generate an answer.
 
         Parameters
         ----------
         options : of the task: ``until``, ``max_new_tokens``, ``do_sample``, ``temperature`` and so
             on; greedy unless it asks for sampling
         """
-        sight = self._see(request)
-        inputs = self.loaded.inputs_of(request.prompt, sight.prepared)
+        ready = self._prepare(request)
+        inputs = self.loaded.inputs_of(request.prompt, ready.prepared)
         start = perf_counter()
-        with _memory():
+        with memory_errors():
             answer = self.loaded.session.ask(
                 inputs,
                 self.pipeline,
                 generation=_generation(options, max_new_tokens, self.loaded.tokenizer),
-                **self._how(request, sight, inputs),
+                **self._how(request, ready, inputs),
             )
         assert answer.attachment is not None
         n_prompt, n_new = answer.vanilla_prompt_tokens, len(answer.tokens)
-        facts = _facts(answer.attachment, n_prompt, n_new, sight, start)
+        stats = _stats(answer.attachment, n_prompt, n_new, ready, start)
         text = self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
-        return _until(text, options.get("until")).strip(), facts
+        return _until(text, options.get("until")).strip(), stats
 
     @torch.inference_mode()
-    def judge(self, request: Request, text: str) -> tuple[float, bool, Facts]:
+    def judge(self, request: Request, text: str) -> tuple[float, bool, RequestStats]:
         """Return the mean negative log-likelihood of a text after the prompt, in nats per token.
 
-        Besides, whether the model would have written it greedily.
+        Also return whether greedy decoding would give it.
 
         Raises
         ------
@@ -141,8 +141,8 @@ class Asker:
         n_tokens = ids.shape[1]
         if not n_tokens:
             raise InputError(f"{text!r} has no token of this model")
-        sight = self._see(request)
-        inputs = self.loaded.inputs_of(request.prompt, sight.prepared)
+        ready = self._prepare(request)
+        inputs = self.loaded.inputs_of(request.prompt, ready.prepared)
         length = inputs["input_ids"].shape[1]
         for name, fill in (("input_ids", ids), ("attention_mask", torch.ones_like(ids))):
             inputs[name] = torch.cat([inputs[name], fill.to(inputs[name])], 1)
@@ -150,51 +150,43 @@ class Asker:
             types = inputs["mm_token_type_ids"]
             inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(ids).to(types)], 1)
         start = perf_counter()
-        how = self._how(request, sight, inputs)
-        with _memory(), self.loaded.session.attached(self.pipeline, **how) as attachment:
+        how = self._how(request, ready, inputs)
+        with memory_errors(), self.loaded.session.attached(self.pipeline, **how) as attachment:
             logits = self.loaded.model(**inputs, logits_to_keep=n_tokens + 1).logits[0, :-1]
         log_probs = logits.float().log_softmax(-1).cpu()
         loss = -log_probs[torch.arange(n_tokens), ids[0]].mean()
         greedy = bool((log_probs.argmax(-1) == ids[0]).all())
         assert attachment is not None
-        return float(loss), greedy, _facts(attachment, length, n_tokens, sight, start)
+        return float(loss), greedy, _stats(attachment, length, n_tokens, ready, start)
 
-    def _see(self, request: Request) -> Sight:
-        """Read pictures and make the model's inputs of them, unless it was done just before."""
+    def _prepare(self, request: Request) -> PreparedRequest:
+        """Read and prepare the media, unless they are those of the last request."""
         if self._latest is None or self._latest.key != request.key:
             self._latest = None  # make room first
-            media = request.look()
+            media = request.read_media()
             prepared = self.loaded.prepare(media)
-            self._latest = Sight(request.key, replace(media, pixels=()), prepared)
+            self._latest = PreparedRequest(request.key, replace(media, pixels=()), prepared)
         return self._latest
 
     def _how(
-        self, request: Request, sight: Sight, inputs: Mapping[str, torch.Tensor]
+        self, request: Request, ready: PreparedRequest, inputs: Mapping[str, torch.Tensor]
     ) -> dict[str, Any]:
-        """Return how a call runs: pictures encoded once, and draws as in an ablation."""
+        """Return arguments of a session call: encoded clips, and a generator as in an ablation."""
         needs = self.pipeline.needs
-        with _memory():
-            if sight.prepared.inputs and (sight.needs is None or not sight.needs >= needs):
-                sight.needs = needs | self.needs
-                times = sight.media.frame_times
-                sight.clips = self.loaded.session.encode(inputs, sight.needs, times)
+        with memory_errors():
+            if ready.prepared.inputs and (ready.needs is None or not ready.needs >= needs):
+                ready.needs = needs | self.needs
+                times = ready.media.frame_times
+                ready.clips = self.loaded.session.encode(inputs, ready.needs, times)
         return {
             "positions": self.positions,
             "generator": sample_generator(self.pipeline.config.seed, request.sample_id),
-            "clips": sight.clips,
+            "clips": ready.clips,
         }
 
 
-@contextmanager
-def _memory() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TokenredError("out of memory; fewer frames may do") from error
-
-
 def _generation(options: Mapping[str, Any], max_new_tokens: int, tokenizer: Any) -> dict[str, Any]:
-    """Return arguments of ``generate``; sampling is on if the task asks for it, and means it."""
+    """Return arguments of ``generate``, greedy unless the task asks for sampling."""
     chosen = {name: options[name] for name in SAMPLING if options.get(name) is not None}
     temperature = chosen.get("temperature")
     sampled = options.get("do_sample")
@@ -209,17 +201,19 @@ def _generation(options: Mapping[str, Any], max_new_tokens: int, tokenizer: Any)
 
 
 def _until(text: str, stops: Any) -> str:
-    """Cut a text where the first of the stops begins."""
+    """Cut a text at the first stop string."""
     for stop in [stops] if isinstance(stops, str) else stops or ():
         if stop:
             text = text.split(stop)[0]
     return text
 
 
-def _facts(attachment: Attachment, n_prompt: int, n_new: int, sight: Sight, start: float) -> Facts:
+def _stats(
+    attachment: Attachment, n_prompt: int, n_new: int, ready: PreparedRequest, start: float
+) -> RequestStats:
     realised = attachment.realised
     stages = [stage for each in realised for stage in each.stages]
-    return Facts(
+    return RequestStats(
         input_tokens=n_prompt - attachment.tokens_saved,
         vanilla_input_tokens=n_prompt,
         output_tokens=n_new,
@@ -227,7 +221,7 @@ def _facts(attachment: Attachment, n_prompt: int, n_new: int, sight: Sight, star
         vanilla_visual_tokens=sum(each.vanilla_tokens for each in realised),
         newline_tokens=sum(each.newline_tokens for each in realised),
         layer_tokens=tuple(next(iter(attachment.layer_tokens), ())),
-        frame_indices=sight.media.frame_indices,
+        frame_indices=ready.media.frame_indices,
         n_iter=max((stage.n_iter for stage in stages), default=0),
         residual=max((stage.residual for stage in stages), default=0.0),
         reducer_ms=sum(each.reducer_ms for each in realised),
@@ -235,8 +229,8 @@ def _facts(attachment: Attachment, n_prompt: int, n_new: int, sight: Sight, star
     )
 
 
-def mean_facts(facts: Sequence[Facts]) -> dict[str, float]:
-    """Return the means over requests of what lmms-eval has no field for."""
+def mean_stats(stats: Sequence[RequestStats]) -> dict[str, float]:
+    """Return means over requests of the figures that lmms-eval has no field for."""
     names = (
         "visual_tokens",
         "vanilla_visual_tokens",
@@ -245,4 +239,4 @@ def mean_facts(facts: Sequence[Facts]) -> dict[str, float]:
         "vanilla_input_tokens",
         "reducer_ms",
     )
-    return {name: sum(getattr(each, name) for each in facts) / len(facts) for name in names}
+    return {name: sum(getattr(each, name) for each in stats) / len(stats) for name in names}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tokenred.embedded import MODEL_DIR, NUM_FRAMES
 from tokenred.errors import CapabilityError, TokenredError
-from tokenred.integrations.asking import SAMPLING, Asker, Facts, Request, mean_facts
+from tokenred.integrations.asking import SAMPLING, Asker, Request, RequestStats, mean_stats
 from tokenred.integrations.model_args import EMBEDDED, ModelArgs, read_model_args
 from tokenred.integrations.visuals import read_visuals
 from tokenred.models.inputs.media import MediaInput
@@ -56,7 +56,7 @@ class TokenredModel(lmms):
         pipeline = Pipeline(self.args.pipeline)
         self.loaded.adapter.check(pipeline.needs)
         self.asker = Asker(self.loaded, pipeline, self.args.positions)
-        self.facts: dict[tuple[str, int, int], Facts] = {}
+        self.stats: dict[tuple[str, int, int], RequestStats] = {}
         self._warned: set[str] = set()
         logger.info(
             f"pipeline {self.args.pipeline.name}, config_hash={self.args.pipeline.config_id}"
@@ -64,7 +64,7 @@ class TokenredModel(lmms):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.loaded.plan.device
 
     def clean(self) -> None:
@@ -78,8 +78,8 @@ class TokenredModel(lmms):
             self._warn_of(task, options)
             with _named(task, doc_id):
                 request = self._request(context, to_visual, doc_id, task, split)
-                text, facts = self.asker.write(request, self.args.max_new_tokens, options)
-            answers.append(self._result(instance, text, facts))
+                text, stats = self.asker.write(request, self.args.max_new_tokens, options)
+            answers.append(self._result(instance, text, stats))
         self._report(requests)
         return answers
 
@@ -100,14 +100,14 @@ class TokenredModel(lmms):
                 request = self._request(context, to_visual, doc_id, task, split)
                 if callable(continuation):
                     continuation = continuation(self.task_dict[task][split][doc_id])
-                loss, greedy, facts = self.asker.judge(request, continuation)
-            answers.append(self._result(instance, (loss, greedy), facts))
+                loss, greedy, stats = self.asker.judge(request, continuation)
+            answers.append(self._result(instance, (loss, greedy), stats))
         self._report(requests)
         return answers
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Refuse."""
-        raise CapabilityError("tokenred does not answer in several rounds; choose another task")
+        raise CapabilityError("tokenred does not support multi-round tasks; choose another task")
 
     def _request(self, context: str, to_visual: Any, doc_id: int, task: str, split: str) -> Request:
         def look() -> MediaInput:
@@ -117,26 +117,26 @@ class TokenredModel(lmms):
         key = (task, split, doc_id, self.n_frames)
         return Request(sample_id(task, doc_id), context, look, key)
 
-    def _result(self, instance: Instance, text: Any, facts: Facts) -> GenerationResult:
-        self.facts[instance.task_name, instance.doc_id, instance.idx] = facts
-        if self.args.facts is not None:
+    def _result(self, instance: Instance, text: Any, stats: RequestStats) -> GenerationResult:
+        self.stats[instance.task_name, instance.doc_id, instance.idx] = stats
+        if self.args.stats is not None:
             line = {"task": instance.task_name, "doc_id": instance.doc_id, "idx": instance.idx}
-            line |= {"config_hash": self.asker.pipeline.config.config_id, **asdict(facts)}
-            with self.args.facts.open("a", encoding="utf-8") as file:
+            line |= {"config_hash": self.asker.pipeline.config.config_id, **asdict(stats)}
+            with self.args.stats.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        counts = TokenCounts(input_tokens=facts.input_tokens, output_tokens=facts.output_tokens)
+        counts = TokenCounts(input_tokens=stats.input_tokens, output_tokens=stats.output_tokens)
         return GenerationResult(text, counts)
 
     def _report(self, requests: Sequence[Instance]) -> None:
         """Put sums and means among the results, under ``throughput``."""
-        facts = [self.facts[each.task_name, each.doc_id, each.idx] for each in requests]
-        if facts:
-            seconds = sum(each.request_ms for each in facts) / 1e3
-            n_tokens = sum(each.output_tokens for each in facts)
-            log_metrics(seconds, n_tokens, n_tokens / seconds, mean_facts(facts))
+        stats = [self.stats[each.task_name, each.doc_id, each.idx] for each in requests]
+        if stats:
+            seconds = sum(each.request_ms for each in stats) / 1e3
+            n_tokens = sum(each.output_tokens for each in stats)
+            log_metrics(seconds, n_tokens, n_tokens / seconds, mean_stats(stats))
 
     def _warn_of(self, task: str, options: dict[str, Any]) -> None:
-        """Say once which wishes of a task are not for this model."""
+        """Warn once about generation settings that are ignored."""
         unknown = set(options) - _READ_OPTIONS
         if unknown and task not in self._warned:
             self._warned.add(task)
@@ -163,7 +163,7 @@ def _device(name: str) -> str:
 
 @contextmanager
 def _named(task: str, doc_id: int) -> Iterator[None]:
-    """Say in which document an error arose."""
+    """Add the document to an error."""
     try:
         yield
     except TokenredError as error:

@@ -1,7 +1,8 @@
-"""Tasks of lmms-eval under many pipelines: one model, one reading of each video, resumable.
+"""Run tasks of lmms-eval under many pipelines: one model, each video read once, resumable.
 
-lmms-eval gives documents, prompts and scores; the loop is ours. Its own loop would ask all
-documents before it says anything, and some tasks upload the answers when it aggregates them.
+lmms-eval gives documents, prompts and scores; the loop is tokenred's. The loop of lmms-eval would
+report nothing before all documents are done, and some tasks upload the answers when it aggregates
+them.
 """
 
 import hashlib
@@ -19,23 +20,15 @@ from lmms_eval.api.instance import unwrap_generation_output
 from lmms_eval.tasks import TaskManager, get_task_dict
 
 from tokenred.errors import ConfigError, TokenredError, nearest
-from tokenred.integrations.asking import Facts
+from tokenred.evaluation.ablation import Row
+from tokenred.integrations.asking import RequestStats
 from tokenred.integrations.lmms_eval import TokenredModel, sample_id
 from tokenred.integrations.visuals import flat
-from tokenred.pipeline import Pipeline, PipelineConfig
+from tokenred.pipeline import Pipeline
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SAID = ("pred", "parsed_pred", "pred_answer", "prediction")
 _RIGHT = ("answer", "ground_truth", "gt_answer", "target")
-
-
-@dataclass(frozen=True)
-class SuiteRow:
-    """A pipeline to run, and on how many frames if not on those of the model."""
-
-    label: str
-    config: PipelineConfig
-    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class SuiteSample:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What one row made of one document.
+    """Result of one row on one document.
 
     Attributes
     ----------
@@ -57,18 +50,18 @@ class SuiteResult:
     metric : of lmms-eval that the score comes from
     answer : text, or the number of the likeliest option
     option_losses : mean nats per token of every option; empty if the model wrote
-    facts : of the document's requests; those of the first one if there are several
+    stats : of the document's requests; those of the first one if there are several
     cluster : equal for documents about the same video files; empty where a task shows no files
     harness : version of lmms-eval
     """
 
-    row: SuiteRow
+    row: Row
     sample: SuiteSample
     score: float
     metric: str
     answer: str
     option_losses: tuple[float, ...]
-    facts: Facts
+    stats: RequestStats
     cluster: str
     harness: str
 
@@ -143,10 +136,10 @@ class Suite:
 
     def run(
         self,
-        rows: Sequence[SuiteRow],
-        done: Callable[[SuiteRow, SuiteSample], bool] = lambda row, sample: False,
+        rows: Sequence[Row],
+        done: Callable[[Row, SuiteSample], bool] = lambda row, sample: False,
     ) -> Iterator[SuiteResult]:
-        """Yield the result of every row on every document that is not done; documents go first.
+        """Yield the result of every row on every missing document, document by document.
 
         Raises
         ------
@@ -181,7 +174,7 @@ class Suite:
         task.build_all_requests(limit=1, offset=sample.doc_id, rank=0, world_size=1)
         return list(task.instances)
 
-    def _result(self, row: SuiteRow, sample: SuiteSample, instances: Sequence[Any]) -> SuiteResult:
+    def _result(self, row: Row, sample: SuiteSample, instances: Sequence[Any]) -> SuiteResult:
         task = self._tasks[sample.task]
         asked = [copy(instance) for instance in instances]
         for instance in asked:
@@ -205,7 +198,7 @@ class Suite:
             metric=metric,
             answer=str(losses.index(min(losses)) if losses else said[0]),
             option_losses=losses,
-            facts=self.model.facts[sample.task, sample.doc_id, asked[0].idx],
+            stats=self.model.stats[sample.task, sample.doc_id, asked[0].idx],
             cluster=self._cluster(task, sample),
             harness=self.harness,
         )
@@ -216,7 +209,7 @@ class Suite:
         return " ".join(map(str, paths))
 
     def _score(self, name: str, found: Mapping[str, Any]) -> tuple[str, float]:
-        """Return the first metric that says how right a document is, and what it says."""
+        """Return the first metric that scores a document, and its value."""
         wanted = [metric["metric"] for metric in self._tasks[name].config.metric_list or ()]
         for metric in [each for each in wanted if each in found] or list(found):
             score = score_of(found[metric])
@@ -228,8 +221,8 @@ class Suite:
         )
 
 
-def _other(row: SuiteRow, n_frames: int) -> int:
-    """Return the row's number of frames; 0 if it is the usual one."""
+def _other(row: Row, n_frames: int) -> int:
+    """Return the row's number of frames; 0 for the default."""
     return 0 if row.frames in (None, n_frames) else row.frames or 0
 
 

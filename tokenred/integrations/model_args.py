@@ -1,4 +1,4 @@
-"""What ``--model_args`` of lmms-eval says, read and checked."""
+"""Parse ``--model_args`` of lmms-eval."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class ModelArgs:
     image_list : what several images of one question are, ``images`` or the frames of a ``video``
     positions : see ``tokenred.attach``
     max_new_tokens : of a task that does not say
-    facts : file that gets a line of JSON about every request
+    stats : file that gets a line of JSON about every request
     """
 
     pretrained: str
@@ -49,11 +49,11 @@ class ModelArgs:
     revision: str | None = None
     offline: bool = False
     trust_remote_code: bool = False
-    facts: Path | None = None
+    stats: Path | None = None
 
 
 def read_model_args(given: Mapping[str, Any]) -> ModelArgs:
-    """Read arguments as lmms-eval hands them over: texts, numbers, true and false.
+    """Parse arguments as lmms-eval passes them: strings, numbers and booleans.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def read_model_args(given: Mapping[str, Any]) -> ModelArgs:
     chosen = {name: args[name] for name in ModelArgs.__dataclass_fields__ if name in args}
     frames = [args[name] for name in ("frames", "max_frames_num") if name in args]
     if len(set(frames)) > 1:
-        raise ConfigError("frames and max_frames_num are one thing, give one of them", ["frames"])
+        raise ConfigError("frames and max_frames_num mean the same, give one of them", ["frames"])
     return ModelArgs(
         **chosen
         | {
@@ -94,7 +94,7 @@ def read_model_args(given: Mapping[str, Any]) -> ModelArgs:
             "frame_sampling": _among(args, "frame_sampling", SAMPLINGS),
             "image_list": _among(args, "image_list", IMAGE_LISTS),
             "positions": _among(args, "positions", POSITIONS) if "positions" in args else None,
-            "facts": Path(args["facts"]) if "facts" in args else None,
+            "stats": Path(args["stats"]) if "stats" in args else None,
         }
     )
 
@@ -135,7 +135,7 @@ def _check_hash(args: Mapping[str, Any], pipeline: Pipeline) -> None:
         if owner != "tokenred":
             raise ConfigError(
                 f"add config_hash={config_id}: '{name}' may be edited under the same name, and "
-                "lmms-eval's response cache would give the answers of before",
+                "lmms-eval's response cache would return old answers",
                 ["config_hash"],
             )
     elif isinstance(given, float):  # 12e4, and other hashes that lmms-eval takes for numbers

@@ -1,4 +1,4 @@
-"""An ablation over tasks of lmms-eval, with results in the ordinary store."""
+"""Run an ablation over tasks of lmms-eval, with results in the usual store."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,16 +12,16 @@ from tokenred.evaluation.ablation import Row
 from tokenred.evaluation.model import ModelSpec, revision_of
 from tokenred.evaluation.provenance import code_version
 from tokenred.evaluation.runner import Progress
-from tokenred.evaluation.store import Answer, Cost, Origin, Store
+from tokenred.evaluation.store import Cost, Origin, Store, StoredAnswer
 from tokenred.evaluation.worker import PlannedRow
-from tokenred.integrations.lmms_suite import Suite, SuiteResult, SuiteRow, SuiteSample
+from tokenred.integrations.lmms_suite import Suite, SuiteResult, SuiteSample
 from tokenred.pipeline import load_config
 
 PREFIX = "lmms-eval:"
 
 
 class SuiteTaskConfig(StrategyConfig):
-    """What a run's manifest keeps of a suite."""
+    """Suite settings in the manifest of a run."""
 
     tasks: tuple[str, ...]
     include_path: str | None = None
@@ -30,7 +30,7 @@ class SuiteTaskConfig(StrategyConfig):
 
 @dataclass(frozen=True)
 class SuiteModel:
-    """The model of a suite, as a run's manifest describes one."""
+    """The model of a suite, for the manifest of a run."""
 
     spec: ModelSpec
     name: str
@@ -41,7 +41,7 @@ class SuiteModel:
 class SuiteRun:
     """Tasks of lmms-eval under the rows of an ablation.
 
-    Stands in for the task of an ablation where a manifest is made: name, fingerprint, kinds.
+    Takes the place of the task in a manifest: name, fingerprint, kinds.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class SuiteRun:
         return self.suite.samples[index].id
 
     def plan(self, rows: Sequence[Row], store: Store) -> list[PlannedRow]:
-        """Name where the results of every row go.
+        """Return every row with the origin of its results.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class SuiteRun:
         for row in rows:
             if row.config.budget.mode == "calibrated":
                 raise ConfigError(
-                    "a calibrated budget needs samples set apart, which tasks of lmms-eval lack",
+                    "a calibrated budget needs held-out samples, which tasks of lmms-eval lack",
                     [f"row '{row.label}'"],
                 )
             code = code_version(row.config)
@@ -116,23 +116,21 @@ class SuiteRun:
         any_code: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Progress:
-        """Ask what is missing; every result is stored as soon as it is there."""
+        """Compute missing results, and store each at once."""
         progress = Progress(self.n_samples * len(planned))
         cells = {f"{c.row.label} ({c.origin.config_id})": c for c in planned}
         # Unreduced answers come first, so that the others can be compared with them.
         order = sorted(cells, key=lambda label: not _is_vanilla(cells[label]))
         whole = next((cells[label] for label in order if _is_vanilla(cells[label])), None)
 
-        def done(row: SuiteRow, sample: SuiteSample) -> bool:
+        def done(row: Row, sample: SuiteSample) -> bool:
             nonlocal progress
             found = bool(store.done(sample.id, [cells[row.label].origin], any_code))
             progress = replace(progress, cells_reused=progress.cells_reused + found)
             on_progress(progress)
             return found
 
-        rows = [
-            SuiteRow(label, cells[label].row.config, cells[label].row.frames) for label in order
-        ]
+        rows = [replace(cells[label].row, label=label) for label in order]
         for result in self.suite.run(rows, done):
             cell = cells[result.row.label]
             said = None
@@ -150,28 +148,28 @@ def _is_vanilla(cell: PlannedRow) -> bool:
     return cell.row.frames is None and cell.row.config_id == load_config("vanilla").config_id
 
 
-def _answer(result: SuiteResult, unreduced: str | None) -> Answer:
-    return Answer(
+def _answer(result: SuiteResult, unreduced: str | None) -> StoredAnswer:
+    return StoredAnswer(
         kind=result.sample.task,
         answer=result.answer,
         score=result.score,
         option_scores={str(n): -loss for n, loss in enumerate(result.option_losses)},
-        layer_tokens=result.facts.layer_tokens,
+        layer_tokens=result.stats.layer_tokens,
         cluster=result.cluster,
         agrees=None if unreduced is None else result.answer == unreduced,
     )
 
 
 def _cost(result: SuiteResult) -> Cost:
-    facts: Any = result.facts
+    stats: Any = result.stats
     return Cost(
-        frame_indices=tuple(index for each in facts.frame_indices for index in each),
-        n_tokens=facts.visual_tokens,
-        newline_tokens=facts.newline_tokens,
-        retention_ratio=facts.visual_tokens / max(1, facts.vanilla_visual_tokens),
-        reducer_ms=facts.reducer_ms,
-        answer_ms=facts.request_ms,
-        n_iter=facts.n_iter,
-        residual=facts.residual,
+        frame_indices=tuple(index for each in stats.frame_indices for index in each),
+        n_tokens=stats.visual_tokens,
+        newline_tokens=stats.newline_tokens,
+        retention_ratio=stats.visual_tokens / max(1, stats.vanilla_visual_tokens),
+        reducer_ms=stats.reducer_ms,
+        answer_ms=stats.request_ms,
+        n_iter=stats.n_iter,
+        residual=stats.residual,
         seed=result.row.config.seed,
     )

@@ -1,4 +1,4 @@
-"""What a task of lmms-eval shows to a model: paths of videos, images, or both of them nested."""
+"""Read the visuals of lmms-eval documents: video paths, images, or nested lists of both."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

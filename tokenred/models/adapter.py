@@ -1,4 +1,4 @@
-"""What a model adapter is, and which one serves a given model."""
+"""The interface of model adapters, and the choice of one for a model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -23,10 +23,10 @@ MINIMUM_TRANSFORMERS, TRANSFORMERS_BELOW = "5.10", "6"
 
 
 class ModelAdapter(ABC):
-    """The facts of one model family. Everything that families share lives outside of it.
+    """What tokenred needs to know about one model family.
 
-    This is all that anybody asks of an adapter. ``tokenred.models.families.base.FamilyAdapter`` is
-    the base for families of transformers, and leaves little to say.
+    ``tokenred.models.families.base.FamilyAdapter`` is the base for families of transformers, and
+    leaves little to say.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class ModelAdapter(ABC):
     @property
     @abstractmethod
     def vision(self) -> Tower:
-        """The vision tower, with the facts that decide which cues it can give."""
+        """The vision tower, and what decides which cues it can give."""
 
     @property
     def token_ids(self) -> dict[str, int]:
@@ -88,11 +88,11 @@ class ModelAdapter(ABC):
         return {kind: getattr(self.config, f"{kind}_token_id") for kind in self.visual_inputs}
 
     def cues(self, needs: Collection[str]) -> tuple[Cue, ...]:
-        """Resolve the cues on the tower's layers."""
+        """Resolve cue names on the tower's layers."""
         return self.vision.cues(needs)
 
     def check(self, needs: Collection[str]) -> None:
-        """Refuse, before any work, cues that this model cannot give.
+        """Raise at once if this model cannot give a cue.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class ModelAdapter(ABC):
         CapabilityError
             If the family leaves this to its processor; ``attach`` does not need it.
         """
-        raise CapabilityError(f"{type(self).__name__} does not say how pixels become inputs")
+        raise CapabilityError(f"{type(self).__name__} cannot prepare pixels")
 
     @abstractmethod
     def encode(
@@ -141,7 +141,7 @@ class ModelAdapter(ABC):
         return None
 
     def part(self, clip: Clip, reduced: ReducedTokens) -> VisualPart:
-        """Return what is left of a clip as it stands in the prompt, newline tokens included."""
+        """Return a reduced clip as it is spliced into the prompt, newline tokens included."""
         deepstack_features = clip.deepstack_features
         if deepstack_features is not None:
             assert reduced.trace is not None
@@ -188,7 +188,7 @@ class ModelAdapter(ABC):
         inside: Inside = None,
         continuations: Continuations | None = None,
     ) -> PromptScores:
-        """Return what the model expects after each of several prompts about one clip.
+        """Return next-token scores of several prompts about one clip.
 
         Parameters
         ----------
@@ -256,7 +256,7 @@ def check_transformers() -> None:
 def _mapped(
     trace: Tensor, values: Float[Tensor, "levels tokens dim"]
 ) -> Float[Tensor, "levels kept dim"]:
-    """Send values through the linear map of a reduction, level by level."""
+    """Apply the linear map of a reduction, level by level."""
     exact = torch.promote_types(values.dtype, torch.float32)
     trace = trace.to(exact)
     return torch.stack([(trace @ level.to(exact)).to(values.dtype) for level in values])

@@ -26,7 +26,7 @@ _attached: WeakSet[Any] = WeakSet()
 
 @runtime_checkable
 class ReducingPipeline(Protocol):
-    """The part of a pipeline that models need; ``inside_llm`` is what works inside the LLM."""
+    """The part of a pipeline that models need; ``inside_llm`` holds the stages inside the LLM."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -46,14 +46,14 @@ class ReducingPipeline(Protocol):
 
 @runtime_checkable
 class Observer(Protocol):
-    """Stands around the parts of a call, such as a stopwatch."""
+    """Observes the parts of a call; a stopwatch is one."""
 
     def encoding(self) -> AbstractContextManager[Any]:
-        """Return what is entered while the vision tower runs."""
+        """Return a context for the run of the vision tower."""
         ...
 
     def reducing(self) -> AbstractContextManager[Any]:
-        """Return what is entered while a clip is reduced."""
+        """Return a context for the reduction of a clip."""
         ...
 
 
@@ -73,7 +73,7 @@ def reduce_clip(
 
 @dataclass(eq=False)
 class Attachment:
-    """A pipeline attached to a model, and what happened in the latest call with pictures.
+    """A pipeline attached to a model, with the results of the latest call with media.
 
     Attributes
     ----------
@@ -101,12 +101,12 @@ class Attachment:
 
     @property
     def realised(self) -> list[Realised]:
-        """What the pipeline really did; newline tokens are counted apart."""
+        """The realised reduction of every clip; newline tokens are counted apart."""
         return [each.realised for each in self.reduced]
 
     @property
     def tokens_saved(self) -> int:
-        """Tokens by which the prompts became shorter."""
+        """Number of tokens saved in the prompts."""
         whole = sum(clip.layout.n_placeholders for clip in self.clips)
         return whole - sum(each.n_tokens + each.newline_tokens for each in self.realised)
 
@@ -123,14 +123,14 @@ class Attachment:
         return None if self._inside is None else self._inside.layers_entered(clip)
 
     def encode(self, inputs: Mapping[str, Any]) -> list[Clip]:
-        """Encode the images and videos of a call, unless they came encoded."""
+        """Encode the images and videos of a call, unless they are encoded already."""
         if self._given[0] is not None:
             return list(self._given[0])
         with self.observer.encoding() if self.observer else nullcontext():
             return self.adapter.encode(inputs, self.needs, self.frame_times)
 
     def reduce(self, clips: Sequence[Clip]) -> list[ReducedTokens]:
-        """Reduce the clips of the media asked for; read the others whole."""
+        """Reduce the clips of the chosen media; keep the others whole."""
         self.clips, self.reduced = list(clips), []
         self.reduced = list(self._given[1] or map(self._reduce, clips))
         return self.reduced
@@ -212,7 +212,7 @@ def attach(
 
 @contextmanager
 def attached(attachment: Attachment, positions: str | None = None) -> Iterator[None]:
-    """Let calls of the model run on what an attachment makes of them while the context lasts."""
+    """Run calls of the model through an attachment while the context lasts."""
     if positions is not None and positions not in POSITIONS:
         raise ConfigError(f"unknown positions {positions!r}{nearest(positions, POSITIONS)}")
     adapter = attachment.adapter

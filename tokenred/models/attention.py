@@ -38,7 +38,7 @@ Intercept = Callable[[Tensor, AttentionInputs, float | None], AttentionInputs | 
 
 @dataclass
 class Captured:
-    """What one module showed, one entry a call (towers with windows call a module many times).
+    """Recordings of one module, one entry a call (towers with windows call a module many times).
 
     Attributes
     ----------
@@ -62,12 +62,8 @@ class Captured:
             self.keys.append(key.mean(dim=1))
 
     def of(self, kind: str) -> list[Tensor]:
-        """Return what was recorded of one kind."""
-        return {
-            "attention": self.attention,
-            "class-attention": self.class_attention,
-            "keys": self.keys,
-        }[kind]
+        """Return the recordings of one kind."""
+        return getattr(self, kind.replace("-", "_"))
 
 
 # A context variable, so that two threads may capture on two models at the same time.
@@ -221,7 +217,7 @@ def capture(modules: Mapping[nn.Module, Collection[str]]) -> Iterator[dict[nn.Mo
 
 @contextmanager
 def intercepted(intercepts: Mapping[nn.Module, Intercept]) -> Iterator[None]:
-    """Let functions look at, and change, what chosen attention modules work on.
+    """Let functions read and change the inputs of chosen attention modules.
 
     Raises
     ------
@@ -229,7 +225,7 @@ def intercepted(intercepts: Mapping[nn.Module, Intercept]) -> Iterator[None]:
         If one of the modules is intercepted already, or its backend is not known to transformers.
     """
     if any(module in _intercepts for module in intercepts):
-        raise CapabilityError("something else works inside this LLM already")
+        raise CapabilityError("another reduction runs inside this LLM already")
     with ExitStack() as stack:
         for config in {id(module.config): module.config for module in intercepts}.values():
             stack.enter_context(_routed(config))

@@ -1,4 +1,4 @@
-"""What a model expects after prompts about one video, with the video read once."""
+"""Next-token scores of several prompts about one video, with one forward pass over the video."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ Continuations = Sequence[Sequence[Int[Tensor, "_"]]]
 
 @dataclass(frozen=True)
 class PromptScores:
-    """What a model expects after each of some prompts.
+    """Logits, hidden states and continuation scores after each of several prompts.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ def shared_prompt_scores(
     token_id: int,
     continuations: Continuations,
 ) -> PromptScores:
-    """Read several prompts about one video, which is read once.
+    """Score several prompts about one video, with one forward pass over the video.
 
     Prompts that agree up to and including the video share one pass over that beginning; what comes
     after it, continuations included, is computed as one batch, padded on the right, where causal
@@ -144,5 +144,5 @@ def _cut(
     if last - first + 1 != n_placeholders:
         raise InputError("the video placeholders of a prompt must stand in one run")
     if last + 1 == len(prompt):
-        raise InputError("a prompt must go on after the video, here it ends on it")
+        raise InputError("a prompt must not end with the video")
     return prompt[:first], prompt[last + 1 :]

@@ -1,4 +1,4 @@
-"""Calls of a transformers model, wrapped so that they run on reduced clips."""
+"""Wrap the calls of a transformers model to run on reduced clips."""
 
 import copy
 import functools
@@ -81,7 +81,7 @@ class _Calls:
     inside: Inside
     running: list[Spliced] = field(default_factory=list)
     read: list[Spliced] = field(default_factory=list)
-    """The latest prompt of a plain call, which its caller may go on from by hand."""
+    """The latest prompt of a plain call, which its caller may continue."""
 
     def wrap_forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # functools.wraps keeps the signature, which generate() inspects.
@@ -131,7 +131,7 @@ class _Calls:
         if any(inputs.get(names[0]) is not None for names in kinds.values()):
             return True
         if self.inside is not None and not self.running and not _continues(inputs):
-            self.inside.end()  # a new conversation, without pictures
+            self.inside.end()  # a new conversation, without media
         return False
 
     def _refuse_second_turn(self, inputs: Mapping[str, Any]) -> None:
@@ -142,7 +142,7 @@ class _Calls:
         if bool(torch.isin(ids, placeholders).any()):
             raise CapabilityError(
                 "the cache of a reduced prompt is shorter than the prompt that came back; give "
-                "generate the whole conversation again, pictures included, without a cache"
+                "generate the whole conversation again, media included, without a cache"
             )
 
     def _positions_after(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -164,7 +164,7 @@ class _Calls:
 
     @contextmanager
     def _during(self, spliced: Spliced) -> Iterator[None]:
-        """Say what the prompt holds to whoever works inside the model."""
+        """Pass the prompt's tokens to the stages inside the LLM."""
         if self.inside is not None:
             self.inside.begin(prompt_tokens(spliced))
         self.running.append(spliced)
@@ -201,7 +201,7 @@ class _Calls:
 
 
 def _continues(inputs: Mapping[str, Any]) -> bool:
-    """Return whether a call goes on after what a cache holds."""
+    """Return whether a call continues from a cache."""
     cache = inputs.get("past_key_values")
     return cache is not None and cache.get_seq_length() > 0
 
@@ -209,7 +209,7 @@ def _continues(inputs: Mapping[str, Any]) -> bool:
 def _by_name(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a call's arguments by name, however they were given."""
+    """Return a call's arguments by name."""
     if not args:
         return dict(kwargs)
     bound = inspect.signature(function).bind_partial(*args, **kwargs).arguments
@@ -217,7 +217,7 @@ def _by_name(
 
 
 def _refuse(inputs: Mapping[str, Any]) -> None:
-    """Refuse inputs that describe the unreduced sequence in a way that cannot be shortened."""
+    """Raise for inputs that describe the unreduced sequence and cannot be shortened."""
     if inputs.get("input_ids") is None:
         raise InputError("a call with an image or video needs input_ids: they say where it stands")
     for name in ("inputs_embeds", "position_ids"):
@@ -241,7 +241,7 @@ def _refuse(inputs: Mapping[str, Any]) -> None:
 
 
 def _refuse_decoding(inputs: Mapping[str, Any], default: Any) -> None:
-    """Refuse decoding that needs the prompt's words: the model is given none, but vectors."""
+    """Raise for decoding that needs the prompt's token ids: the model gets embeddings."""
     config = inputs.get("generation_config") or default
     for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size"):
         if (inputs.get(name) or getattr(config, name, None)) is not None:
@@ -249,7 +249,7 @@ def _refuse_decoding(inputs: Mapping[str, Any], default: Any) -> None:
 
 
 def _lower_limits(inputs: dict[str, Any], saved: int, default: Any) -> None:
-    """Lower limits that count the prompt, so that they mean what they mean unreduced.
+    """Lower limits that include the prompt by the tokens saved.
 
     Limits that count new tokens go before those that count the prompt too.
     """

@@ -1,4 +1,4 @@
-"""Everything that is asked of one model: encode, reduce, ask, score, time."""
+"""One interface to a loaded model: encode, reduce, ask, score, time."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -50,17 +50,16 @@ class ModelAnswer:
 
     @property
     def layer_tokens(self) -> tuple[int, ...]:
-        """Visual tokens that entered each layer; empty if nothing worked inside the LLM."""
+        """Visual tokens that entered each layer; empty without stages inside the LLM."""
         if self.attachment is None:
             return ()
         return tuple(next(iter(self.attachment.layer_tokens), ()))
 
 
 class ModelSession:
-    """A model, and everything that is asked of it.
+    """A loaded model: encode, reduce, ask, score and time.
 
-    ``attach`` lets your own calls of a model run reduced; here the calls are made, too. Whoever
-    asks says the same things: the pipeline, positions, seconds of the frames, a generator.
+    ``attach`` reduces your own calls of a model; a session makes the calls, too.
 
     Parameters
     ----------
@@ -175,10 +174,10 @@ class ModelSession:
         inside: InsideLlm | None = None,
         continuations: Continuations | None = None,
     ) -> tuple[PromptScores, list[tuple[int, ...]]]:
-        """Return what the model expects after each of several prompts about one clip.
+        """Return next-token scores of several prompts about one clip.
 
-        Besides, for every prompt, the visual tokens that entered each layer of the LLM; empty if
-        nothing works inside of it.
+        Also return, for every prompt, the visual tokens that entered each layer of the LLM; empty
+        without stages inside it.
         """
         with inside_llm(self.adapter.text_model, inside) if inside else nullcontext() as run:
             scores = self.adapter.prompt_scores(

@@ -1,4 +1,4 @@
-"""Sequence surgery that all model families share: fewer placeholders, the same order.
+"""Splice reduced clips into prompts: fewer placeholders, the same order.
 
 A prompt holds one placeholder for every visual token that the unreduced LLM would read. Reduction
 replaces the placeholders of a clip by fewer (or repeated) ones: every token that stays names the
@@ -54,7 +54,7 @@ class ClipLayout:
 
 @dataclass(frozen=True)
 class Clip:
-    """One piece of vision that is reduced as a whole: a video, an image, or one view of an image.
+    """The unit of reduction: a video, an image, or one view of an image.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class VisualPart:
-    """What one clip puts into the sequence, newline tokens included.
+    """The tokens of one clip in the sequence, newline tokens included.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class VisualPart:
 
 @dataclass(frozen=True)
 class Layout:
-    """The short prompts, and where every column of them comes from.
+    """The short prompts, and the source of every column.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Layout:
     visual_order: Int[Tensor, "tokens"]
 
     def take(self, values: Tensor, fill: int) -> Tensor:
-        """Return what the short columns inherit of ``values`` (rows, full); padding is ``fill``."""
+        """Gather ``values`` (rows, full) for the short columns; padding is ``fill``."""
         taken = values.gather(1, self.source_column.clamp_min(0))
         return taken.masked_fill(self.source_column < 0, fill)
 
@@ -150,7 +150,7 @@ def pack(
     newline: Float[Tensor, "dim"] | None = None,
     deepstack_features: Float[Tensor, "levels kept dim"] | None = None,
 ) -> VisualPart:
-    """Put newline tokens behind what is left of every row, frame or clip that has any token left.
+    """Add newline tokens after every row, frame or clip that has any token left.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def pack(
 
 
 def count_newlines(reduced: ReducedTokens, layout: ClipLayout) -> int:
-    """Return how many newline tokens ``pack`` puts behind the tokens of a clip."""
+    """Return how many newline tokens ``pack`` adds to a clip."""
     if layout.newlines == "none":
         return 0
     return int(_unit_ends(_units(reduced, layout)).sum())
@@ -339,7 +339,7 @@ def original_positions(
 
 
 def prompt_tokens(spliced: Spliced) -> PromptTokens:
-    """Return what every token of the short prompts is, for reducers inside the LLM."""
+    """Return kind, clip and position of every token of the short prompts."""
     layout, parts = spliced.layout, spliced.parts
     order = layout.visual_order
 

@@ -1,7 +1,7 @@
-"""One answer of a model, timed part by part as its user would wait for it."""
+"""Time one answer of a model, part by part."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -15,7 +15,7 @@ from tokenred.types import Realised
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Reads the clock, once the device has done everything that it was told to do.
+    """Reads the clock after synchronising the device.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Stopwatch:
 
     @classmethod
     def of(cls, device: torch.device, clock: Callable[[], float] = perf_counter) -> "Stopwatch":
-        """Return the one for a device; a CPU is never behind."""
+        """Return the stopwatch for a device; a CPU needs no synchronisation."""
         if device.type == "cuda":
             return cls(lambda: torch.cuda.synchronize(device), clock)
         if device.type == "mps":
@@ -49,7 +49,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class TimedAnswer:
-    """What one call of ``generate`` took, and what the model read.
+    """Times and token counts of one call of ``generate``.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class TimedAnswer:
 
     @property
     def prefill_ms(self) -> float | None:
-        """The rest of ``ttft_ms``: putting the prompt together, the LLM, the first token."""
+        """The rest of ``ttft_ms``: splicing, the LLM's prefill, the first token."""
         if self.encoder_ms is None or self.reducer_ms is None:
             return None
         return self.ttft_ms - self.encoder_ms - self.reducer_ms
@@ -91,7 +91,7 @@ class TimedAnswer:
 
 
 class Ticks:
-    """Looks at the clock whenever ``generate`` has a new token; stops nothing.
+    """Records the time of every new token of ``generate``; never stops it.
 
     A streamer would do too, but on some devices it hears of a token one step late.
     """
@@ -123,20 +123,18 @@ class PartTimes:
         self.encoder_ms = self.reducer_ms = 0.0
         self._stopwatch = stopwatch
 
-    @contextmanager
-    def encoding(self) -> Iterator[None]:
+    def encoding(self) -> AbstractContextManager[None]:
         """Time the vision tower."""
-        start = self._stopwatch.ms()
-        try:
-            yield
-        finally:
-            self.encoder_ms += self._stopwatch.ms() - start
+        return self._adding_to("encoder_ms")
+
+    def reducing(self) -> AbstractContextManager[None]:
+        """Time the reduction of one clip."""
+        return self._adding_to("reducer_ms")
 
     @contextmanager
-    def reducing(self) -> Iterator[None]:
-        """Time the reduction of one clip."""
+    def _adding_to(self, part: str) -> Iterator[None]:
         start = self._stopwatch.ms()
         try:
             yield
         finally:
-            self.reducer_ms += self._stopwatch.ms() - start
+            setattr(self, part, getattr(self, part) + self._stopwatch.ms() - start)

@@ -1,1 +1,1 @@
-"""What people read: tables for the terminal, Markdown, JSON and CSV."""
+"""Reports of a run: terminal, Markdown, HTML, LaTeX, CSV and JSON."""

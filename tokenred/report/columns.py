@@ -1,7 +1,7 @@
-"""The columns of every table of a run, and which rows may stand beside each other.
+"""Columns of the result tables, and grouping of comparable rows.
 
-A column is one entry of :func:`columns`; a measured one is a field of ``Answer`` or ``Cost`` in
-``tokenred.evaluation.store`` and needs no entry at all.
+A column is one entry of :func:`columns`; a measured one is a field of ``StoredAnswer`` or ``Cost``
+in ``tokenred.evaluation.store`` and needs no entry at all.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from tokenred.accounting import flops_text, flops_unit
 from tokenred.evaluation.statistics import Estimate, PairedDifference
 from tokenred.evaluation.store import MEASURED
 from tokenred.evaluation.summary import Measure, RowSummary, Summary
@@ -20,12 +21,11 @@ MEANINGS: dict[Measure, str] = {
     "score": "the mean over questions, from 0 to 100",
     "agreement": "the share of answers that are those of the unreduced model",
 }
-UNITS = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "": 1.0}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure as printed, what stands beside it in small print, and what it sorts by.
+    """A table cell: text, small print beside it, and sort value.
 
     ``value`` is None where there is no figure; such cells sort last.
     """
@@ -44,7 +44,7 @@ _SHOWN: tuple[Shown, ...] = ("brief", "page", "file")
 
 @dataclass(frozen=True)
 class Column:
-    """One column, in whatever form the table takes.
+    """One column, for all table formats.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one budget. Those of a group that is not ``ranked`` keep unlike numbers of tokens."""
+    """Rows of one budget. A group that is not ``ranked`` has rows with different token counts."""
 
     name: str
     rows: tuple[RowSummary, ...]
@@ -81,7 +81,7 @@ class Group:
 
 
 def groups(summary: Summary) -> list[Group]:
-    """Return the rows by budget, and last those that are fit for no ranking."""
+    """Return the rows by budget, and last those that must not be ranked."""
     budgets = retentions(summary)
     inside: dict[float | None, list[RowSummary]] = {budget: [] for budget in budgets}
     inside.setdefault(None, [])
@@ -174,9 +174,7 @@ def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
             "cost of reading the prompt, computed, and its share of vanilla's",
             _get("prefill_flops"),
             lambda row: _with_share(
-                row.prefill_flops,
-                f"{row.prefill_flops / UNITS[unit]:#.3g}".rstrip("."),
-                row.flops_share,
+                row.prefill_flops, flops_text(row.prefill_flops, unit), row.flops_share
             ),
             "brief",
         ),
@@ -203,7 +201,7 @@ def columns(summary: Summary, shown: Shown = "page") -> list[Column]:
         Column(
             "published",
             "printed",
-            "what somebody else printed, of another model",
+            "the published score, of another model",
             _get("published"),
             lambda row: _number(row.published, "{:.1f}".format),
             "brief",
@@ -229,11 +227,6 @@ _FACTS = (
     "n_samples", "n_questions", "newline_tokens", "retention_ratio", "flops_share", "kinds",
 )  # fmt: skip
 """What files have beside what tables show."""
-
-
-def flops_unit(values: Sequence[float]) -> str:
-    """Return the name in ``UNITS`` of the largest unit that fits into the largest value."""
-    return next((name for name, size in UNITS.items() if max(values) >= size), "")
 
 
 def points(estimate: Estimate) -> str:
@@ -266,12 +259,12 @@ def latency_ms(row: RowSummary) -> float:
 
 
 def measure_name(summary: Summary) -> str:
-    """Return what the scores are, in words."""
+    """Return the name of the measure."""
     return "agreement with vanilla" if summary.measure == "agreement" else summary.measure
 
 
 def _nearest(row: RowSummary, budgets: Sequence[float]) -> float | None:
-    """Return the budget of a row; one with a budget of its own stands with the nearest."""
+    """Return the budget of a row; the nearest one for a row with its own budget."""
     if row.retention is not None or not budgets:
         return row.retention
     return min(budgets, key=lambda budget: abs(budget - row.retention_ratio))
@@ -286,7 +279,7 @@ def _get(name: str) -> Callable[[RowSummary], Any]:
 
 
 def _plain(key: str, figure: Any) -> dict[str, Any]:
-    """Return a figure as plain values, its parts under names of their own."""
+    """Return a figure as plain values, one name for each part."""
     if isinstance(figure, Estimate):
         return {
             key if name == "value" else f"{key}_{name}": each for name, each in vars(figure).items()

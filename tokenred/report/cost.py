@@ -1,35 +1,31 @@
-"""The tables of ``tokenred bench``: times to the first token, what they buy, and the stages."""
+"""Tables of ``tokenred bench``: time to first token, comparison with vanilla, memory, stages."""
 
-from collections.abc import Sequence
-
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
+from tokenred.accounting import flops_text, flops_unit
 from tokenred.evaluation.bench.measure import UNATTACHED, VANILLA, Bench, PipelineCost, Spread
-from tokenred.report.columns import NOT_APPLICABLE, UNITS, flops_unit
+from tokenred.report.columns import NOT_APPLICABLE
+from tokenred.report.text import dim, new_table
 
 FLAG = "fewer FLOPs, not faster"
-LABEL_WIDTH = 12
 
 
-def to_rich(bench: Bench) -> Group:
-    """Return the tables with what a reader has to know; they fit into 100 columns."""
-    about = [Text(line, style="dim") for line in caption(bench)]
+def bench_tables(bench: Bench) -> Group:
+    """Return the tables with header and caption, at most 100 columns wide."""
     tables = [table(bench) for table in (_times, _against_vanilla, _rest, _stages)]
-    return Group(Text(header(bench), style="dim"), *tables, *about)
+    return Group(*dim([bench_header(bench)]), *tables, *dim(bench_caption(bench)))
 
 
-def header(bench: Bench) -> str:
-    """Return the sentences that say what was measured, and on what."""
+def bench_header(bench: Bench) -> str:
+    """Return model, environment and rounds in words."""
     where = bench.environment
     revision = f" ({bench.revision[:12]})" if bench.revision else ""
     load = "" if where.load_average is None else f", load {where.load_average:.1f} at the start"
-    frames = f", {bench.n_frames} frames" if bench.picture_kind == "video" else ""
+    frames = f", {bench.n_frames} frames" if bench.media_kind == "video" else ""
     return (
-        f"{bench.model}{revision}, {where.dtype} on {where.device}; {bench.picture}{frames}; "
+        f"{bench.model}{revision}, {where.dtype} on {where.device}; {bench.media}{frames}; "
         f"{_counted(bench.rounds, 'round')} after {bench.warmup} to warm up\n"
         f"{where.cpu}, {_counted(where.threads, 'thread')} of {_counted(where.n_cores, 'core')}"
         f"{load}; torch {where.torch}, transformers {where.transformers}, "
@@ -37,8 +33,8 @@ def header(bench: Bench) -> str:
     )
 
 
-def caption(bench: Bench) -> list[str]:
-    """Return the sentences under the tables that explain them to a reader of nothing else."""
+def bench_caption(bench: Bench) -> list[str]:
+    """Return the sentences that explain the tables."""
     lines = [
         "Medians of the rounds; brackets hold the middle half of them. Every round asks every row "
         "once. encoder + reducer + prefill = TTFT in each round: vision tower and projector with "
@@ -71,7 +67,7 @@ def caption(bench: Bench) -> list[str]:
 
 def _times(bench: Bench) -> Table:
     names = ["", "encoder", "reducer", "prefill", "TTFT"]
-    table = _table("Milliseconds to the first token", names)
+    table = new_table("Milliseconds to the first token", names)
     for cost in bench.pipelines:
         parts = (cost.encoder_ms, cost.reducer_ms, cost.prefill_ms, cost.ttft_ms)
         table.add_row(cost.label, *map(_spread, parts))
@@ -80,14 +76,14 @@ def _times(bench: Bench) -> Table:
 
 def _against_vanilla(bench: Bench) -> Table:
     unit = flops_unit([cost.prefill_flops or 0 for cost in bench.pipelines])
-    table = _table("Against vanilla", ["", "tokens", f"{unit}FLOPs", "TTFT", ""])
+    table = new_table("Against vanilla", ["", "tokens", f"{unit}FLOPs", "TTFT", ""])
     for cost in bench.pipelines:
         table.add_row(cost.label, _tokens(cost), _flops(cost, unit), _share(cost), _verdict(cost))
     return table
 
 
 def _rest(bench: Bench) -> Table:
-    table = _table("Prompt, decoding and memory", ["", "prompt", "tokens/s", "extra MB"])
+    table = new_table("Prompt, decoding and memory", ["", "prompt", "tokens/s", "extra MB"])
     for cost in bench.pipelines:
         memory = "" if cost.memory is None else f"{cost.memory.extra_bytes / 1e6:.1f}"
         speed = _spread(cost.decode_tokens_per_s)
@@ -96,19 +92,11 @@ def _rest(bench: Bench) -> Table:
 
 
 def _stages(bench: Bench) -> Table:
-    table = _table("Stages before the LLM", ["", "stage", "ms", "tokens left"])
+    table = new_table("Stages before the LLM", ["", "stage", "ms", "tokens left"])
     for cost in bench.pipelines:
         for number, stage in enumerate(cost.stages):
             label = "" if number else cost.label
             table.add_row(label, escape(stage.name), _spread(stage.ms), str(stage.n_tokens))
-    return table
-
-
-def _table(title: str, names: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column(names[0], overflow="fold", min_width=LABEL_WIDTH)
-    for name in names[1:]:
-        table.add_column(name, justify="right", no_wrap=bool(name))
     return table
 
 
@@ -133,7 +121,7 @@ def _share(cost: PipelineCost) -> str:
 
 
 def _tokens(cost: PipelineCost) -> str:
-    """Return the tokens of the first layer; and of the last, if some leave on the way."""
+    """Return the tokens of the first layer, and of the last if they differ."""
     if cost.n_tokens is None or cost.vanilla_tokens is None:
         return NOT_APPLICABLE
     if cost.layer_tokens and cost.layer_tokens[-1] != cost.n_tokens:
@@ -144,8 +132,7 @@ def _tokens(cost: PipelineCost) -> str:
 def _flops(cost: PipelineCost, unit: str) -> str:
     if cost.prefill_flops is None or cost.flops_share is None:
         return NOT_APPLICABLE
-    value = cost.prefill_flops / UNITS[unit]
-    return f"{value:#.3g}".rstrip(".") + f" ({100 * cost.flops_share:.1f} %)"
+    return f"{flops_text(cost.prefill_flops, unit)} ({100 * cost.flops_share:.1f} %)"
 
 
 def _counted(number: int, noun: str) -> str:

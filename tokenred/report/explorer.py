@@ -1,4 +1,4 @@
-"""The samples on which the rows disagree most, with their frames and everybody's answers."""
+"""Samples on which the rows disagree most, with frames and all answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from tokenred.evaluation.store import Answer, Record
+from tokenred.evaluation.store import Record, StoredAnswer
 from tokenred.evaluation.task import Question, Sample
 
 MAX_QUESTIONS = 3
@@ -30,7 +30,7 @@ LOSSLESS_HEIGHT = 64
 class Given:
     """One answer and the rows that gave it, as positions in ``Explorer.labels``.
 
-    ``score`` is None if nobody says what is right.
+    ``score`` is None without a label.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Given:
 
     @property
     def verdict(self) -> Literal["right", "wrong", "unknown"]:
-        """Whether the answer is more right than wrong."""
+        """Whether the score is at least one half."""
         if self.score is None:
             return "unknown"
         return "right" if self.score >= 0.5 else "wrong"
@@ -87,7 +87,7 @@ class Explorer:
 
     @property
     def labelled(self) -> bool:
-        """Whether somebody says what is right, of at least one question."""
+        """Whether any question has a label."""
         asked = (q for sample in self.samples for q in (*sample.questions, *sample.others))
         return any(given.score is not None for question in asked for given in question.answers)
 
@@ -98,7 +98,7 @@ def explore(
     n_shown: int,
     note: str = "",
 ) -> Explorer:
-    """Choose the samples of most disagreement and gather what every row said about them.
+    """Return the samples of most disagreement with the answers of every row.
 
     Parameters
     ----------
@@ -118,9 +118,9 @@ def explore(
 def most_disputed(records: Mapping[str, Sequence[Record]], n_shown: int) -> list[str]:
     """Return the ids of the samples on which rows disagree most, most disputed first.
 
-    Disagreement about a question is the chance that two rows drawn at random differ in their
-    score, or in their answer where nobody says what is right; a sample's is the sum over
-    its questions. Samples on which all rows agree are left out.
+    Disagreement about a question is the chance that two rows drawn at random differ in their score,
+    or in their answer without labels; a sample's is the sum over its questions. Samples on which
+    all rows agree are left out.
     """
     disputes = {
         id_: sum(_dispute([answer for _, answer in given]) for given in questions.values())
@@ -148,7 +148,7 @@ def thumbnail(frame: np.ndarray | Tensor) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-_Questions = dict[int, list[tuple[int, Answer]]]
+_Questions = dict[int, list[tuple[int, StoredAnswer]]]
 """Number of a question -> the position of each row and its answer."""
 
 
@@ -161,7 +161,7 @@ def _by_question(records: Mapping[str, Sequence[Record]]) -> dict[str, _Question
     return found
 
 
-def _dispute(answers: Sequence[Answer]) -> float:
+def _dispute(answers: Sequence[StoredAnswer]) -> float:
     sides = Counter(a.answer if a.score is None else f"score {a.score:g}" for a in answers)
     total = sum(sides.values())
     return 1 - sum((count / total) ** 2 for count in sides.values())
@@ -179,7 +179,7 @@ def _shown_sample(id_: str, questions: _Questions, sample: Sample | None) -> Sho
 
 
 def _shown_question(
-    number: int, given: Sequence[tuple[int, Answer]], question: Question | None
+    number: int, given: Sequence[tuple[int, StoredAnswer]], question: Question | None
 ) -> ShownQuestion:
     groups: dict[tuple[str, float | None], list[int]] = {}
     for position, answer in given:

@@ -1,4 +1,4 @@
-"""What the report says beyond the summary: single answers, and where the figures come from."""
+"""Collect the rest of a report: single answers, and provenance."""
 
 import shlex
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tokenred.evaluation.summary import RowSummary, Summary
 from tokenred.evaluation.task import Sample, load_task
 from tokenred.report.columns import full_label
 from tokenred.report.explorer import Explorer, explore, most_disputed
-from tokenred.report.html import About
+from tokenred.report.html import Provenance
 
 MAX_ROWS = 40
 """Rows whose single answers are shown; of more these are the reference, the controls, the best."""
@@ -34,16 +34,16 @@ def gather_explorer(run: Run, summary: Summary, store: Store, n_shown: int) -> E
     return explore(records, samples, n_shown, note.strip())
 
 
-def gather_about(run: Run, folder: Path, n_samples: int) -> About:
-    """Return hashes and versions, and the commands that make the figures again."""
-    provenance = {
+def gather_provenance(run: Run, folder: Path, n_samples: int) -> Provenance:
+    """Return hashes and versions, and the commands to reproduce the figures."""
+    versions = {
         "model revision": run.model_revision,
         "task fingerprint": run.task_fingerprint,
         "code": ", ".join(sorted({row.origin.code_version for row in run.rows})),
         **run.environment,
         "configurations": "every row's whole pipeline is in run.json",
     }
-    return About(provenance, _commands(run, folder, n_samples))
+    return Provenance(versions, _commands(run, folder, n_samples))
 
 
 def _rank(row: RowSummary) -> tuple[bool, bool, float]:
@@ -51,7 +51,7 @@ def _rank(row: RowSummary) -> tuple[bool, bool, float]:
 
 
 def _rebuild(run: Run, ids: Sequence[str]) -> tuple[dict[str, Sample], str]:
-    """Return the samples by id, and a sentence about those that are not to be had."""
+    """Return the samples by id, and a sentence about missing ones."""
     try:
         task = load_task(run.task)
         if task.fingerprint != run.task_fingerprint:

@@ -1,4 +1,4 @@
-"""Scores by kind of question as a heat map: how much of what can be won does a row win?"""
+"""Scores by kind of question, as a heat map."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class Heat:
 
 
 def heat(summary: Summary) -> Heat:
-    """Return the scores of every row, with shades that are comparable inside one column."""
+    """Return the scores of every row, shaded within each column."""
     kinds = tuple(dict.fromkeys(kind for row in summary.rows for kind in row.kinds))
     guessed = {} if summary.measure == "agreement" else summary.chance
     best = {

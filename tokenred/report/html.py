@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, no server, no other file."""
+"""The report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ COSTS = {"tokens": "tokens", "flops": "FLOPs", "latency": "measured time"}
 
 
 @dataclass(frozen=True)
-class About:
-    """Where the figures come from: hashes and versions by name, and the commands to make them."""
+class Provenance:
+    """Hashes and versions by name, and the commands to reproduce the figures."""
 
-    provenance: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
 
 
-def to_html(summary: Summary, about: About, explorer: Explorer | None = None) -> str:
+def to_html(summary: Summary, provenance: Provenance, explorer: Explorer | None = None) -> str:
     """Return the whole page. Equal input gives equal text.
 
     Parameters
     ----------
     summary : the figures
-    about : printed at the end of the heading
-    explorer : answers sample by sample; None leaves the section out
+    provenance : printed at the end of the heading
+    explorer : answers sample by sample; None omits the section
     """
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             summary=summary,
-            about=about,
+            provenance=provenance,
             head=_head(summary),
             columns=columns(summary),
             groups=groups(summary),
@@ -67,7 +67,7 @@ def _environment() -> Any:
 
 
 def _head(summary: Summary) -> dict[str, str]:
-    """Return what was measured, name by name."""
+    """Return model, task, samples, reference and code by name."""
     return {
         "model": f"{summary.model} ({summary.model_revision})",
         "task": f"{summary.task} ({summary.task_fingerprint})",

@@ -1,4 +1,4 @@
-"""The table for a paper: LaTeX with booktabs, every text of the user escaped."""
+"""The table in LaTeX with booktabs."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,13 +1,10 @@
-"""One summary as text: for the terminal, as Markdown, CSV and JSON, with the same figures."""
+"""A summary as terminal table, Markdown, CSV and JSON."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
@@ -25,14 +22,13 @@ from tokenred.report.columns import (
     points_interval,
     retentions,
 )
+from tokenred.report.text import csv_text, dim, new_table
 
 UNEQUAL = "†"
-LABEL_WIDTH = 12
-"""Columns of a terminal that a row's label gets at least; longer labels are folded."""
 
 
 def header(summary: Summary) -> str:
-    """Return the line that says what was measured."""
+    """Return model, task and budgets in words."""
     budgets = ", ".join(f"{100 * ratio:g} %" for ratio in retentions(summary)) or "all"
     return (
         f"{summary.model} ({summary.model_revision}) on {summary.task} "
@@ -42,10 +38,10 @@ def header(summary: Summary) -> str:
 
 
 def caption(summary: Summary) -> list[str]:
-    """Return the sentences under the table that explain it to a reader who knows nothing else."""
+    """Return the sentences that explain the table."""
     lines = [
         f"{summary.measure.capitalize()} is {MEANINGS[summary.measure]}; brackets hold 95 % "
-        "intervals, in which the questions about one video stand or fall together.",
+        "intervals, clustered by video.",
         f"The difference is to '{summary.reference}' at the same budget, question by question, in "
         "percentage points; bold where its interval excludes 0. p is a sign-flip test over videos, "
         "adjusted by Holm for all comparisons of the table. p alone is adjusted: intervals, and "
@@ -76,14 +72,14 @@ def caption(summary: Summary) -> list[str]:
         )
     if any(row.published is not None for row in summary.rows):
         lines.append(
-            f"'printed' is not measured here but copied from {summary.published_source}: another "
-            "model, other questions, only the order of the rows can be compared."
+            f"'printed' is copied from {summary.published_source}: another model, other questions; "
+            "compare only the order of the rows."
         )
     if summary.failures:
         samples = {sample for _, sample, _ in summary.failures}
         row, sample, reason = summary.failures[0]
         lines.append(
-            f"{len(samples)} videos are left out of all rows, as one or more rows failed on them; "
+            f"{len(samples)} videos are left out of all rows, as a row failed on them; "
             f"the first: row '{row}' on '{sample}': {reason}"
         )
     if summary.mixed:
@@ -107,7 +103,7 @@ def _best_line(best: Best, reference: str) -> str:
 
 
 def to_rich(summary: Summary, width: int) -> Group:
-    """Return the table for a terminal of ``width`` columns; a narrow one gets it in two parts."""
+    """Return the table for a terminal of ``width`` columns, split in two if it is too wide."""
     chosen = columns(summary, "brief")
     tables = [_rich_table(summary, summary.title, chosen)]
     if _narrowest(tables[0]) > width:
@@ -116,16 +112,15 @@ def to_rich(summary: Summary, width: int) -> Group:
             _rich_table(summary, title, [c for c in chosen if c.part in ("both", part)])
             for part, title in parts.items()
         ]
-    kinds = _empty_table(_kind_title(summary), _kind_columns(summary))
+    kinds = new_table(_kind_title(summary), _kind_columns(summary))
     for line in _kind_lines(summary):
         kinds.add_row(*map(escape, line))
     question = [Text(summary.question)] if summary.question else []
-    about = [Text(line, style="dim") for line in caption(summary)]
-    return Group(*question, Text(header(summary), style="dim"), *tables, kinds, *about)
+    return Group(*question, *dim([header(summary)]), *tables, kinds, *dim(caption(summary)))
 
 
 def to_markdown(summary: Summary) -> str:
-    """Return the same as a Markdown page."""
+    """Return the table as a Markdown page."""
     chosen = columns(summary, "brief")
     lines = [f"# {summary.title}", ""]
     lines += [summary.question, ""] if summary.question else []
@@ -143,16 +138,12 @@ def to_markdown(summary: Summary) -> str:
 def to_csv(summary: Summary) -> str:
     """Return one line a row with plain numbers: shares in 0-1, FLOPs, ms."""
     chosen = columns(summary, "file")
-    lines = [
-        {name: figure for column in chosen for name, figure in column.plain(row).items()}
-        for row in summary.rows
-    ]
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_text(
+        [
+            {name: figure for column in chosen for name, figure in column.plain(row).items()}
+            for row in summary.rows
+        ]
+    )
 
 
 def to_json(summary: Summary) -> str:
@@ -174,7 +165,7 @@ def write_tables(summary: Summary, folder: Path) -> None:
 
 
 def _rich_table(summary: Summary, title: str, chosen: Sequence[Column]) -> Table:
-    table = _empty_table(title, [column.name for column in chosen])
+    table = new_table(title, [column.name for column in chosen])
     for position, row in enumerate(summary.rows):
         if position and row.retention != summary.rows[position - 1].retention:
             table.add_section()
@@ -182,16 +173,8 @@ def _rich_table(summary: Summary, title: str, chosen: Sequence[Column]) -> Table
     return table
 
 
-def _empty_table(title: str, names: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column(names[0], overflow="fold", min_width=LABEL_WIDTH)
-    for name in names[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _narrowest(table: Table) -> int:
-    """Return the columns that a table needs to show every figure whole."""
+    """Return the width that a table needs to show every figure."""
     console = Console(width=1000)
     return table.__rich_measure__(console, console.options).minimum
 

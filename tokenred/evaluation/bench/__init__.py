@@ -1,1 +1,1 @@
-"""What pipelines cost on a model, measured: time to the first token, memory, and their parts."""
+"""Measure what pipelines cost on a model: time to first token, memory, and their parts."""

@@ -1,4 +1,4 @@
-"""On what a time was measured, and how quiet it was there."""
+"""Hardware, software and noise level of a measurement."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ class Environment:
     """Hardware and software that a time depends on.
 
     ``kernels`` says whether Sinkhorn is plain torch or compiled, and from what, on a CPU.
-    ``load_average`` is that of the last minute, at the start; None where nobody says.
+    ``load_average`` is that of the last minute, at the start; None if unknown.
     """
 
     system: str
@@ -44,7 +44,7 @@ class Environment:
 
 
 def describe_environment(device: torch.device, dtype: torch.dtype, attention: str) -> Environment:
-    """Return what this process runs on."""
+    """Return the environment of this process."""
     name = str(device)
     if device.type == "cuda":
         name = f"{name}, {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
@@ -67,7 +67,7 @@ def describe_environment(device: torch.device, dtype: torch.dtype, attention: st
 
 @dataclass(frozen=True)
 class Noise:
-    """How steady the machine was, judged by a fixed matmul between the answers.
+    """Noise of the machine, from a fixed matmul timed between the answers.
 
     Attributes
     ----------

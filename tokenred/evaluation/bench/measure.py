@@ -1,4 +1,4 @@
-"""What pipelines cost on a model, measured: times, memory, and the FLOPs beside them."""
+"""Measure pipelines on a model in interleaved rounds: time, memory and FLOPs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from tokenred.errors import ConfigError, TokenredError
 from tokenred.evaluation.ablation import expand_rows
 from tokenred.evaluation.bench.environment import Environment, Noise
 from tokenred.evaluation.bench.peak_memory import PeakMemory
+from tokenred.models.loading.memory import memory_errors
 from tokenred.models.timing import TimedAnswer
 from tokenred.pipeline import Pipeline, load_config
 
@@ -24,7 +25,7 @@ Ask = Callable[[Pipeline | None], TimedAnswer]
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated measurements: the median, and how far they lie apart."""
+    """Median and spread of repeated measurements."""
 
     median: float
     min: float
@@ -41,7 +42,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is measured: a pipeline, or None for the model by itself.
+    """A pipeline to measure, or None for the model by itself.
 
     ``retention`` is the budget that was asked for; None for a pipeline at its own.
     """
@@ -56,7 +57,7 @@ def candidates(
     retentions: Sequence[float] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[Candidate]:
-    """Return what to measure: the model by itself, ``vanilla``, then the pipelines in order.
+    """Return the candidates: the model by itself, ``vanilla``, then the pipelines in order.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def candidates(
 
 @dataclass
 class Rounds:
-    """What was measured, round by round.
+    """Measurements, round by round.
 
     Attributes
     ----------
@@ -117,10 +118,10 @@ def measure(
     matmul_ms: Callable[[], float],
     on_round: Callable[[], None] = lambda: None,
 ) -> Rounds:
-    """Ask every candidate once a round, in an order that turns round every time: A B C, C B A, ...
+    """Time every candidate once a round, in alternating order: A B C, C B A, ...
 
-    So a machine that slows down or warms up does so for all of them alike. The first ``warmup``
-    rounds are dropped. A candidate that fails is left out from then on.
+    So drift of the machine affects all of them equally. The first ``warmup`` rounds are dropped. A
+    candidate that fails is left out from then on.
 
     Raises
     ------
@@ -160,10 +161,8 @@ def _round(
             continue
         times.append(matmul_ms())
         try:
-            try:
+            with memory_errors("try fewer --frames"):
                 answers[candidate.label] = ask(candidate.pipeline)
-            except torch.OutOfMemoryError as error:
-                raise TokenredError("out of memory; fewer --frames may do") from error
         except TokenredError as error:
             if candidate.label in (VANILLA, UNATTACHED):
                 raise
@@ -173,7 +172,7 @@ def _round(
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage before the LLM: its milliseconds, and the tokens that it leaves."""
+    """One stage before the LLM: milliseconds, and tokens left after it."""
 
     name: str
     kind: str
@@ -228,24 +227,24 @@ class PipelineCost:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that one run of ``tokenred bench`` found.
+    """The result of one run of ``tokenred bench``.
 
     Attributes
     ----------
-    picture : what the model was shown, in words
-    picture_kind : ``video`` or ``image``
+    media : the video or image that was measured
+    media_kind : ``video`` or ``image``
     rounds, warmup : rounds that count, and rounds that were dropped before them
     formula : of the FLOPs
     memory_method : how memory was measured; None where it cannot be
     failures : label -> why it could not be measured
-    remarks : what a reader should know
+    remarks : notes
     """
 
     model: str
     revision: str | None
     model_class: str
-    picture: str
-    picture_kind: str
+    media: str
+    media_kind: str
     n_frames: int
     question: str
     new_tokens: int
@@ -267,7 +266,7 @@ def costs(
     shape: LlmShape | None,
     formula: str = "paper",
 ) -> tuple[PipelineCost, ...]:
-    """Sum up what was measured, one cost for each candidate that did not fail.
+    """Return one cost for each candidate that did not fail.
 
     Parameters
     ----------
@@ -330,7 +329,7 @@ def _cost(
 
 
 def judge(ttft_share: Spread) -> Speed:
-    """Say whether a pipeline is faster than vanilla, from its share of vanilla's time, per round.
+    """Return whether a pipeline is faster than vanilla, from its share of vanilla's time per round.
 
     A difference that lies within the middle half of the rounds is none: ``faster`` says that three
     rounds of four were. A pipeline that is as fast as vanilla passes for faster by chance in about

@@ -1,4 +1,4 @@
-"""The memory that a call needs at its peak."""
+"""Peak memory of a call."""
 
 import ctypes
 import gc
@@ -13,8 +13,8 @@ PROC = Path("/proc/self")
 CALLS = 3
 METHODS = {
     "cuda": "torch.cuda.max_memory_allocated, exact for what torch allocates",
-    "cpu": f"the largest resident set of this process (VmHWM in /proc/self/status, set back before "
-    f"the call, once free memory is given back), median of {CALLS} calls, good to a few MB",
+    "cpu": "the largest resident set of this process (VmHWM in /proc/self/status, reset after "
+    f"malloc_trim before the call), median of {CALLS} calls, good to a few MB",
 }
 """Type of device -> how memory is measured there, and how well."""
 
@@ -63,7 +63,7 @@ def _peak(call: Callable[[], Any], device: torch.device) -> PeakMemory | None:
 
 
 def _trim() -> bool:
-    """Give free memory back: what the allocator holds in store would not count as growth."""
+    """Trim malloc: freed memory that it keeps would hide growth."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # another libc, another system

@@ -1,1 +1,1 @@
-"""Where workers run, when not in this process; one executor a file."""
+"""Executors that run workers in other processes, one a file."""

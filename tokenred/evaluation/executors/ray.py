@@ -1,6 +1,6 @@
-"""Workers in many processes, on one machine or a cluster, with Ray.
+"""Run an ablation in many processes, on one machine or a cluster, with Ray.
 
-Jobs go out one at a time to each worker, results come back one by one to the only process that
+Each worker gets one job at a time. Results come back one by one to this process, the only one that
 writes the store.
 """
 
@@ -16,7 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tokenred.errors import CapabilityError, ConfigError, TokenredError
-from tokenred.evaluation.executors.ray_worker import Host, MakeModel, MakeTask, Order, versions
+from tokenred.evaluation.executors.ray_worker import (
+    MakeModel,
+    MakeTask,
+    RemoteWorker,
+    WorkerSetup,
+    versions,
+)
 from tokenred.evaluation.feature_cache import FeatureCache
 from tokenred.evaluation.model import ModelSpec
 from tokenred.evaluation.store import Failure
@@ -30,44 +36,44 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Errand:
-    """A job on its way: what is still to come of it, and how many workers died over it."""
+class _Task:
+    """A job: the cells without a result yet, and the number of workers that died on it."""
 
     job: Job
     deaths: int = 0
 
-    def deliver(self, result: Result) -> None:
+    def complete(self, result: Result) -> None:
         left = tuple(cell for cell in self.job.cells if cell.origin != result.origin)
         self.job = replace(self.job, cells=left)
 
 
 @dataclass
-class _Hand:
-    """A worker of the cluster, and the errand that it is on; None while it loads the model."""
+class _Worker:
+    """A Ray actor and its task; None while it loads the model."""
 
     actor: Any
-    errand: _Errand | None = None
+    task: _Task | None = None
 
 
 class RayExecutor:
-    """The executor that does jobs in ``n_workers`` processes, each with a model of its own.
+    """Executor that runs jobs in ``n_workers`` processes, each with its own model.
 
-    Results are the same as in one process. A worker that dies is replaced, and what it had not
-    answered yet goes to the next free one.
+    Results are the same as in one process. A worker that dies is replaced, and the rest of its job
+    goes to the next free one.
 
     Parameters
     ----------
-    task : settings of the task, from which every worker makes its own; or a function that makes it
+    task : settings of the task, or a function that builds it; every worker builds its own
     model : likewise
-    address : of a cluster that runs, ``auto`` for the one on this machine; by default a new one is
-        started on this machine, and stopped at the end
-    n_workers : processes; on GPUs each takes one of its own
+    address : of a running cluster, ``auto`` for the one on this machine; by default a local one is
+        started, and stopped at the end
+    n_workers : number of processes, each on its own GPU if there are GPUs
     threads : CPU threads of each
     keep_going : whether a row that fails on a sample becomes a ``Failure`` instead of an error
     cache : in front of the vision tower; its folder is one of each machine, or shared
-    rows_per_errand : a job with more rows is cut into several, each of which encodes the sample
+    rows_per_job : a job with more rows is split into several, each of which encodes the sample
     n_tries : workers that may die over one job before it fails
-    show_logs : whether Ray tells what workers print
+    show_logs : whether Ray prints the output of workers
 
     Raises
     ------
@@ -87,7 +93,7 @@ class RayExecutor:
         threads: int = 1,
         keep_going: bool = False,
         cache: FeatureCache | None = None,
-        rows_per_errand: int = 32,
+        rows_per_job: int = 32,
         n_tries: int = 3,
         show_logs: bool = False,
     ) -> None:
@@ -97,13 +103,13 @@ class RayExecutor:
                 raise ConfigError(f"must be 1 or more, got {value}", [name])
         if isinstance(model, ModelSpec) and ":" in model.device:
             raise ConfigError(
-                f"Ray gives every worker a GPU of its own; say cuda instead of {model.device}",
+                f"Ray gives every worker a GPU of its own; use cuda instead of {model.device}",
                 ["--device"],
             )
         self._task, self._model = task, model
         self._address, self._n_workers, self._threads = address, n_workers, threads
         self._keep_going, self._cache = keep_going, cache
-        self._rows, self._n_tries, self._show_logs = rows_per_errand, n_tries, show_logs
+        self._rows, self._n_tries, self._show_logs = rows_per_job, n_tries, show_logs
 
     def __call__(self, jobs: Iterable[Job]) -> Iterator[Result]:
         """Yield the results of every job, in the order in which they arrive.
@@ -116,20 +122,20 @@ class RayExecutor:
             If Ray cannot be started or reached, the workers do not fit or are not the same as this
             process, or a sample fails and the executor does not keep going.
         """
-        errands = (_Errand(part) for job in jobs for part in split(job, self._rows))
-        first = deque(islice(errands, self._n_workers))
+        tasks = (_Task(part) for job in jobs for part in split(job, self._rows))
+        first = deque(islice(tasks, self._n_workers))
         if not first:
-            return  # nothing to do, no need for Ray
+            return  # do not start Ray for nothing
         with self._cluster() as ray:
             n_gpus = self._check_room(ray)
-            yield from _Crew(self, ray, n_gpus, first, errands).results()
+            yield from _Pool(self, ray, n_gpus, first, tasks).results()
 
     @contextmanager
     def _cluster(self) -> Iterator[Any]:
-        """Start or join a cluster, and stop or leave it; one that is joined already stays so."""
+        """Start or join a cluster, and stop or leave it; keep a connection that exists already."""
         ray = _import_ray()
         mine = not ray.is_initialized()
-        with _hushed(ray, self._show_logs):
+        with _quiet(ray, self._show_logs):
             try:
                 if mine:
                     self._init(ray)
@@ -155,10 +161,10 @@ class RayExecutor:
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises bare ones too
-            raise TokenredError(self._refusal(error)) from error
+            raise TokenredError(self._reason(error)) from error
 
-    def _refusal(self, error: Exception) -> str:
-        """Say in one sentence why there is no cluster."""
+    def _reason(self, error: Exception) -> str:
+        """Return the reason in one sentence."""
         reason = next(iter(str(error).strip().splitlines()), repr(error))
         if "InvalidAuthToken" in f"{error} {error.__cause__}":
             reason = "it asks for a token; say --address auto on one of its machines"
@@ -166,7 +172,7 @@ class RayExecutor:
         return f"{at} cannot be used: {reason}"
 
     def _check_room(self, ray: Any) -> int:
-        """Return the GPUs of each worker; refuse more workers than the cluster can ever hold."""
+        """Return the GPUs of each worker; raise if the cluster is too small for all workers."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         device = self._model.device if isinstance(self._model, ModelSpec) else "cpu"
         some_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
@@ -184,8 +190,8 @@ class RayExecutor:
             )
         return n_gpus
 
-    def _order(self, errand: _Errand) -> Order:
-        return Order(
+    def _setup(self, task: _Task) -> WorkerSetup:
+        return WorkerSetup(
             task=self._task,
             model=self._model,
             threads=self._threads,
@@ -193,12 +199,12 @@ class RayExecutor:
             cache=self._cache,
             folder=os.getcwd(),
             versions=versions(),
-            expected=errand.job.cells[0].origin,
+            expected=task.job.cells[0].origin,
         )
 
 
 def with_ray(request: ExecutorRequest) -> RayExecutor:
-    """Return the executor that `tokenred ablate --executor ray` asks for."""
+    """Return the executor of ``tokenred ablate --executor ray``."""
     return RayExecutor(
         request.task.config,
         request.model.spec,
@@ -210,12 +216,12 @@ def with_ray(request: ExecutorRequest) -> RayExecutor:
     )
 
 
-class _Crew:
-    """The workers of one run and the errands that they are on.
+class _Pool:
+    """The workers of one run and their tasks.
 
     Parameters
     ----------
-    waiting : errands that come before those of ``errands``
+    waiting : tasks to run before those of ``tasks``
     """
 
     def __init__(
@@ -223,130 +229,129 @@ class _Crew:
         settings: RayExecutor,
         ray: Any,
         n_gpus: int,
-        waiting: deque[_Errand],
-        errands: Iterator[_Errand],
+        waiting: deque[_Task],
+        tasks: Iterator[_Task],
     ) -> None:
         self._settings, self._ray = settings, ray
-        self._waiting, self._errands = waiting, errands
-        self._order = ray.put(settings._order(waiting[0]))
-        self._actor = ray.remote(Host).options(
+        self._waiting, self._tasks = waiting, tasks
+        self._setup = ray.put(settings._setup(waiting[0]))
+        self._actor = ray.remote(RemoteWorker).options(
             num_cpus=settings._threads,
             num_gpus=n_gpus,
             scheduling_strategy="SPREAD",
-            max_restarts=0,  # a new one is hired instead, which knows what is left of the job
+            max_restarts=0,  # a new one is started instead, with what is left of the job
         )
-        self._hired: list[Any] = []
-        self._at_work: dict[Any, _Hand] = {}
+        self._actors: list[Any] = []
+        self._running: dict[Any, _Worker] = {}
         self._deaths_in_a_row = 0  # while loading
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def results(self) -> Iterator[Result]:
         ray = self._ray
         try:
             for _ in range(len(self._waiting)):
-                self._hire()
-            while self._at_work:
-                (done, *_), _ = ray.wait(list(self._at_work), num_returns=1)
-                hand = self._at_work.pop(done)
+                self._start()
+            while self._running:
+                (done, *_), _ = ray.wait(list(self._running), num_returns=1)
+                worker = self._running.pop(done)
                 try:
-                    reply = ray.get(done)
+                    response = ray.get(done)
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error  # a fault of the code, not of a process
                 except ray.exceptions.RayError:
-                    yield from self._bury(hand)
+                    yield from self._retire(worker)
                     continue
-                self._tell(reply.warnings)
-                if isinstance(reply.outcome, TokenredError):
-                    raise reply.outcome
-                if reply.outcome is None:
-                    if hand.errand is None:
+                self._log_once(response.warnings)
+                if isinstance(response.outcome, TokenredError):
+                    raise response.outcome
+                if response.outcome is None:
+                    if worker.task is None:
                         self._deaths_in_a_row = 0
-                    self._send_out(hand)
+                    self._assign(worker)
                 else:
-                    assert hand.errand is not None
-                    hand.errand.deliver(reply.outcome)
-                    self._ask(hand, None)
-                    yield reply.outcome
+                    assert worker.task is not None
+                    worker.task.complete(response.outcome)
+                    self._ask(worker, None)
+                    yield response.outcome
         finally:
-            for actor in list(self._hired):
-                self._let_go(actor)
+            for actor in list(self._actors):
+                self._stop(actor)
 
-    def _hire(self) -> None:
+    def _start(self) -> None:
         actor = self._actor.remote(plugin_files())
-        self._hired.append(actor)
-        self._at_work[actor.start.remote(self._order)] = _Hand(actor)
+        self._actors.append(actor)
+        self._running[actor.start.remote(self._setup)] = _Worker(actor)
 
-    def _ask(self, hand: _Hand, job: Job | None) -> None:
-        self._at_work[hand.actor.step.remote(job)] = hand
+    def _ask(self, worker: _Worker, job: Job | None) -> None:
+        self._running[worker.actor.step.remote(job)] = worker
 
     def _more(self) -> bool:
-        """Return whether an errand waits for a free worker."""
+        """Return whether a task waits for a free worker."""
         if not self._waiting:
-            self._waiting.extend(islice(self._errands, 1))
+            self._waiting.extend(islice(self._tasks, 1))
         return bool(self._waiting)
 
-    def _send_out(self, hand: _Hand) -> None:
-        """Give a free worker the next errand, or let it go and its GPU with it."""
+    def _assign(self, worker: _Worker) -> None:
+        """Give a free worker the next task, or stop it to free its GPU."""
         if self._more():
-            hand.errand = self._waiting.popleft()
-            self._ask(hand, hand.errand.job)
+            worker.task = self._waiting.popleft()
+            self._ask(worker, worker.task.job)
         else:
-            self._let_go(hand.actor)
+            self._stop(worker.actor)
 
-    def _let_go(self, actor: Any) -> None:
-        self._hired.remove(actor)
+    def _stop(self, actor: Any) -> None:
+        self._actors.remove(actor)
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(actor)
 
-    def _bury(self, hand: _Hand) -> Iterator[Failure]:
-        """Replace a worker that died, and have its errand done by another one."""
-        self._let_go(hand.actor)
-        errand, n_tries = hand.errand, self._settings._n_tries
-        if errand is None:
+    def _retire(self, worker: _Worker) -> Iterator[Failure]:
+        """Replace a worker that died, and queue its task again."""
+        self._stop(worker.actor)
+        task, n_tries = worker.task, self._settings._n_tries
+        if task is None:
             self._deaths_in_a_row += 1
             if self._deaths_in_a_row >= n_tries:
-                self._too_many()
+                self._check_fewer()
                 return
-        elif errand.job.cells:
-            errand.deaths += 1
-            if errand.deaths < n_tries:
-                self._waiting.appendleft(errand)
+        elif task.job.cells:
+            task.deaths += 1
+            if task.deaths < n_tries:
+                self._waiting.appendleft(task)
             else:
-                yield from self._given_up(errand)
+                yield from self._failed(task)
         if self._more():
-            self._hire()
+            self._start()
 
-    def _too_many(self) -> None:
-        """Go on with fewer workers, if some are left."""
+    def _check_fewer(self) -> None:
+        """Continue with fewer workers, if any are left."""
         message = (
-            f"{_workers(self._deaths_in_a_row)} died while loading the model, perhaps for lack of "
-            "memory"
+            f"{_workers(self._deaths_in_a_row)} died while loading the model, perhaps out of memory"
         )
-        if not self._at_work:
+        if not self._running:
             raise TokenredError(f"{message}; try fewer workers")
-        self._tell([f"{message}; going on with fewer workers"])
+        self._log_once([f"{message}; continuing with fewer workers"])
 
-    def _given_up(self, errand: _Errand) -> Iterator[Failure]:
+    def _failed(self, task: _Task) -> Iterator[Failure]:
         message = (
-            f"sample '{errand.job.sample_id}': {_workers(errand.deaths)} died over it, perhaps for "
-            "lack of memory"
+            f"sample '{task.job.sample_id}': {_workers(task.deaths)} died on it, perhaps out of "
+            "memory"
         )
         if not self._settings._keep_going:
             raise TokenredError(message)
-        for cell in errand.job.cells:
-            yield Failure(cell.origin, errand.job.sample_id, message)
+        for cell in task.job.cells:
+            yield Failure(cell.origin, task.job.sample_id, message)
 
-    def _tell(self, warnings: Iterable[str]) -> None:
+    def _log_once(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
-            if warning not in self._told:
-                self._told.add(warning)
+            if warning not in self._logged:
+                self._logged.add(warning)
                 _log.warning("%s", warning)
 
 
 def split(job: Job, n_rows: int) -> Iterator[Job]:
-    """Yield jobs of at most ``n_rows`` rows, about equally many; rows of the same frames together.
+    """Yield jobs of at most ``n_rows`` rows, about equally many.
 
-    Such rows share one encoding.
+    Rows of the same frames stay together: they share one encoding.
     """
     cells = sorted(job.cells, key=lambda cell: cell.row.frames or 0)
     n_parts = -(-len(cells) // n_rows)
@@ -369,7 +374,7 @@ def _import_ray() -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise a TokenredError where Ray would try for minutes."""
+    """Raise a TokenredError at once, where Ray would retry for minutes."""
     if address == "auto":
         return
     where = urlsplit(address if "://" in address else f"ray://{address}")
@@ -389,10 +394,10 @@ def _check_reachable(address: str) -> None:
 
 
 @contextmanager
-def _hushed(ray: Any, show_logs: bool) -> Iterator[None]:
-    """Keep Ray from telling on stdout, where our data goes, that a worker died; we say what counts.
+def _quiet(ray: Any, show_logs: bool) -> Iterator[None]:
+    """Keep Ray from printing to stdout that a worker died: stdout is for data.
 
-    There is no public switch for it.
+    Ray has no public switch for it.
     """
     worker, name = ray._private.worker, "_worker_logs_enabled"
     before = getattr(worker, name, None)

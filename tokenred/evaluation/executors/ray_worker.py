@@ -1,4 +1,4 @@
-"""The process on the other side of ``RayExecutor``: it holds a task and a model, and takes jobs."""
+"""A worker process of ``RayExecutor``: holds a task and a model, and runs jobs."""
 
 import logging
 import os
@@ -27,14 +27,14 @@ MakeModel = ModelSpec | Callable[[], EvaluatedModel]
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a worker is to hold, and what it must agree with.
+class WorkerSetup:
+    """Settings of a worker, and the versions it must match.
 
     Attributes
     ----------
-    folder : in which relative paths are meant, if it exists
-    versions : of the code that gives the order
-    expected : an origin that the results must have
+    folder : working directory, if it exists
+    versions : of the code that gives the setup
+    expected : the origin that the results must have
     """
 
     task: MakeTask
@@ -48,27 +48,27 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What came of a call.
+class Response:
+    """What a call of a worker returns.
 
     Attributes
     ----------
-    outcome : the next result; None if the worker is ready for a job; an error is there to be raised
-    warnings : sentences that were logged on the way
+    outcome : the next result; None if the worker is ready for a job; an error to be raised
+    warnings : messages logged during the call
     """
 
     outcome: Result | TokenredError | None
     warnings: tuple[str, ...] = ()
 
 
-class Host:
-    """Holds a worker; every call gives one reply, so that each result is stored when it is there.
+class RemoteWorker:
+    """Runs a worker in its own process, one result a call, so that each is stored at once.
 
     Errors are returned, because Ray would wrap them into a traceback.
     """
 
     def __init__(self, plugin_files: Mapping[Path, bytes]) -> None:
-        """Load plugin files; it is done before an order comes, which may speak of their classes."""
+        """Load plugin files first: the setup may hold instances of their classes."""
         self._refusal: TokenredError | None = None
         try:
             for path, source in plugin_files.items():
@@ -79,31 +79,31 @@ class Host:
         self._results: Iterator[Result] = iter(())
         self._warnings = _Warnings()
 
-    def start(self, order: Order) -> Reply:
-        """Load the task and the model, and compare them with what is expected."""
+    def start(self, setup: WorkerSetup) -> Response:
+        """Load the task and the model, and check that they match the main process."""
         where = socket.gethostname()
         if self._refusal is not None:
-            return Reply(self._refusal)
+            return Response(self._refusal)
         try:
-            _same_versions(order.versions, where)
+            _same_versions(setup.versions, where)
             with suppress(OSError):  # elsewhere the folder need not exist
-                os.chdir(order.folder)
-            torch.set_num_threads(order.threads)
-            task = load_task(order.task) if isinstance(order.task, StrategyConfig) else order.task()
-            _same("task", task.fingerprint, order.expected.task_fingerprint, where)
-            if isinstance(order.model, ModelSpec):
-                model: EvaluatedModel = VideoLlm(order.model, order.cache)
-                model.check(())  # loads it: now, not at the first job
+                os.chdir(setup.folder)
+            torch.set_num_threads(setup.threads)
+            task = load_task(setup.task) if isinstance(setup.task, StrategyConfig) else setup.task()
+            _same("task", task.fingerprint, setup.expected.task_fingerprint, where)
+            if isinstance(setup.model, ModelSpec):
+                model: EvaluatedModel = VideoLlm(setup.model, setup.cache)
+                model.check(())  # loads the model now, not at the first job
             else:
-                model = order.model()
-            _same("model", model.revision, order.expected.model_revision, where)
+                model = setup.model()
+            _same("model", model.revision, setup.expected.model_revision, where)
         except TokenredError as error:
-            return Reply(error)
-        self._worker = Worker(task, model, order.keep_going)
-        return Reply(None, self._warnings.taken())
+            return Response(error)
+        self._worker = Worker(task, model, setup.keep_going)
+        return Response(None, self._warnings.taken())
 
-    def step(self, job: Job | None) -> Reply:
-        """Return the next result of a new job, or of the one at hand; None at its end."""
+    def step(self, job: Job | None) -> Response:
+        """Return the next result of a new job, or of the current one; None at its end."""
         assert self._worker is not None
         if job is not None:
             self._results = self._worker.results(job)
@@ -112,11 +112,11 @@ class Host:
             outcome = next(self._results, None)
         except TokenredError as error:
             outcome = error
-        return Reply(outcome, self._warnings.taken())
+        return Response(outcome, self._warnings.taken())
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all code that can change a result; of torch without its build."""
+    """Return the versions of all code that can change a result; torch without its build tag."""
     plugins = {each.distribution: each.version for each in plugin_statuses() if not each.error}
     libraries = {name: version(name).partition("+")[0] for name in ("torch", "transformers")}
     return {"tokenred": package_version(), **plugins, **libraries}
@@ -141,18 +141,18 @@ def _same(what: str, found: str, expected: str, where: str) -> None:
 
 
 class _Warnings(logging.Handler):
-    """Collects what tokenred logs in this process, to be told where somebody reads it."""
+    """Collects warnings of this process, to be logged in the main process."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._sentences: list[str] = []
+        self._messages: list[str] = []
         logging.getLogger("tokenred").addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a sentence."""
-        self._sentences.append(record.getMessage())
+        """Keep a message."""
+        self._messages.append(record.getMessage())
 
     def taken(self) -> tuple[str, ...]:
-        """Return the sentences that were not taken before."""
-        sentences, self._sentences = tuple(self._sentences), []
-        return sentences
+        """Return the messages since the last call."""
+        messages, self._messages = tuple(self._messages), []
+        return messages

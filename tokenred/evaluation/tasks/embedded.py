@@ -50,9 +50,9 @@ class EmbeddedTask(Task):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the generator's sources, its settings, and one sample as it comes out here.
+        """Hash of the generator's sources, its settings, and one generated sample.
 
-        The sample stands for what the sources do not show: the versions of the libraries that draw.
+        The sample covers the versions of the drawing libraries.
         """
         import tokenred.embedded
 

@@ -1,4 +1,4 @@
-"""Your own videos: a JSONL file of questions, or videos alone."""
+"""Tasks from your own files: a JSONL file of questions, or videos alone."""
 
 import json
 import logging
@@ -62,9 +62,7 @@ class LocalTaskConfig(StrategyConfig):
     question: str = Field(
         "What happens in this video?", description="asked about videos that come without one"
     )
-    calibration: int = Field(
-        0, ge=0, description="last samples, set apart for methods that tune something"
-    )
+    calibration: int = Field(0, ge=0, description="last samples, held out for calibration")
 
     @model_validator(mode="after")
     def _one_number_of_frames(self) -> "LocalTaskConfig":
@@ -86,7 +84,7 @@ class Line(FrozenModel):
 
 
 class LocalTask(Task):
-    """Questions about videos of your own: options, free text, or nothing but loyalty.
+    """Questions about your own videos: options, free text, or no labels.
 
     Lines about one video become one sample, so that it is encoded once and counts as one cluster.
     Without labels a table compares answers with those of the unreduced model.
@@ -166,7 +164,7 @@ class LocalTask(Task):
         return Sample(video, clip.frames, clip.frame_indices, clip.frame_times, questions)
 
     def score(self, question: Question, said: str) -> float | None:
-        """Return 0 or 1 for an option, what the scorer says of free text, None without a label."""
+        """Return 0 or 1 for an option, the scorer's value for free text, None without a label."""
         if question.options or not question.answers:
             return score_option(question, said)
         return self._scorer.score(said, question.answers)
@@ -260,7 +258,7 @@ def _chance(lines: Sequence[Line]) -> dict[str, float]:
 
 
 def _file_hash(path: Path) -> str | None:
-    """Return a hash of a file; None if it is not there, which is found when its turn comes."""
+    """Return a hash of a file; None if it is missing, which is reported when it is read."""
     try:
         return sampled_hash(path)
     except (OSError, ValueError):  # a name that no file can have is a value error

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.kernels.native.library import STOPS, Solved, find_library, library_key
+from tokenred.kernels.native.library import STOPS, BackendSolution, find_library, library_key
 
-__all__ = ["Solved", "kernels_in_use", "solve"]
+__all__ = ["BackendSolution", "kernels_in_use", "solve"]
 
 
 def solve(
@@ -26,7 +26,7 @@ def solve(
     last: Literal["anchor", "source"],
     rho: float | None = None,
     epsilon: float = 1.0,
-) -> Solved | None:
+) -> BackendSolution | None:
     """Scale ``exp(-scaled / epsilon)`` to the masses, or return None where the library cannot.
 
     It can if it was built, and for float32 tensors of the CPU that are not empty and carry no

@@ -35,7 +35,7 @@ FIRST_LOOK = 4
 
 
 @dataclass(frozen=True)
-class Solved:
+class BackendSolution:
     """What a solver in the kernel domain hands back, for each problem.
 
     Attributes
@@ -107,7 +107,7 @@ class Library:
         tolerance: float,
         last: str,
         rho: float | None,
-    ) -> Solved:
+    ) -> BackendSolution:
         """Solve; see ``tokenred.kernels.native.solve``, which looks at the tensors first.
 
         Raises
@@ -151,7 +151,7 @@ class Library:
         last: str,
         rho: float | None,
         changes: Float[Tensor, "batch sweeps"] | None = None,
-    ) -> Solved:
+    ) -> BackendSolution:
         batch, sources, anchors = cost.shape
         source, anchor = source.contiguous(), anchor.contiguous()
         plan = cost.new_empty(cost.shape)
@@ -171,7 +171,7 @@ class Library:
         if failed:
             raise MemoryError(f"no memory for a kernel matrix of {sources} x {anchors}")
         n_iter, done, fell, restarted = outcomes.unbind(-1)
-        return Solved(plan, *scalings, n_iter, done > 0, fell, restarted > 0)
+        return BackendSolution(plan, *scalings, n_iter, done > 0, fell, restarted > 0)
 
     def exponential(self, x: Float[Tensor, "count"]) -> Float[Tensor, "count"]:
         """Return e^x as the kernel matrix is made with it; for tests of its accuracy."""

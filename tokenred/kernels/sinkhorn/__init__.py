@@ -2,7 +2,7 @@
 
 ``solve`` is the public function: it chooses domain, path and gradient. ``sweeps`` is the loop that
 all torch arithmetic shares; ``kernel``, ``absorbed`` and ``logarithm`` are the arithmetic, one a
-domain; ``watch`` stops and freezes problems; ``chebyshev`` accelerates; ``unrolled`` and
+domain; ``monitor`` stops and freezes problems; ``chebyshev`` accelerates; ``unrolled`` and
 ``implicit`` are the gradients.
 """
 

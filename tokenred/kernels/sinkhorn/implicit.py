@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tokenred.kernels.sinkhorn import paths
-from tokenred.kernels.sinkhorn.problem import Domain, Problems, Rules, Run, Side
+from tokenred.kernels.sinkhorn.problem import Domain, Problems, Rules, Side, SweepResult
 
 RIDGE = 1e-12
 """Added to a matrix with ones on its diagonal: a plan of loose blocks has a gradient too."""
@@ -16,9 +16,9 @@ RIDGE = 1e-12
 
 def differentiable(
     problems: Problems, rules: Rules, domain: Domain
-) -> tuple[Float[Tensor, "b sources anchors"], Run]:
+) -> tuple[Float[Tensor, "b sources anchors"], SweepResult]:
     """Return plans whose gradient is that of the solution, and what happened."""
-    found: list[Run] = []
+    found: list[SweepResult] = []
     plan = _FixedPoint.apply(
         problems.cost, problems.source, problems.anchor, problems, rules, domain, found
     )
@@ -42,7 +42,7 @@ class _FixedPoint(torch.autograd.Function):
         problems: Problems,
         rules: Rules,
         domain: Domain,
-        found: list[Run],
+        found: list[SweepResult],
     ) -> Tensor:
         plan, run = paths.solve(problems.detach(), rules, domain)
         found.append(run)

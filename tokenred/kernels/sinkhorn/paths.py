@@ -11,7 +11,7 @@ from tokenred.kernels import paths
 from tokenred.kernels.sinkhorn.absorbed import AbsorbedScalings
 from tokenred.kernels.sinkhorn.kernel import KernelScalings
 from tokenred.kernels.sinkhorn.logarithm import LogScalings
-from tokenred.kernels.sinkhorn.problem import Domain, Problems, Rules, Run
+from tokenred.kernels.sinkhorn.problem import Domain, Problems, Rules, SweepResult
 from tokenred.kernels.sinkhorn.sweeps import iterate
 
 CACHE = 2**20
@@ -27,7 +27,7 @@ SCALINGS: dict[Domain, tuple[type[LogScalings] | type[KernelScalings], int]] = {
 @torch.no_grad()
 def solve(
     problems: Problems, rules: Rules, domain: Domain
-) -> tuple[Float[Tensor, "b sources anchors"], Run]:
+) -> tuple[Float[Tensor, "b sources anchors"], SweepResult]:
     """Return plans and what happened, without a graph, by the fastest path that is there."""
     if domain == "kernel":
         for path in ("native", "triton"):
@@ -53,7 +53,7 @@ def _serves(path: str, problems: Problems, rules: Rules) -> bool:
     return wanted == "triton"
 
 
-def _foreign(path: str, problems: Problems, rules: Rules) -> tuple[Tensor, Run] | None:
+def _foreign(path: str, problems: Problems, rules: Rules) -> tuple[Tensor, SweepResult] | None:
     name = "tokenred.kernels.native" if path == "native" else "tokenred.kernels.triton.sinkhorn"
     try:
         module: Any = import_module(name)
@@ -77,10 +77,10 @@ def _foreign(path: str, problems: Problems, rules: Rules) -> tuple[Tensor, Run] 
     never = torch.zeros_like(found.done)
     fell = never.long() if found.fell is None else found.fell
     restarted = never if found.restarted is None else found.restarted
-    return found.plan, Run(found.n_iter.long(), found.done, fell, restarted)
+    return found.plan, SweepResult(found.n_iter.long(), found.done, fell, restarted)
 
 
-def _torch(problems: Problems, rules: Rules, domain: Domain) -> tuple[Tensor, Run]:
+def _torch(problems: Problems, rules: Rules, domain: Domain) -> tuple[Tensor, SweepResult]:
     """Solve some problems at a time, as many as the cache holds.
 
     ``scaling-batch`` has one decision for the whole batch, hence one chunk; an accelerator has the
@@ -99,4 +99,4 @@ def _torch(problems: Problems, rules: Rules, domain: Domain) -> tuple[Tensor, Ru
         here = room[:, : len(part.cost)]
         out = plan[first : first + size]
         runs.append(iterate(kind(part, rules, here), part, rules, out))
-    return plan, Run.join(runs)
+    return plan, SweepResult.join(runs)

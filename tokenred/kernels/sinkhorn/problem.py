@@ -90,7 +90,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Run:
+class SweepResult:
     """What happened to each problem: enough to make the same sweeps again.
 
     Attributes
@@ -107,7 +107,7 @@ class Run:
     restarted: Bool[Tensor, "b"]
 
     @classmethod
-    def join(cls, parts: Sequence["Run"]) -> "Run":
+    def join(cls, parts: Sequence["SweepResult"]) -> "SweepResult":
         """Return the runs of all parts of a batch as one."""
         fields = ([getattr(part, name) for part in parts] for name in cls.__dataclass_fields__)
         return cls(*(torch.cat(field) for field in fields))

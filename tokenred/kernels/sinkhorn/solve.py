@@ -15,9 +15,9 @@ from tokenred.kernels.sinkhorn.problem import (
     Gradient,
     Problems,
     Rules,
-    Run,
     Side,
     Stop,
+    SweepResult,
 )
 from tokenred.kernels.sinkhorn.sweeps import is_plain
 
@@ -139,7 +139,7 @@ def sinkhorn(
 
 def _solve(
     problems: Problems, rules: Rules, domain: Domain, gradient: Gradient
-) -> tuple[Tensor, Run]:
+) -> tuple[Tensor, SweepResult]:
     if not _has_gradient(problems):
         return paths.solve(problems, rules, domain)
     if gradient == "implicit":

@@ -1,4 +1,4 @@
-"""The sweeps, for every domain: what is updated when, and when the stop rule looks."""
+"""The Sinkhorn loop for every domain: the order of updates, and when convergence is tested."""
 
 from abc import ABC, abstractmethod
 
@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenred.kernels.sinkhorn.chebyshev import PLAIN_SWEEPS, factors
-from tokenred.kernels.sinkhorn.problem import Problems, Rules, Run
-from tokenred.kernels.sinkhorn.watch import DeviceWatch, Watch, watch
+from tokenred.kernels.sinkhorn.monitor import DeviceMonitor, Monitor, new_monitor
+from tokenred.kernels.sinkhorn.problem import Problems, Rules, SweepResult
 
 
 class Scalings(ABC):
@@ -92,12 +92,12 @@ def mean_change(
 
 def iterate(
     scalings: Scalings, problems: Problems, rules: Rules, plan: Float[Tensor, "b sources anchors"]
-) -> Run:
-    """Make sweeps until every problem meets the rule, then close them into ``plan``."""
-    eye = watch(problems, rules)
-    sweep = _sweep(scalings, rules, eye)
-    scalings.finish(eye.close(sweep, scalings.here()), rules.last, plan)
-    return eye.run()
+) -> SweepResult:
+    """Sweep until every problem converges, then write the final sweep into ``plan``."""
+    monitor = new_monitor(problems, rules)
+    sweep = _sweep(scalings, rules, monitor)
+    scalings.finish(monitor.close(sweep, scalings.here()), rules.last, plan)
+    return monitor.run()
 
 
 def is_plain(rules: Rules, sweep: int) -> bool:
@@ -105,7 +105,7 @@ def is_plain(rules: Rules, sweep: int) -> bool:
     return rules.rho is None or sweep <= PLAIN_SWEEPS
 
 
-def _sweep(scalings: Scalings, rules: Rules, eye: Watch | DeviceWatch) -> int:
+def _sweep(scalings: Scalings, rules: Rules, monitor: Monitor | DeviceMonitor) -> int:
     """Return the number of sweeps made; ``here`` is where the last of them starts.
 
     A residual is read off the sums that the next half sweep needs anyway. An accelerated sweep has
@@ -121,12 +121,12 @@ def _sweep(scalings: Scalings, rules: Rules, eye: Watch | DeviceWatch) -> int:
         scalings.sum_sources()
         if residual and anchors_last and sweep > 1 and is_plain(rules, sweep - 1):
             error = scalings.source_error()
-            if eye.see(sweep - 1, error, "residual", scalings.before()):
+            if monitor.update(sweep - 1, error, "residual", scalings.before()):
                 break
         scalings.scale_sources()
         if rules.stop in ("scaling", "scaling-batch"):
             change = scalings.change(rules.stop == "scaling-batch")
-            if eye.see(sweep, change, "scaling", scalings.here()):
+            if monitor.update(sweep, change, "scaling", scalings.here()):
                 break
         # With sources last, the anchors that are scaled now belong to the next sweep.
         plain = moves is None or is_plain(rules, sweep if anchors_last else sweep + 1)
@@ -136,19 +136,19 @@ def _sweep(scalings: Scalings, rules: Rules, eye: Watch | DeviceWatch) -> int:
         scalings.sum_anchors()
         if not plain:
             error = scalings.defect_error()
-            if anchors_last and eye.see(sweep, error, "defect", scalings.here()):
+            if anchors_last and monitor.update(sweep, error, "defect", scalings.here()):
                 break
         if not anchors_last and residual:
             error = scalings.anchor_error()
-            if eye.see(sweep, error, "residual", scalings.here()):
+            if monitor.update(sweep, error, "residual", scalings.here()):
                 break
         if final:
             break
         if plain or moves is None:
             scalings.scale_anchors()
             continue
-        again = eye.guard(sweep, error)
-        scalings.move_anchors(*next(moves), eye.on)
+        again = monitor.guard(sweep, error)
+        scalings.move_anchors(*next(moves), monitor.on)
         if again is not None:
             scalings.restart(again)
     return sweep

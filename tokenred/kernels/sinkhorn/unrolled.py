@@ -6,12 +6,12 @@ from torch import Tensor
 
 from tokenred.kernels.sinkhorn.chebyshev import factors
 from tokenred.kernels.sinkhorn.logarithm import NOTHING, log_mass
-from tokenred.kernels.sinkhorn.problem import Domain, Problems, Rules, Run
+from tokenred.kernels.sinkhorn.problem import Domain, Problems, Rules, SweepResult
 from tokenred.kernels.sinkhorn.sweeps import is_plain
 
 
 def replay(
-    problems: Problems, rules: Rules, run: Run, domain: Domain
+    problems: Problems, rules: Rules, run: SweepResult, domain: Domain
 ) -> Float[Tensor, "b sources anchors"]:
     """Make the sweeps of a run again, in plain differentiable torch, and return the plans.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenred.kernels.triton.merge import average_plan
 from tokenred.kernels.triton.similarity import Precision, cosine_cost
-from tokenred.kernels.triton.sinkhorn import Solved, solve
+from tokenred.kernels.triton.sinkhorn import BackendSolution, solve
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class MergedFrames:
     """Merged anchors of every frame, and the transport that merged them."""
 
     anchors: Float[Tensor, "frames anchors dim"]
-    solved: Solved
+    solved: BackendSolution
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class MergedSegments:
     anchors: Float[Tensor, "segments anchors dim"]
     stays: Bool[Tensor, "segments later sources"]
     score: Float[Tensor, "segments later sources"]
-    solved: tuple[Solved, ...]
+    solved: tuple[BackendSolution, ...]
 
 
 def merge_frames(
@@ -170,7 +170,9 @@ def _uniform(real: Tensor) -> Tensor:
     return real / real.sum(-1, keepdim=True).clamp_min(1)
 
 
-def _solved(scaled: Tensor, source: Tensor, anchor: Tensor, sweeps: Sweeps) -> Solved | None:
+def _solved(
+    scaled: Tensor, source: Tensor, anchor: Tensor, sweeps: Sweeps
+) -> BackendSolution | None:
     return solve(
         scaled,
         source,
@@ -186,7 +188,7 @@ def _solved(scaled: Tensor, source: Tensor, anchor: Tensor, sweeps: Sweeps) -> S
 Result = TypeVar("Result")
 
 
-class Captured(Generic[Result]):
+class CapturedGraph(Generic[Result]):
     """A reduction in one CUDA graph, for inputs of one shape.
 
     Calling it copies the inputs into the graph's own tensors and replays; the result lies in the

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.kernels.native.library import Solved
+from tokenred.kernels.native.library import BackendSolution
 from tokenred.kernels.triton import available, interpreted
 
 WIDEST = 1024
@@ -42,7 +42,7 @@ def solve(
     last: str,
     rho: float | None = None,
     resident: bool | None = None,
-) -> Solved | None:
+) -> BackendSolution | None:
     """Scale ``exp(-scaled)`` to the given marginals, or return None where this cannot run.
 
     Parameters
@@ -130,7 +130,7 @@ def solve(
             BN=exact_rows(columns),
             **EXACT_OPTIONS,
         )
-    return Solved(plan, source_scaling, anchor_scaling, n_iter, done.bool())
+    return BackendSolution(plan, source_scaling, anchor_scaling, n_iter, done.bool())
 
 
 RESIDENT_OPTIONS = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}

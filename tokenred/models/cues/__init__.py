@@ -1,4 +1,4 @@
-"""What a vision tower shows beside its features: attention, keys, pixels."""
+"""Cues of a vision tower beside its features: attention, keys, pixels."""
 
 from tokenred.models.cues.capture import CapturedCues, Tower, capture_cues
 from tokenred.models.cues.names import Cue

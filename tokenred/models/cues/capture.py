@@ -27,7 +27,7 @@ Listen = Callable[
 
 @dataclass(frozen=True)
 class Tower:
-    """A vision tower, with the facts that decide which cues it can give.
+    """A vision tower, and what decides which cues it can give.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class CapturedCues:
-    """What a tower showed; read it once the tower, and what reads its tokens, have run."""
+    """Recorded cues of a tower; read them after the tower and its reader have run."""
 
     tower: Tower
     cues: Sequence[Cue]

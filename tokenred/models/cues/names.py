@@ -1,4 +1,4 @@
-"""Names of the cues that a vision tower gives, resolved on a tower whose facts are known."""
+"""Parse cue names, and resolve their layers on a tower."""
 
 import re
 from collections.abc import Iterable
@@ -31,9 +31,8 @@ class Cue:
     Attributes
     ----------
     name : as the pipeline wrote it, and the key under which it is handed over
-    kind : what it is, on the tower at hand: ``attention``, ``class-attention``, ``keys``,
-        ``pooler``, ``attention@pooler``, ``tower`` or ``pixels``; ``salience`` is one of the first
-        two
+    kind : source in this tower: ``attention``, ``class-attention``, ``keys``, ``pooler``,
+        ``attention@pooler``, ``tower`` or ``pixels``; ``salience`` is one of the first two
     layer : index of the tower's layer, from 0; None for cues of no layer
     frame : for ``pixels``, which of the frames that the tower reads as one
     """

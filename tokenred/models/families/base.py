@@ -1,4 +1,4 @@
-"""What the adapters of transformers' model families share; a family adds its own facts."""
+"""Base class of the adapters for model families of transformers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -53,7 +53,7 @@ class FamilyAdapter(ModelAdapter):
 
     @property
     def vision(self) -> Tower:
-        """The vision tower, with the facts that decide which cues it can give."""
+        """The vision tower, and what decides which cues it can give."""
         return Tower(self.tower)
 
     def refuse_videos(self) -> None:
@@ -102,7 +102,7 @@ class FamilyAdapter(ModelAdapter):
         return original_positions(layout, inputs.get("attention_mask"))
 
     def during_call(self, spliced: Spliced) -> AbstractContextManager[None]:
-        """Whatever the model has to be told beside its inputs while it reads a short prompt."""
+        """Return a context in which the model reads the short prompt, for extra state."""
         return nullcontext()
 
     @contextmanager
@@ -120,10 +120,10 @@ class FamilyAdapter(ModelAdapter):
         inside: Inside = None,
         continuations: Continuations | None = None,
     ) -> PromptScores:
-        """Return what the model expects after each of several prompts about one clip.
+        """Return next-token scores of several prompts about one clip.
 
-        Prompts share one reading of the clip, unless something works inside the LLM: then each is
-        read whole, as the question has a say in what is dropped, and nothing after the prompt has.
+        Prompts share one forward pass over the clip, unless stages inside the LLM run: then each is
+        read whole, as the question may decide what is dropped.
         """
         part = self.part(clip, reduced)
         continuations = continuations or [()] * len(prompts)
@@ -193,7 +193,7 @@ class FamilyAdapter(ModelAdapter):
 def times_of(
     frame_times: Sequence[Tensor] | None, video: int, n_videos: int, device: torch.device
 ) -> Float[Tensor, "frames"] | None:
-    """Return the seconds of the frames of one video, if a call says any.
+    """Return the frame times of one video in seconds, if given.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A DINOv2 tower alone: real features of real videos where no language model is at hand."""
+"""A DINOv2 vision tower without a language model."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What LLaVA's descendants in transformers share: the tower, its cues, and tiled images."""
+"""Base of the LLaVA family in transformers: tower, cues, and tiled images."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence

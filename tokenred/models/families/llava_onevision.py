@@ -13,8 +13,8 @@ from tokenred.models.splice import Newlines
 class LlavaOnevisionAdapter(LlavaAdapter):
     """Encode and splice for ``LlavaOnevisionForConditionalGeneration``.
 
-    Videos are handed over as the projector gives them, 27x27 a frame; pooling to 14x14 is the
-    pipeline's business. Images are not pooled.
+    Pipelines get videos as the projector gives them, 27x27 a frame, and pool to 14x14. Images are
+    not pooled.
 
     Source
     ------

@@ -31,7 +31,7 @@ class Qwen2_5VLAdapter(QwenAdapter):
         return {"second_per_grid_ts": torch.tensor(seconds)}
 
     def token_order(self, grids: Int[Tensor, "clips 3"]) -> Int[Tensor, "tokens"]:
-        """Return where each token stands inside the tower, which goes window by window."""
+        """Return the order of tokens inside the tower, which is window by window."""
         from transformers.vision_utils import get_vision_window_index
 
         index, _ = get_vision_window_index(

@@ -1,4 +1,4 @@
-"""Qwen3-VL of transformers: inner layers of the tower speak to the LLM, times stand in the text."""
+"""Qwen3-VL of transformers: DeepStack features, and time stamps in the text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +22,8 @@ FRAMES_PER_SECOND = 2.0
 class Qwen3VLAdapter(QwenAdapter):
     """Encode and splice for ``Qwen3VLForConditionalGeneration``, and its mixture of experts.
 
-    Chosen layers of the tower have features of their own for every token, which the LLM adds to its
-    hidden states behind its first layers. They go through the same linear map as their tokens: a
+    DeepStack: chosen layers of the tower have features for every token, which the LLM adds to its
+    hidden states after its first layers. They go through the same linear map as their tokens: a
     merged token gets the merged features. A video's placeholders stand in one run a time stamp.
 
     Source
@@ -41,7 +41,7 @@ class Qwen3VLAdapter(QwenAdapter):
     def pieces(
         self, layout: ClipLayout, frame_times: Float[Tensor, "frames"] | None
     ) -> list[int | str]:
-        """Return what stands for a clip in the prompt: a time stamp before every frame's run."""
+        """Return the placeholders of a clip in the prompt, with a time stamp before every frame."""
         if layout.kind == "image":
             return super().pieces(layout, None)
         if frame_times is None:
@@ -51,21 +51,18 @@ class Qwen3VLAdapter(QwenAdapter):
         return [piece for time in times for piece in (f"<{time:.1f} seconds>", *run)]
 
     def deepstack_features(self, output: Any) -> Float[Tensor, "levels tokens dim"]:
-        """Return what the tower's inner layers have for the LLM."""
+        """Return the DeepStack features, if the tower has any."""
         return torch.stack(list(output.deepstack_features))
 
     def part(self, clip: Clip, reduced: ReducedTokens) -> VisualPart:
-        """Return what a reduced clip puts into the sequence, and behind the LLM's first layers."""
+        """Return the tokens of a reduced clip, with their DeepStack features."""
         if clip.deepstack_features is None:
-            raise InputError(
-                "Qwen3-VL also reads what inner layers of its tower saw: the deep features of the "
-                "clip are needed"
-            )
+            raise InputError("Qwen3-VL needs the DeepStack features of the clip")
         return super().part(clip, reduced)
 
     @contextmanager
     def during_call(self, spliced: Spliced) -> Iterator[None]:
-        """Hand the features of the tower's inner layers to the LLM when it reads the prompt."""
+        """Pass the DeepStack features to the LLM when it reads the prompt."""
         of_parts = [part.deepstack_features for part in spliced.parts]
         features = torch.cat([each for each in of_parts if each is not None], dim=1)
         features = features[:, spliced.layout.visual_order.to(features.device)]
@@ -81,7 +78,7 @@ class Qwen3VLAdapter(QwenAdapter):
 def _give_deepstack(
     visual: Tensor, features: Tensor, module: Any, args: Any, kwargs: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]] | None:
-    """Add to a call of the LLM the deep features of the visual tokens that it reads."""
+    """Add the DeepStack features of the visual tokens to a call of the LLM."""
     hidden, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
     start = 0 if cache is None else int(cache.get_seq_length())
     window = visual[:, start : start + hidden.shape[1]]

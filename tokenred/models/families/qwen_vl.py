@@ -1,4 +1,4 @@
-"""What Qwen's vision LLMs share: packed patches of any size, and positions with three axes."""
+"""Base of Qwen's vision LLMs: packed patches of any size, and M-RoPE positions."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ TOKEN_TYPES = {"image": 1, "video": 2}
 
 
 class PixelBounds(NamedTuple):
-    """Fewest and most pixels of a picture.
+    """Minimum and maximum number of pixels of an image or frame.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class PixelBounds(NamedTuple):
 
 @dataclass(frozen=True)
 class QwenSpliced(Spliced):
-    """Inputs of the short forward pass, and where positions go on behind it.
+    """Inputs of the short forward pass, and the offset of the positions after it.
 
     Attributes
     ----------
@@ -109,8 +109,8 @@ class QwenAdapter(FamilyAdapter):
     ) -> Prepared:
         """Turn pixels into the model's inputs, as its own processor would.
 
-        Pictures keep their proportions and may differ in size. A video with an odd number of frames
-        is filled up with its last one.
+        Images and videos keep their aspect ratio and may differ in size. A video with an odd number
+        of frames is filled up with its last one.
 
         Parameters
         ----------
@@ -121,15 +121,15 @@ class QwenAdapter(FamilyAdapter):
         inputs: dict[str, Tensor] = {}
         pieces: dict[str, list[list[int | str]]] = {"image": [], "video": []}
         given = {"image": [image[None] for image in images], "video": list(videos)}
-        for kind, pictures in given.items():
-            if not pictures:
+        for kind, media in given.items():
+            if not media:
                 continue
             chosen = dict(settings or {})
             chosen = {
                 **self.normalisation,
                 **(chosen.get("video", chosen) if kind == "video" else chosen),
             }
-            cut, grids = zip(*(self._cut(each, kind, chosen) for each in pictures), strict=True)
+            cut, grids = zip(*(self._cut(each, kind, chosen) for each in media), strict=True)
             pixels, grid_name, *_ = self.visual_inputs[kind]
             inputs |= {pixels: torch.cat(cut), grid_name: torch.tensor(grids)}
             for index, grid in enumerate(grids):
@@ -143,12 +143,12 @@ class QwenAdapter(FamilyAdapter):
     def pieces(
         self, layout: ClipLayout, frame_times: Float[Tensor, "frames"] | None
     ) -> list[int | str]:
-        """Return what stands for a clip in the prompt."""
+        """Return the placeholders of a clip in the prompt."""
         placeholders = [self.token_ids[layout.kind]] * layout.n_placeholders
         return [self.config.vision_start_token_id, *placeholders, self.config.vision_end_token_id]
 
     def time_inputs(self, frame_times: Sequence[Float[Tensor, "_"]]) -> dict[str, Tensor]:
-        """Return inputs that say when the frames of every video were taken."""
+        """Return the model inputs that carry frame times."""
         return {}
 
     def _cut(
@@ -264,18 +264,18 @@ class QwenAdapter(FamilyAdapter):
         return clips
 
     def token_order(self, grids: Int[Tensor, "clips 3"]) -> Int[Tensor, "tokens"] | None:
-        """Return where each token stands inside the tower; None if it is in its place."""
+        """Return the order of tokens inside the tower; None if it is raster order."""
         return None
 
     def deepstack_features(self, output: Any) -> Float[Tensor, "levels tokens dim"] | None:
-        """Return what the tower's inner layers have for the LLM."""
+        """Return the DeepStack features, if the tower has any."""
         return None
 
     def _of_tokens(self, cue: Cue, captured: CapturedCues) -> Float[Tensor, "tokens *width"]:
         """Return a cue of every token, in the order in which the tower has them.
 
-        What a layer shows is averaged over the patches of a token; attention received is summed
-        over queries. A call shows the patches that see each other: a frame, or a window of one.
+        Cues of a layer are averaged over the patches of a token; attention received is summed over
+        queries. A call shows the patches that see each other: a frame, or a window of one.
         """
         if cue.kind == PIXELS:
             return captured.value(cue)
@@ -326,7 +326,7 @@ class QwenAdapter(FamilyAdapter):
     def _original_axes(
         self, inputs: Mapping[str, Any], layout: Layout, parts: Sequence[VisualPart]
     ) -> tuple[Int[Tensor, "3 rows short"], Int[Tensor, "rows 1"]]:
-        """Let the model number the unreduced prompts; return what is left of that."""
+        """Let the model number the unreduced prompts; return the positions that remain."""
         input_ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         types = torch.zeros_like(input_ids)
         facts: dict[str, Any] = {}
@@ -347,7 +347,7 @@ class QwenAdapter(FamilyAdapter):
         return [layout.frames, layout.grid[0] * self.merge, layout.grid[1] * self.merge]
 
     def _seconds(self, inputs: Mapping[str, Any], parts: Sequence[VisualPart]) -> Any:
-        """Return the seconds that one step in time stands for, one number a video."""
+        """Return the seconds of one temporal step, one number a video."""
         if inputs.get("second_per_grid_ts") is not None:
             return inputs["second_per_grid_ts"]
         known = [part.layout.seconds_per_frame for part in parts if part.layout.kind == "video"]
@@ -355,7 +355,7 @@ class QwenAdapter(FamilyAdapter):
 
     @contextmanager
     def during_call(self, spliced: Spliced) -> Iterator[None]:
-        """Tell the model where positions go on, should its caller decode from its cache."""
+        """Set the M-RoPE offset for decoding from the cache."""
         assert isinstance(spliced, QwenSpliced)
         self.model.model.rope_deltas = spliced.rope_deltas.to(spliced.inputs_embeds.device)
         yield

@@ -1,1 +1,1 @@
-"""From pixels and questions to what a model reads."""
+"""Prepare model inputs from pixels and questions."""

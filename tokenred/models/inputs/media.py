@@ -1,4 +1,4 @@
-"""Images and videos as somebody wants to ask about them."""
+"""Images and videos to ask a model about."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class MediaInput:
     kind : ``video`` or ``image``
     pixels : of each: (frames, height, width, 3) RGB, one frame of an image
     frame_indices : of every video
-    frame_times : (frames,) seconds, of every video; None if nobody knows
+    frame_times : (frames,) seconds, of every video; None if unknown
     remarks : what a reader should know
     """
 
@@ -24,3 +24,8 @@ class MediaInput:
     frame_indices: tuple[tuple[int, ...], ...] = ()
     frame_times: tuple[Float[Tensor, "frames"], ...] | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def all_indices(self) -> list[int]:
+        """Frame indices of all videos in a row."""
+        return [each for indices in self.frame_indices for each in indices]

@@ -1,7 +1,7 @@
-"""From pixels and prompts to what a model reads, in torch alone: no processor, no torchvision.
+"""Prepare model inputs from pixels and prompts in plain torch, without processor or torchvision.
 
-An adapter's ``prepare`` turns frames into pixel values and says which text stands for them; here is
-what families share. Settings come from the ``preprocessor_config.json`` of a checkpoint.
+Shared by the ``prepare`` of all adapters. Settings come from the ``preprocessor_config.json`` of a
+checkpoint.
 """
 
 import re
@@ -20,12 +20,12 @@ from tokenred.errors import InputError
 _STAND_IN = re.compile("\0[a-z]+[0-9]+\0")
 _NO_TYPES = {"return_token_type_ids": False}
 MARKS = {"image": "<image>", "video": "<video>"}
-"""What stands in a prompt for a picture, until the model's own placeholders take its place."""
+"""Marks in a prompt for an image or video, later replaced by the model's placeholders."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Images and videos as one call carries them.
+    """Prepared images and videos of one call.
 
     Attributes
     ----------
@@ -78,12 +78,12 @@ def tokenise(tokenizer: Any, prompts: Sequence[str], prepared: Prepared) -> dict
 
     Parameters
     ----------
-    prompts : text with one mark (``<image>``, ``<video>``) for every picture, in reading order
+    prompts : text with a mark (``<image>``, ``<video>``) for every clip, in reading order
 
     Raises
     ------
     InputError
-        If marks and pictures do not match in number.
+        If marks and media do not match in number.
     """
     texts = list(prompts)
     for kind, mark in MARKS.items():
@@ -109,11 +109,11 @@ def tokenise(tokenizer: Any, prompts: Sequence[str], prepared: Prepared) -> dict
 
 
 _Runs = Mapping[str, Sequence[tuple[int | str, int]]]
-"""What stands in a text for a picture -> its pieces, and how often each is there in a row."""
+"""Mark of a clip in a text -> its pieces, and how often each is there in a row."""
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str], runs: _Runs) -> dict[str, Tensor]:
-    """Return token ids and mask of texts whose pictures are spelled out, padded by the tokenizer.
+    """Return token ids and mask of texts with all placeholders, padded by the tokenizer.
 
     A run of equal placeholders may be thousands long and is the same in every question: the
     tokenizer reads one of them, and the others are put beside it.
@@ -144,7 +144,7 @@ def _encoded(tokenizer: Any, texts: Sequence[str], runs: _Runs) -> dict[str, Ten
 def _spelled(
     tokenizer: Any, texts: Sequence[str], runs: _Runs, at_most: int | None = None
 ) -> list[str]:
-    """Put the pieces of every picture into texts, of equal ones in a row ``at_most`` so many."""
+    """Insert the placeholders of every clip into texts, at most ``at_most`` equal ones in a row."""
     spelled = list(texts)
     for mark, pieces in runs.items():
         text = "".join(

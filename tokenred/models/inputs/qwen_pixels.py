@@ -20,10 +20,10 @@ def fitted_size(
     n_frames: int = 1,
     frame_group: int = 1,
 ) -> tuple[int, int]:
-    """Return the height and width that a picture is resized to.
+    """Return the height and width to resize to.
 
-    Both are multiples of ``factor``, their proportions stay about as they are, and the number of
-    pixels comes to lie within the bounds.
+    Both are multiples of ``factor``, the aspect ratio is kept approximately, and the number of
+    pixels is within the bounds.
 
     Parameters
     ----------
@@ -43,10 +43,7 @@ def fitted_size(
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
     if max(height, width) > LONGEST_SHAPE * min(height, width):
-        raise InputError(
-            f"one side of a picture may be {LONGEST_SHAPE} times as long as the other, not more: "
-            f"{height}x{width}"
-        )
+        raise InputError(f"the aspect ratio may be at most {LONGEST_SHAPE}, got {height}x{width}")
     fewest, most = bounds
     rows, columns = round(height / factor), round(width / factor)
     pixels = round(n_frames / frame_group) * frame_group * rows * columns * factor**2

@@ -1,1 +1,1 @@
-"""Between the layers of the LLM: reducers, cache pruners, and a cache that stays consistent."""
+"""Reduction inside the LLM: layer reducers, cache pruners, and a consistent KV cache."""

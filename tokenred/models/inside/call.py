@@ -1,4 +1,4 @@
-"""One call of an LLM that is being reduced: its sequences, its masks, its positions."""
+"""State of one reduced LLM call: sequences, masks and positions."""
 
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,7 +19,7 @@ Tables = tuple[Tensor, Tensor]
 
 @dataclass
 class Prompt:
-    """The prompts that were announced, and what their tokens are; grows as tokens are made.
+    """The prompts of the next call, and their tokens; grows as tokens are made.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Prompt:
 
     @classmethod
     def of(cls, tokens: PromptTokens, device: torch.device) -> "Prompt":
-        """Move what was announced to the device of the LLM."""
+        """Move the prompts to the device of the LLM."""
         mask = tokens.attention_mask.to(device).bool()
         columns = torch.arange(mask.shape[1], device=device).expand_as(mask)
         entered = Sequence(columns.masked_fill(~mask, -1), untouched=True)
@@ -84,7 +84,7 @@ class Recorded:
 
 @dataclass
 class Chosen:
-    """What pruners left to see: (rows, new tokens, prompt columns) and (..., later tokens)."""
+    """Keys chosen by pruners: (rows, new tokens, prompt columns) and (..., later tokens)."""
 
     prompt: Bool[Tensor, "rows new columns"]
     later: Bool[Tensor, "rows new later"]
@@ -92,7 +92,7 @@ class Chosen:
 
 @dataclass
 class Call:
-    """A call that reads the prompts, or tokens after them, or (without a cache) both.
+    """A call on the prompts, on tokens after them, or (without a cache) on both.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class Call:
     reads_prompt : whether the prompts are read in this call
     now : the prompts' tokens where the call stands; ``entering`` as they entered each layer
     inputs : hidden states that entered a layer, for steps that ask for them
-    recorded : queries and keys of layers that someone asks about
+    recorded : queries and keys of the layers that are read
     memories : what reducers remember, by reducer and row
     cuts : sequences to which the caches of all layers before a layer are cut
     views : for single queries, the cache entries that a layer looks at
@@ -136,11 +136,11 @@ class Call:
     _memo: dict[Any, Any] = field(default_factory=dict)
 
     def spread(self, rows: Tensor) -> Tensor:
-        """Repeat what belongs to prompts for every row of the batch."""
+        """Repeat values of prompts for every row of the batch."""
         return rows if self.copies == 1 else rows.repeat_interleave(self.copies, 0)
 
     def forget(self, before: int) -> None:
-        """Let go of what was kept of the layers before."""
+        """Drop recordings of earlier layers."""
         for store in (self.recorded, self.inputs):
             for index in [index for index in store if index < before]:
                 del store[index]
@@ -177,7 +177,7 @@ class Call:
     def chosen_keys(
         self, sequence: Sequence, n_queries: int
     ) -> Bool[Tensor, "rows queries keys"] | None:
-        """Return which keys of a layer the pruners left to see; tokens made are always seen."""
+        """Return which keys of a layer the pruners chose; generated tokens are always visible."""
         if self.chosen is None:
             return None
         prompt, later = self.chosen.prompt, self.chosen.later
@@ -191,7 +191,7 @@ class Call:
     def _mask(
         self, sequence: Sequence, dtype: torch.dtype, two_way: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the mask and, for single queries after a choice, the entries they look at."""
+        """Return the mask and, for single queries after pruning, the chosen entries."""
         n_queries = self.n_new + (sequence.width if self.reads_prompt else 0)
         keys, padded = self.keys(sequence), sequence.padded or self.later is not None
         chosen, view = self.chosen_keys(sequence, n_queries), None
@@ -265,8 +265,7 @@ class Call:
         """
         if self.multimodal:
             raise CapabilityError(
-                "multimodal rotary positions say where a token stands in the video and cannot be "
-                "renumbered; keep them"
+                "M-RoPE positions locate a token in the video and cannot be renumbered; keep them"
             )
         if self.position_ids is None:
             raise CapabilityError(f"{type(self.model).__name__} does not show its position ids")
@@ -277,7 +276,7 @@ class Call:
     def full_length(
         self, hidden: Float[Tensor, "rows short dim"]
     ) -> Float[Tensor, "rows full dim"]:
-        """Put hidden states back where their tokens stood; dropped ones are zero."""
+        """Scatter hidden states to the columns of the full prompt; dropped ones are zero."""
         names, width = self.spread(self.now.names), self.prompt.width
         rows, columns = ((names >= 0) & (names < width)).nonzero(as_tuple=True)
         full = hidden.new_zeros(hidden.shape[0], width, hidden.shape[2])
@@ -285,7 +284,7 @@ class Call:
         return torch.cat((full, hidden[:, self.now.width :]), 1)
 
     def inherited(self, full: Float[Tensor, "rows full dim"]) -> Float[Tensor, "rows width dim"]:
-        """Return what the tokens of the prompt get of something that stands at full length."""
+        """Gather full-length values for the tokens of the prompt."""
         names = self.spread(self.now.names)
         entered = (names >= 0) & (names < self.prompt.width)
         return gather(full, names.where(entered, 0)) * entered[..., None]

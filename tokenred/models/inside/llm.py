@@ -1,8 +1,8 @@
 """Run layer reducers and cache pruners inside the LLM of a transformers model, without a fork.
 
-Hooks on the decoder layers shorten what flows between them, attention functions of our own show
-queries and keys of the layers that someone asks about, and the cache goes on counting in tokens of
-the prompt. Layers that no reducer has touched get exactly what they would get anyway.
+Hooks on the decoder layers shorten the hidden states, an attention function records queries and
+keys of the layers that a strategy reads, and the KV cache still counts in tokens of the prompt.
+Layers before any reduction get their inputs unchanged.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ __all__ = ["InsideLlmRun", "PromptTokens", "inside_llm"]
 
 @contextmanager
 def inside_llm(text_model: Any, inside: InsideLlm) -> Iterator["InsideLlmRun"]:
-    """Work inside an LLM while the context lasts; afterwards nothing of it is left.
+    """Run reducers and pruners inside an LLM while the context lasts; restore the LLM afterwards.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def inside_llm(text_model: Any, inside: InsideLlm) -> Iterator["InsideLlmRun"]:
 
 
 class InsideLlmRun:
-    """What goes on inside one LLM; made by ``inside_llm``.
+    """The state of reducers and pruners inside one LLM; created by ``inside_llm``.
 
     A call of the LLM with an empty cache, or none, reads the prompts that ``begin`` announced; a
     call with a cache goes on behind them. Without a cache, tokens behind the prompts are text that
@@ -93,14 +93,14 @@ class InsideLlmRun:
             self._plan(inside)
 
     def begin(self, prompt: PromptTokens) -> None:
-        """Announce the prompts of the next call, and of calls that repeat them."""
+        """Set the prompts of the next call, and of calls that repeat them."""
         self.end()
         self._announced = prompt
         self.layer_tokens, self.sequence_tokens, self.kept = [], [], []
         self._read_through = None
 
     def end(self) -> None:
-        """Let calls pass through untouched again."""
+        """Stop reducing: later calls pass through unchanged."""
         self._forget_cache()
         self._announced = self._call = None
 
@@ -166,7 +166,7 @@ class InsideLlmRun:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Put the hooks in place while the context lasts."""
+        """Install the hooks while the context lasts."""
         with ExitStack() as stack:
             if self._steps or self._pruners:
                 self._install(stack)
@@ -298,7 +298,7 @@ class InsideLlmRun:
     def _on_deepstack(
         self, original: Callable[..., Tensor], hidden: Tensor, mask: Tensor, features: Tensor
     ) -> Tensor:
-        """Add the vision tower's inner features to those tokens that are still there."""
+        """Add DeepStack features to the tokens that remain."""
         call = self._call
         if call is None or not call.reads_prompt or call.now.untouched:
             return original(hidden, mask, features)
@@ -327,7 +327,7 @@ class InsideLlmRun:
         n_later = n_past + n_tokens - prompt.width
         if rows % prompt.n_rows or n_later < 0 or (n_later and not n_past and cache is not None):
             raise InputError(
-                f"{prompt.n_rows} prompts of {prompt.width} tokens were announced, but the LLM got "
+                f"{prompt.n_rows} prompts of {prompt.width} tokens were expected, but the LLM got "
                 f"{rows} rows of {n_tokens}"
             )
         return Call(
@@ -355,13 +355,13 @@ class InsideLlmRun:
         if getattr(first, "gradient_checkpointing", False) and first.training:
             raise CapabilityError(
                 "gradient checkpointing reads every layer twice, which reduction inside the LLM "
-                "does not bear"
+                "does not support"
             )
         if cache is not None:
             check_cache(cache)
 
     def _sequence(self, call: Call, index: int) -> Sequence:
-        """Return the prompt's tokens as a layer has them, in this call or in its cache."""
+        """Return the prompt's tokens of a layer, in this call or in its cache."""
         if call.reads_prompt:
             return call.entering[index]
         assert self._cached is not None
@@ -373,7 +373,7 @@ class InsideLlmRun:
         return hidden
 
     def _finish(self, call: Call, hidden: Tensor) -> Tensor:
-        """Count, make the cache count in tokens of the prompt, and restore the prompt's length."""
+        """Record counts, make the cache count in prompt tokens, and restore the prompt's length."""
         self._call = None
         if not call.reads_prompt:
             return hidden
@@ -387,7 +387,7 @@ class InsideLlmRun:
         return hidden if call.now.untouched else call.full_length(hidden)
 
     def _shorten(self, call: Call) -> list[Sequence]:
-        """Return what each layer's cache holds of the prompt, after cutting what is to be cut."""
+        """Prune the cache; return the prompt tokens that each layer's cache holds."""
         cached = []
         for index, sequence in enumerate(call.entering):
             cut = next((to for before, to in reversed(call.cuts) if before > index), None)
@@ -410,12 +410,13 @@ class InsideLlmRun:
 
 
 def _check_attention(config: Any) -> None:
-    """Refuse LLMs in which some layers do not see the whole sequence."""
+    """Raise for LLMs with layers that do not attend to the whole sequence."""
     kinds = getattr(config, "layer_types", None)
     window = kinds is None and getattr(config, "sliding_window", None) is not None
     if window or set(kinds or ()) - {"full_attention"}:
         raise CapabilityError(
-            "reduction inside the LLM needs full attention in every layer; this LLM has windows"
+            "reduction inside the LLM needs full attention in every layer; this LLM has sliding "
+            "windows"
         )
 
 

@@ -1,4 +1,4 @@
-"""Batches of ragged sequences inside the LLM: who stands where, and who sees whom."""
+"""Batches of ragged sequences inside the LLM: positions and attention masks."""
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tokenred.errors import CapabilityError, InputError
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """What the tokens of the prompts are that enter the LLM, padding included.
+    """Kind, clip and position of the prompt tokens that enter the LLM, padding included.
 
     Attributes
     ----------
@@ -94,12 +94,12 @@ class Sequence:
 
 
 def pad_left(rows: Rows[Tensor], fill: int) -> Tensor:
-    """Stack ragged rows; like prompts that are generated from, they end together."""
+    """Stack ragged rows, padded on the left."""
     return pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side="left")
 
 
-def places(names: Int[Tensor, "tokens"], of: Int[Tensor, "others"]) -> Int[Tensor, "others"]:
-    """Return where each of ``of`` stands among ``names``; -1 where it does not."""
+def positions_of(names: Int[Tensor, "tokens"], of: Int[Tensor, "others"]) -> Int[Tensor, "others"]:
+    """Return the index of each of ``of`` in ``names``; -1 if it is missing."""
     if names.shape == of.shape and torch.equal(names, of):
         return torch.arange(len(of), device=of.device)
     size = int(torch.cat((names, of)).max()) + 1 if len(names) + len(of) else 0
@@ -147,12 +147,12 @@ def backend_mask(
     if "flash" in backend and "paged" not in backend:
         if dense:
             raise CapabilityError(
-                f"attention backend {backend!r} knows causal attention only; use sdpa or eager"
+                f"attention backend {backend!r} supports causal attention only; use sdpa or eager"
             )
         return keys if padded else None
     if backend not in ("sdpa", "eager"):
         raise CapabilityError(
-            f"reduction inside the LLM knows the attention backends sdpa, eager and flash "
+            f"reduction inside the LLM supports the attention backends sdpa, eager and flash "
             f"attention, not {backend!r}"
         )
     n_keys = keys.shape[1]

@@ -1,7 +1,7 @@
-"""Caches whose layers hold fewer entries than the prompt, yet count in its tokens.
+"""KV caches with fewer entries than the prompt has tokens, which still count in its tokens.
 
 transformers derives positions and masks from the length that the first layer of a cache states. A
-layer of ours adds what was dropped, so that everyone outside goes on as if nothing had been.
+shortened layer adds the number of dropped tokens, so that callers notice no difference.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch import Tensor
 from tokenred.errors import CapabilityError
 
 LIVE: set[int] = set()
-"""Numbers of the readings that someone still looks after; each filled the layers of one cache."""
+"""Numbers of live forward passes, each of which filled the layers of one cache."""
 
 
 def check_cache(cache: Any) -> None:
@@ -37,7 +37,7 @@ def check_cache(cache: Any) -> None:
 
 
 def readings(cache: Any) -> set[int]:
-    """Return the numbers of the readings that filled the layers of a cache."""
+    """Return the numbers of the forward passes that filled the layers of a cache."""
     numbers = (getattr(layer, "reading", None) for layer in cache.layers)
     return {number for number in numbers if number is not None}
 

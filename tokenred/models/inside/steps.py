@@ -1,4 +1,4 @@
-"""What reducers and pruners inside the LLM are shown, and what is made of their answers."""
+"""Build the layer state, apply the reduction, keep the cache consistent."""
 
 from functools import partial
 from typing import Any
@@ -11,14 +11,14 @@ from tokenred.errors import CapabilityError, ConfigError, InputError
 from tokenred.interfaces import CachePruner, LayerReducer
 from tokenred.kernels.attention import attention_rows
 from tokenred.models.inside.call import Call, Chosen, Recorded
-from tokenred.models.inside.sequences import Sequence, pad_left, places, visible
+from tokenred.models.inside.sequences import Sequence, pad_left, positions_of, visible
 from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep
 
 QueryAndKey = tuple[Tensor, Tensor, float | None]
 
 
 class Prober:
-    """Runs a decoder layer as far as its queries and keys; attention modules report to it."""
+    """Runs a decoder layer up to its queries and keys."""
 
     def __init__(self, layers: list[Any]) -> None:
         self.layers = layers
@@ -52,7 +52,7 @@ def source_layer(step: LayerStep) -> int:
 def run_step(
     call: Call, number: int, reducer: LayerReducer, step: LayerStep, hidden: Tensor, prober: Prober
 ) -> Tensor:
-    """Ask a reducer about every prompt; return the hidden states that go on."""
+    """Reduce every prompt; return the hidden states for the next layer."""
     reductions: list[LayerReduction | None] = []
     for row in range(call.prompt.n_rows):
         _, names = call.now.row(row)
@@ -79,7 +79,7 @@ def _layer_state(
         layer=step.layer,
         n_layers=len(prober.layers),
         hidden=hidden[first, columns],
-        origin=places(entered, names),
+        origin=positions_of(entered, names),
         last=int((names == prompt.last[row]).nonzero()[0, 0]),
         embeddings=call.embeddings[first, entered],
         n_visual=int(prompt.facts["visual"][row, entered].sum()),
@@ -138,7 +138,7 @@ def _rows_among(
     causal: bool,
 ) -> Float[Tensor, "heads queries tokens"]:
     """Return attention rows in the order of ``names``, computed among the tokens ``held``."""
-    where = places(held, names)
+    where = positions_of(held, names)
     asked = where[queries]
     if bool((asked < 0).any()):
         raise InputError("a token that was made just now has no attention yet")
@@ -166,11 +166,11 @@ def _checked(reduction: LayerReduction | None, state: LayerState) -> LayerReduct
     if len(real) < len(source) and hidden is None:
         raise InputError("tokens that are made inside the LLM need hidden states")
     if hidden is not None and len(hidden) != len(source):
-        raise InputError(f"{len(source)} tokens go on, but {len(hidden)} hidden states are given")
+        raise InputError(f"{len(source)} tokens remain, but {len(hidden)} hidden states are given")
     if not bool((source == state.last).any()):
         raise InputError("the last token of a prompt cannot be dropped: the answer follows it")
     if len(real.unique()) < len(real) or int(real.max()) >= n_tokens:
-        raise InputError("every token of the state can go on once at most")
+        raise InputError("every token of the state can remain at most once")
     same = len(real) == len(source) == n_tokens and bool((source.diff() == 1).all())
     if same and hidden is None and reduction.positions == "keep":
         return None
@@ -180,7 +180,7 @@ def _checked(reduction: LayerReduction | None, state: LayerState) -> LayerReduct
 def _apply(
     call: Call, reductions: list[LayerReduction | None], hidden: Tensor, before: int
 ) -> Tensor:
-    """Make the call's sequence what the reductions leave; return its hidden states."""
+    """Apply the reductions to the call's sequence; return its hidden states."""
     old = call.now
     positions = old.positions
     if any(each is not None and each.positions == "renumber" for each in reductions):
@@ -219,7 +219,7 @@ def _apply(
 def _sources(
     call: Call, reductions: list[LayerReduction | None]
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return for every row and token that goes on its source, where it stands, and its name."""
+    """Return source, position and name of every remaining token of every row."""
     found, parents = [], []
     for row, each in enumerate(reductions):
         _, names = call.now.row(row)
@@ -237,7 +237,7 @@ def _sources(
 
 
 def _parents(source: Int[Tensor, "kept"], visual: Tensor) -> Int[Tensor, "made"]:
-    """Return the token that each made one takes after: the last visual one that it stands behind.
+    """Return the parent of each made token: the last visual token before it.
 
     Made tokens stand after the visual tokens of their clip, some or all of which may be gone.
     """
@@ -256,7 +256,7 @@ def _parents(source: Int[Tensor, "kept"], visual: Tensor) -> Int[Tensor, "made"]
 def choose(
     call: Call, pruner: CachePruner, found: Recorded, sequence: Sequence, memories: list[Any]
 ) -> None:
-    """Ask a pruner for every row and new token what the layers from here on look at.
+    """Let a pruner choose, for every row and new token, the keys of the layers from here on.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ def _cache_state(
     sequence: Sequence,
     memory: dict[str, Any],
 ) -> tuple[CacheState, Tensor, Tensor]:
-    """Return what a pruner sees, the names of the prompt's tokens in it, and the later tokens."""
+    """Return the cache state for a pruner, the names of its prompt tokens, and the later tokens."""
     prompt_row = row // call.copies
     step = call.n_later - call.n_new + number
     query = found.query[row, :, found.query.shape[2] - call.n_new + number][:, None]
@@ -307,7 +307,7 @@ def _cache_state(
     weights = attention_rows(query.float(), key, scaling=found.scaling, visible=seen[None])[:, 0]
     columns, held = found.sequence.row(prompt_row)
     _, names = sequence.row(prompt_row)
-    where = places(held, names)
+    where = positions_of(held, names)
     given = weights[:, columns][:, where.clamp_min(0)] * (where >= 0)
     later = torch.arange(step + 1, device=names.device)
     if call.later is not None:

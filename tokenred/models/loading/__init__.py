@@ -1,4 +1,4 @@
-"""From a name to a model that runs: its files, its class, its weights, its tokenizer."""
+"""Load a model by name: files, class, weights, tokenizer."""
 
 from tokenred.models.loading.model import LoadedModel, LoadPlan, load_model
 from tokenred.models.loading.recipe import Recipe

@@ -17,7 +17,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def cannot_load(name: str, reason: str) -> InputError:
-    """Return the error that says why a model cannot be loaded, in one sentence."""
+    """Return the error for a model that cannot be loaded."""
     return InputError(f"no model can be loaded from {name}: {' '.join(reason.split())}")
 
 
@@ -54,12 +54,12 @@ class Checkpoint:
 
     @property
     def missing_weights(self) -> list[str]:
-        """Those of them that do not lie in the folder (yet)."""
+        """Weight files that are not in the folder (yet)."""
         return [name for name in self.weight_names if not (self.folder / name).is_file()]
 
     @property
     def n_bytes_on_disk(self) -> int | None:
-        """Size of the weights; None if they are not here and no index says it."""
+        """Size of the weights; None if they are missing and there is no index."""
         if not self.missing_weights:
             return sum((self.folder / name).stat().st_size for name in self.weight_names)
         if not (self.folder / INDEX).is_file():
@@ -68,7 +68,7 @@ class Checkpoint:
 
     @property
     def chat_template(self) -> str | None:
-        """The template of the checkpoint's processor, if there is one; it knows of pictures."""
+        """The chat template of the checkpoint's processor, if there is one; it handles media."""
         path = self.folder / "chat_template.jinja"
         if path.is_file():
             return path.read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ class Checkpoint:
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """What the checkpoint's own processors do, for ``image`` and ``video``; empty if unsaid.
+        """Settings of the checkpoint's own processors for ``image`` and ``video``.
 
         Newer checkpoints keep both in ``processor_config.json``; elsewhere each has its file, and
         videos without one are treated as images are.
@@ -90,7 +90,7 @@ class Checkpoint:
         }
 
     def check_weights(self) -> str | None:
-        """Read the headers of all weight files, and nothing more.
+        """Check the headers of all weight files.
 
         Returns
         -------
@@ -115,7 +115,7 @@ class Checkpoint:
         return next((dtype for dtype in dtypes if "F" in dtype), None)
 
     def fetch_weights(self) -> None:
-        """Download the weights, where they are not here yet."""
+        """Download missing weights."""
         if self.revision is not None and self.missing_weights:
             _from_hub(self.name, self.revision, self.weight_names, local_files_only=False)
 

@@ -1,15 +1,19 @@
-"""How much memory is free, and sizes in words."""
+"""Free memory, and formatting of sizes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from tokenred.errors import TokenredError
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a device, or None where nobody says.
+    """Return the free bytes of a device, or None if unknown.
 
     On the CPU that is the available RAM, or less where the process may only use a part of it.
     """
@@ -19,6 +23,15 @@ def free_memory(device: torch.device) -> int | None:
         return None
     known = [n for n in (_available(), _left_of_limit()) if n is not None]
     return min(known, default=None)
+
+
+@contextmanager
+def memory_errors(hint: str = "try fewer frames") -> Iterator[None]:
+    """Turn out-of-memory errors of a device into one sentence with a hint."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TokenredError(f"out of memory; {hint}") from error
 
 
 def size_text(n_bytes: int) -> str:

@@ -25,7 +25,7 @@ _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What a load is about to need; as text, one sentence.
+    """The memory and files that a load needs; as text, one sentence.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class LoadPlan:
     model_class : its class in transformers
     n_parameters : counted from the config alone
     n_bytes : memory that the weights take
-    free_bytes : of the device; None where nobody says
+    free_bytes : of the device; None if unknown
     disk_bytes : size of the weight files; None if unknown
     downloaded : whether they are on this machine
     """
@@ -67,14 +67,14 @@ class LoadPlan:
             if free is not None and self.n_bytes > free:
                 raise TokenredError(
                     f"{self.name} needs {size_text(self.n_bytes)} in {_dtype_name(self.dtype)}, "
-                    f"but {size_text(free)} are free on {device}; a narrower dtype or another "
-                    "device may do, or force the load"
+                    f"but {size_text(free)} are free on {device}; use a narrower dtype or "
+                    "another device, or force the load"
                 )
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what goes with it.
+    """A loaded model with tokenizer, adapter, settings and session.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class LoadedModel:
 
     @cached_property
     def session(self) -> ModelSession:
-        """Through which the model is asked."""
+        """The session of the model."""
         return ModelSession(self.model, self.adapter)
 
     @property
@@ -127,7 +127,7 @@ class LoadedModel:
         ConfigError
             If both or none of ``video`` and ``image`` are given.
         InputError
-            If the question or the picture cannot be used.
+            If the question or the media cannot be used.
         """
         if (video is None) == (image is None):
             raise ConfigError("give a video or an image")
@@ -157,9 +157,9 @@ class LoadedModel:
         return replace(prepared, inputs=self._on_device(prepared.inputs))
 
     def inputs_of(self, question: str, prepared: Prepared) -> dict[str, Tensor]:
-        """Return the inputs of a call with one question about pictures that are prepared.
+        """Return the inputs of a call with one question about prepared media.
 
-        Pictures stand in front of the question; there may be none.
+        Media come before the question; there may be none.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class LoadedModel:
             kind,
             self.tokenizer.convert_ids_to_tokens(self.adapter.token_ids[kind]),
             self._around([token for each in pieces for token in each]),
-            n_pictures=len(pieces),
+            n_media=len(pieces),
         )
         return self._on_device(tokenise(self.tokenizer, [prompt], prepared))
 
@@ -185,7 +185,7 @@ class LoadedModel:
         return {name: value.to(self.plan.device) for name, value in inputs.items()}
 
     def _around(self, pieces: Any) -> list[tuple[str, str]]:
-        """Return the tokens around a picture's placeholders that its pieces bring along."""
+        """Return the tokens around the placeholders of a clip."""
         ids = [
             getattr(self.model.config, f"vision_{side}_token_id", None) for side in ("start", "end")
         ]
@@ -210,8 +210,8 @@ def load_model(
     """Load a model, its tokenizer and its settings.
 
     The config is read first. It says how many parameters there will be, so the memory is known, and
-    announced, before anything is loaded or any weights are downloaded. A local folder is all that
-    is needed: for such a name nobody asks the hub.
+    announced, before anything is loaded or any weights are downloaded. A local folder never
+    contacts the hub.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a checkpoint is: the class that runs it, its config, and how the weights get in."""
+"""How to load a checkpoint: model class, config, and weight conversion."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ class Recipe:
 
 
 def check_served(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
-    """Refuse, before anything is read or run, a checkpoint of a class that nobody serves.
+    """Raise at once for a checkpoint of an unsupported class.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def recipe_for(checkpoint: Checkpoint, tokenizer: Any) -> Recipe:
 
 @contextmanager
 def in_one_sentence(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn whatever transformers says about a broken checkpoint into one sentence."""
+    """Turn errors of transformers about a broken checkpoint into one sentence."""
     try:
         yield
     except (TokenredError, torch.OutOfMemoryError):
@@ -138,7 +138,7 @@ def _architectures(checkpoint: Checkpoint) -> list[str]:
 
 
 def _known_class(checkpoint: Checkpoint) -> Any:
-    """Return the first of its classes that tokenred serves and that code is here for."""
+    """Return the first of its classes that an adapter serves and an installed package has."""
     served = registry().adapters()
     # One after the other: naming a class of transformers imports the whole file of its model.
     found = (_class(name) for name in _architectures(checkpoint) if name in served)

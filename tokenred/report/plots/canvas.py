@@ -61,7 +61,7 @@ _STYLE = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Use the style of the report, and only inside this block.
+    """Use the style of the report in this block.
 
     Labels in scripts that the measuring font lacks draw no warning: the browser has its own fonts.
     """
@@ -72,7 +72,7 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_plot(width: float, height: float) -> tuple[Figure, Axes]:
     """Return a figure of this many pixels with one axes that fills it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -32,7 +32,7 @@ def forest(summary: Summary) -> str | None:
         return None
     height = LINE_HEIGHT * (len(lines) + 3.2)
     with canvas.drawing():
-        figure, axes = canvas.new_figure(WIDTH, height)
+        figure, axes = canvas.new_plot(WIDTH, height)
         bottom, top = 2.2 * LINE_HEIGHT / height, 1 - LINE_HEIGHT / height
         axes.set_position((LEFT, bottom, RIGHT - LEFT, top - bottom))
         axes.set_ylim(len(lines) - 0.4, -0.6)
@@ -61,7 +61,7 @@ def forest(summary: Summary) -> str | None:
 
 
 def _lines(summary: Summary) -> list[RowSummary | str]:
-    """Return what stands on each line: the name of a group, or a row."""
+    """Return the lines: group names and rows."""
     lines: list[RowSummary | str] = []
     for group in groups(summary):
         compared = [row for row in group.rows if row.difference is not None]

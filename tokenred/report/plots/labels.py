@@ -1,4 +1,4 @@
-"""Places labels beside points so that no two overlap."""
+"""Place labels beside points without overlap."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Label:
-    """A point with the size of the text that should stand beside it, in pixels."""
+    """A point, and the size of its text in pixels."""
 
     point: tuple[float, float]
     width: float
@@ -45,7 +45,7 @@ class Label:
 def place(
     labels: Sequence[Label], frame: Box, solid: Sequence[Box], soft: Sequence[Box] = ()
 ) -> list[Box | None]:
-    """Return where each text goes; None where there is no room for it.
+    """Return a box for each text; None where there is no room.
 
     Parameters
     ----------

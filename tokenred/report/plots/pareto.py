@@ -1,4 +1,4 @@
-"""Score against what it costs: tokens, FLOPs, or measured time."""
+"""Pareto plot: score against tokens, FLOPs or measured time."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def pareto(summary: Summary, key: str) -> str | None:
     if not points:
         return None
     with canvas.drawing():
-        figure, axes = canvas.new_figure(WIDTH, HEIGHT)
+        figure, axes = canvas.new_plot(WIDTH, HEIGHT)
         axes.set_position((0.085, 0.13, 0.885, 0.845))
         axes.set_xlabel(axis.title)
         axes.set_ylabel(f"{measure} %")
@@ -146,7 +146,7 @@ def _dodge(axes: Axes, points: Sequence[_Point]) -> list[_Point]:
 
 
 def _at(axes: Axes, point: _Point, height: float) -> tuple[float, float]:
-    """Return where a point stands at this height, in pixels."""
+    """Return the position of a point at this height, in pixels."""
     x, y = axes.transData.transform((point.x, height))
     return float(x) + point.dodge, float(y)
 
@@ -250,7 +250,7 @@ def _draw_labels(axes: Axes, points: Sequence[_Point], best: Sequence[int]) -> N
 
 
 def _steps(corners: Sequence[tuple[float, float]]) -> list[Box]:
-    """Return the space of the front's steps, which labels should leave free."""
+    """Return the boxes of the front's steps, to be kept free of labels."""
     boxes = []
     for (x, y), (right, top) in zip(corners, corners[1:]):
         boxes += [Box(x, y - 1, right, y + 1), Box(right - 1, y, right + 1, top)]

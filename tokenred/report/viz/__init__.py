@@ -1,4 +1,4 @@
-"""Pictures of what a pipeline did to a video: pure functions from its result to a figure.
+"""Visualisation of a reduction: pure functions from a result to a figure.
 
 ``View`` joins a clip, its frames and what a pipeline made of it. ``overlay``, ``anchor_map`` and
 ``timeline`` draw views into a figure of matplotlib, ``animation`` into a GIF. Everything is read

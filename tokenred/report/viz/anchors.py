@@ -1,4 +1,4 @@
-"""Who flowed into one token: its weights over the frames, as a heat map."""
+"""Heat map of the sources of one token over the frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tokenred.report.viz.style import (
     INK,
     MARGIN,
     cell_box,
-    draw_picture,
+    draw_frame,
     line_width,
     new_figure,
     panel,
@@ -35,7 +35,7 @@ SCALE = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Anchor:
-    """One kept token, and what it is made of.
+    """One kept token, with the weights of its sources.
 
     Attributes
     ----------
@@ -84,14 +84,14 @@ def find_anchor(view: View, wanted: str | tuple[int, int, int] = STRONGEST) -> A
         token = _token_at(view, wanted)  # type: ignore[arg-type]
     row, column = divmod(int(cell[token]), columns)
     weights = torch.index_select(trace, 0, torch.tensor([token])).to_dense()[0].float()
-    shape = (len(view.pictures), *view.grid)
+    shape = (len(view.pixels), *view.grid)
     return Anchor(token, int(frame[token]), row, column, weights.view(shape))
 
 
 def _token_at(view: View, place: tuple[int, int, int]) -> int:
-    """Return the token at a place; of two the one that stands for more."""
+    """Return the token at a place; of two the one with more mass."""
     reduced, (rows, columns) = view.reduced, view.reduced.grid
-    size = (len(view.pictures), rows, columns)
+    size = (len(view.pixels), rows, columns)
     if len(place) != 3 or not all(0 <= at < n for at, n in zip(place, size)):
         raise InputError(
             f"there is no anchor {','.join(map(str, place))}: there are {size[0]} frames of "
@@ -115,10 +115,9 @@ def _token_at(view: View, place: tuple[int, int, int]) -> int:
 def anchor_map(
     pairs: Sequence[tuple[View, Anchor]], *, title: str = "", columns: int = COLUMNS
 ) -> Any:
-    """Draw what flowed into a token of every view: brighter patches gave more.
+    """Draw the sources of a token of every view: brighter patches have more weight.
 
-    Only frames that gave something are shown, and at most ``columns`` of them, those that gave
-    most. The token's own place is framed.
+    Shows at most ``columns`` frames, those with most weight. The token's own place is framed.
 
     Returns
     -------
@@ -132,9 +131,7 @@ def anchor_map(
     heights = [panel_height(view, wide) for view, _ in pairs]
     top = MARGIN + (HEAD if title else 0.0)
     rest = len(pairs) * (2 * LINE + 2 * LABEL) + sum(heights)
-    figure = new_figure(width, top + rest + MARGIN)
-    if title:
-        write(figure, MARGIN, MARGIN, title, fontsize=11, weight="bold")
+    figure = new_figure(width, top + rest + MARGIN, title)
     for (view, anchor), frames, high in zip(pairs, shown, heights):
         write(figure, MARGIN, top + 0.03, view.title, weight="bold", fontsize=9.5)
         write(figure, MARGIN, top + LINE, _sentence(view, anchor, frames))
@@ -144,7 +141,7 @@ def anchor_map(
 
 
 def _colours() -> Any:
-    """Return colours that brighten with the weight, without those that look like nothing."""
+    """Return a colour map that brightens with the weight, without its darkest colours."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -152,7 +149,7 @@ def _colours() -> Any:
 
 
 def _frames(anchor: Anchor, most: int) -> list[int]:
-    """Return the frames to show, in order: those that gave most, and the token's own."""
+    """Return the frames to show, in order: those with most weight, and the token's own."""
     given = anchor.weights.abs().flatten(1).sum(1)
     order = given.argsort(descending=True, stable=True).tolist()
     gave = [frame for frame in order if float(given[frame]) > NOTHING and frame != anchor.frame]
@@ -191,7 +188,7 @@ def _draw_row(
     for column, frame in enumerate(frames):
         left = MARGIN + column * (wide + GAP)
         axes = panel(figure, left, top, wide, high)
-        draw_picture(axes, view, frame, grey=True)
+        draw_frame(axes, view, frame, grey=True)
         weights = anchor.weights[frame].abs().numpy()
         image = axes.imshow(
             weights,

@@ -1,4 +1,4 @@
-"""A short animation: frame by frame, the video beside what every pipeline keeps of it."""
+"""A GIF of the video beside the tokens that every pipeline keeps."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -12,8 +12,8 @@ from tokenred.report.viz.style import (
     GAP,
     INK,
     MARGIN,
+    draw_frame,
     draw_legend,
-    draw_picture,
     draw_tokens,
     legend_entries,
     legend_height,
@@ -30,7 +30,7 @@ SHOWN_MS = 600
 
 
 def animation(views: Sequence[View], *, title: str = "", frame_ms: int = SHOWN_MS) -> bytes:
-    """Return a GIF with one picture for every frame of the video.
+    """Return a GIF with one image for every frame of the video.
 
     Parameters
     ----------
@@ -42,20 +42,20 @@ def animation(views: Sequence[View], *, title: str = "", frame_ms: int = SHOWN_M
 
     if not views:
         raise InputError("there is nothing to draw")
-    frames = max(len(view.pictures) for view in views)
-    pictures = []
+    frames = max(len(view.pixels) for view in views)
+    images = []
     for frame in range(frames):
-        figure = _picture(views, frame, title)
+        figure = _image(views, frame, title)
         figure.canvas.draw()
         size = figure.canvas.get_width_height()
         whole = Image.frombytes("RGBA", size, bytes(figure.canvas.buffer_rgba())).convert("RGB")
-        pictures.append(whole.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+        images.append(whole.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
     data = BytesIO()
-    pictures[0].save(
+    images[0].save(
         data,
         format="GIF",
         save_all=True,
-        append_images=pictures[1:],
+        append_images=images[1:],
         duration=frame_ms,
         loop=0,
         optimize=False,
@@ -63,25 +63,23 @@ def animation(views: Sequence[View], *, title: str = "", frame_ms: int = SHOWN_M
     return data.getvalue()
 
 
-def _picture(views: Sequence[View], frame: int, title: str) -> Any:
-    shown = max(views, key=lambda view: len(view.pictures))
+def _image(views: Sequence[View], frame: int, title: str) -> Any:
+    shown = max(views, key=lambda view: len(view.pixels))
     high = max(panel_height(view, FRAME) for view in views)
     width = 2 * MARGIN + (len(views) + 1) * (FRAME + GAP) - GAP
     top = MARGIN + (LINE if title else 0.0)
     legend = legend_entries(views)
     below = top + LINE + high + LABEL + LINE_HEIGHT + 2 * GAP
-    figure = new_figure(width, below + legend_height(legend, width) + MARGIN)
-    if title:
-        write(figure, MARGIN, MARGIN, title, weight="bold", fontsize=10)
+    figure = new_figure(width, below + legend_height(legend, width) + MARGIN, title, fontsize=10.0)
     write(figure, MARGIN, top + 0.05, shown.labels[frame], fontsize=9.5)
-    draw_picture(panel(figure, MARGIN, top + LINE, FRAME, high), shown, frame)
+    draw_frame(panel(figure, MARGIN, top + LINE, FRAME, high), shown, frame)
     for column, view in enumerate(views, start=1):
-        if frame >= len(view.pictures):
+        if frame >= len(view.pixels):
             continue
         left = MARGIN + column * (FRAME + GAP)
         write(figure, left, top + 0.05, view.name, weight="bold", fontsize=9.5)
         axes = panel(figure, left, top + LINE, FRAME, high)
-        draw_picture(axes, view, frame)
+        draw_frame(axes, view, frame)
         draw_tokens(axes, view, frame)
         kept = view.reduced.realised
         cells = view.reduced.grid[0] * view.reduced.grid[1]
@@ -100,7 +98,7 @@ def _draw_line(figure: Any, view: View, frame: int, left: float, top: float) -> 
     axes.axvspan(frame, frame + 1, color=INK, linewidth=0)
     for first in view.borders[1:-1]:
         axes.axvline(first, color=BORDER, linewidth=2)
-    axes.set_xlim(0, len(view.pictures))
+    axes.set_xlim(0, len(view.pixels))
     axes.set_ylim(0, 1)
     axes.set_xticks([])
     axes.set_yticks([])

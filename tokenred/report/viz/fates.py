@@ -1,4 +1,4 @@
-"""What became of every patch and of every token, read from the linear map alone."""
+"""Which patches are kept, merged and dropped, read from the linear map."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ NOTHING = 1e-6
 
 
 class Fate(IntEnum):
-    """What became of one patch of the encoder's grid."""
+    """What happened to one patch of the encoder's grid."""
 
     UNREAD = 0
     """The model's own pooling passes it over, reduced or not."""
@@ -32,7 +32,7 @@ class Fate(IntEnum):
 
 @dataclass(frozen=True)
 class Fates:
-    """What became of the patches of a clip, and what its tokens are made of.
+    """The fates of the patches of a clip, and the sources of its tokens.
 
     Attributes
     ----------
@@ -45,16 +45,16 @@ class Fates:
 
     @property
     def anchors(self) -> Bool[Tensor, "kept"]:
-        """Tokens that took others in; the rest is untouched."""
+        """Tokens that others were merged into."""
         return self.received > NOTHING
 
     def count(self, fate: Fate) -> tuple[int, ...]:
-        """Return how many patches of each frame met a fate."""
+        """Count the patches of each frame with a fate."""
         return tuple((self.patches == fate).sum(1).tolist())
 
 
 def fates_of(reduced: ReducedTokens, grid: tuple[int, int], native_pool: str = "none") -> Fates:
-    """Say what became of every patch.
+    """Return the fate of every patch.
 
     A token stands on the LLM's grid, a patch on the encoder's. A patch is at home in the cells into
     which the model's pooling puts it; where a pipeline pools in its own way, in those that it
@@ -73,7 +73,7 @@ def fates_of(reduced: ReducedTokens, grid: tuple[int, int], native_pool: str = "
     """
     frames, patches = len(reduced.realised.tokens_per_frame), grid[0] * grid[1]
     if reduced.trace is None:
-        raise InputError("pictures are read from the trace; run the pipeline with trace=True")
+        raise InputError("figures are read from the trace; run the pipeline with trace=True")
     if tuple(reduced.trace.shape) != (len(reduced.features), frames * patches):
         raise InputError(
             f"a trace of shape {tuple(reduced.trace.shape)} does not map {frames} frames of "
@@ -109,7 +109,7 @@ def home_cells(
 
 
 def _overlap(patches: int, cells: int) -> Bool[Tensor, "cells patches"]:
-    """Return which of the patches along one side share a stretch of it with which of the cells."""
+    """Return which patches overlap which cells along one side."""
     found = torch.zeros(cells, patches, dtype=torch.bool)
     for cell in range(cells):
         first, last = cell * patches // cells, math.ceil((cell + 1) * patches / cells)
@@ -118,7 +118,7 @@ def _overlap(patches: int, cells: int) -> Bool[Tensor, "cells patches"]:
 
 
 def _read(grid: tuple[int, int], native_pool: str) -> Bool[Tensor, "patches"]:
-    """Return which patches have a say in the unreduced model."""
+    """Return which patches the unreduced model reads."""
     if native_pool in ("none", "max"):
         return torch.ones(grid[0] * grid[1], dtype=torch.bool)
     matrix = pooling_matrix(grid, native_pool, NATIVE_STRIDE)  # type: ignore[arg-type]

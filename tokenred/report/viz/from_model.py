@@ -1,4 +1,4 @@
-"""Views of what pipelines do to the picture in one call of a model."""
+"""Views of the reductions of one model input."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def views_of(
     model: Any,
     inputs: Mapping[str, Any],
     pipelines: Sequence[Pipeline],
-    pictures: UInt8[Tensor, "frames height width 3"],
+    pixels: UInt8[Tensor, "frames height width 3"],
     *,
     adapter: ModelAdapter | None = None,
     frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
@@ -36,10 +36,10 @@ def views_of(
     Parameters
     ----------
     inputs : of one call with one video or image, as ``LoadedModel.inputs`` gives them
-    pictures : the frames that the model sees
+    pixels : the frames that the model sees
     adapter : of the model; found by default
     frame_times : seconds of the frames, one tensor a video
-    labels : what each of ``pictures`` is called
+    labels : what each of ``pixels`` is called
 
     Returns
     -------
@@ -62,7 +62,7 @@ def views_of(
             views.append(
                 View.of(
                     name if len(found) == 1 else f"{name}, {PARTS[part > 0]}",
-                    pictures,
+                    pixels,
                     clip.tokens,
                     reduced,
                     labels=labels,
@@ -79,7 +79,7 @@ def _read_through(
     pipeline: Pipeline,
     frame_times: Sequence[Tensor] | None,
 ) -> list[tuple[Clip, ReducedTokens, Tensor | None]]:
-    """Let the model read a prompt, and see how far into the LLM every token comes."""
+    """Run the model on a prompt, and record how many layers every token enters."""
     with session.attached(pipeline, frame_times=frame_times, trace=True) as attachment:
         session.model(**inputs, use_cache=False)
         return [

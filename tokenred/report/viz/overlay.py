@@ -1,4 +1,4 @@
-"""Which patches of every frame were kept, merged and dropped, over the frames themselves."""
+"""Overlay of kept, merged and dropped patches on the frames."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,8 @@ from tokenred.report.viz.style import (
     BORDER,
     GAP,
     MARGIN,
+    draw_frame,
     draw_legend,
-    draw_picture,
     draw_tokens,
     legend_entries,
     legend_height,
@@ -23,12 +23,12 @@ from tokenred.report.viz.style import (
 from tokenred.report.viz.view import View
 
 COLUMNS = 8
-"""Frames side by side; a longer video goes on below."""
+"""Frames in a row; longer videos take several rows."""
 HEAD, LINE, LABEL = 0.32, 0.27, 0.19
 
 
 def overlay(views: Sequence[View], *, title: str = "", columns: int = COLUMNS) -> Any:
-    """Draw the frames of a video, and under them what every pipeline made of them.
+    """Draw the frames of a video, and under them the overlay of every pipeline.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def overlay(views: Sequence[View], *, title: str = "", columns: int = COLUMNS) -
     """
     if not views:
         raise InputError("there is nothing to draw")
-    frames = max(len(view.pictures) for view in views)
+    frames = max(len(view.pixels) for view in views)
     across = min(columns, frames)
     wide = panel_width(views)
     high = max(panel_height(view, wide) for view in views)
@@ -52,9 +52,7 @@ def overlay(views: Sequence[View], *, title: str = "", columns: int = COLUMNS) -
     blocks = -(-frames // across)
     top = MARGIN + (HEAD if title else 0.0)
     height = top + blocks * block + legend_height(legend, width) + MARGIN / 2
-    figure = new_figure(width, height)
-    if title:
-        write(figure, MARGIN, MARGIN, title, fontsize=11, weight="bold")
+    figure = new_figure(width, height, title)
     for first in range(0, frames, across):
         _draw_block(figure, views, range(first, min(frames, first + across)), top, (wide, high))
         top += block
@@ -66,11 +64,11 @@ def _draw_block(
     figure: Any, views: Sequence[View], frames: range, top: float, size: tuple[float, float]
 ) -> None:
     wide, high = size
-    shown = max(views, key=lambda view: len(view.pictures))
+    shown = max(views, key=lambda view: len(view.pixels))
     for column, frame in enumerate(frames):
         left = MARGIN + column * (wide + GAP)
         write(figure, left, top, shown.labels[frame])
-        draw_picture(panel(figure, left, top + LABEL, wide, high), shown, frame)
+        draw_frame(panel(figure, left, top + LABEL, wide, high), shown, frame)
     top += LABEL + high + GAP
     for view in views:
         write(figure, MARGIN, top + 0.05, view.title, weight="bold", fontsize=9.5)
@@ -80,7 +78,7 @@ def _draw_block(
                 continue
             left = MARGIN + column * (wide + GAP)
             axes = panel(figure, left, top + LINE, wide, high)
-            draw_picture(axes, view, frame)
+            draw_frame(axes, view, frame)
             draw_tokens(axes, view, frame)
             below = top + LINE + high + 0.02
             noun = "token" if counts[frame] == 1 else "tokens"

@@ -1,4 +1,4 @@
-"""Colours, cells and canvases that all pictures share."""
+"""Shared colours, cells and layout of the figures."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -30,22 +30,23 @@ VEILS = {
 """Fate of a patch to the red, green, blue and opacity of what is laid over it."""
 
 DPI = 110
-"""Dots an inch of every picture."""
+"""Dots per inch of every image."""
 GAP, MARGIN = 0.09, 0.15
 """Space between frames, and around everything, in inches."""
 CELL, NARROW, WIDE = 0.14, 1.4, 2.4
 """Width of a cell that can be read, and of the narrowest and the widest frame, in inches."""
 FONT = {"fontsize": 8.5, "color": INK}
-MONO = {**FONT, "family": "DejaVu Sans Mono"}
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Return a figure of so many inches, with a canvas of its own and no global state."""
+def new_figure(width: float, height: float, title: str, fontsize: float = 11.0) -> Any:
+    """Return a figure with a title, sizes in inches, with its own canvas and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
+    if title:
+        write(figure, MARGIN, MARGIN, title, fontsize=fontsize, weight="bold")
     return figure
 
 
@@ -76,7 +77,7 @@ def panel_width(views: Sequence[View]) -> float:
 
 def panel_height(view: View, width: float) -> float:
     """Return how high a frame is, at its own proportions within reason."""
-    height, across = view.pictures.shape[1:3]
+    height, across = view.pixels.shape[1:3]
     return width * min(2.0, max(0.25, height / across))
 
 
@@ -87,16 +88,16 @@ def line_width(axes: Any, view: View, points: float) -> float:
     return points * min(1.0, max(0.5, side / 0.19))
 
 
-def draw_picture(axes: Any, view: View, frame: int, *, grey: bool = False) -> None:
-    """Show a frame, in units of the encoder's patches; ``grey`` steps back behind colours."""
-    picture = view.pictures[frame].numpy()
+def draw_frame(axes: Any, view: View, frame: int, *, grey: bool = False) -> None:
+    """Draw a frame, in units of the encoder's patches; ``grey`` puts it behind colours."""
+    image = view.pixels[frame].numpy()
     rows, columns = view.grid
     place = {"extent": (0, columns, rows, 0), "aspect": "auto"}
     if grey:
-        light = view.pictures[frame].float().mean(-1).numpy() / 255
+        light = view.pixels[frame].float().mean(-1).numpy() / 255
         axes.imshow(0.15 + 0.45 * light, cmap="gray", vmin=0, vmax=1, **place)
     else:
-        axes.imshow(picture, **place)
+        axes.imshow(image, **place)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
     axes.set_xticks([])
@@ -106,7 +107,7 @@ def draw_picture(axes: Any, view: View, frame: int, *, grey: bool = False) -> No
 
 
 def draw_tokens(axes: Any, view: View, frame: int) -> None:
-    """Lay what became of the patches over a frame, and frame the cells of the kept tokens."""
+    """Draw the fates of the patches over a frame, and outline the cells of kept tokens."""
     from matplotlib.collections import LineCollection, PatchCollection
 
     rows, columns = view.grid
@@ -160,9 +161,7 @@ def _strike_dropped(axes: Any, view: View, frame: int) -> None:
 
 
 def lost_opacity(view: View, layer: int) -> float:
-    """Return how strongly a token is painted over that is gone before a layer: the sooner, the
-    more.
-    """
+    """Return the opacity over a token that is dropped before a layer: higher if earlier."""
     return 0.9 - 0.6 * layer / max(1, view.n_layers - 1)
 
 
@@ -186,7 +185,7 @@ def cell_box(view: View, cell: int, inset: float = 0.0) -> tuple[float, float, f
 
 
 def legend_entries(views: Sequence[View]) -> list[tuple[Any, str]]:
-    """Return a sample and a word for every class that these views hold."""
+    """Return colour sample and label of every class in these views."""
     from matplotlib.patches import Rectangle
 
     def box(**style: Any) -> Any:
@@ -207,7 +206,7 @@ def legend_entries(views: Sequence[View]) -> list[tuple[Any, str]]:
         (Fate.UNREAD, "not read even unreduced"),
     ):
         if fate in found:
-            red, green, blue, opacity = VEILS[fate]  # over a picture of medium grey
+            red, green, blue, opacity = VEILS[fate]  # over an image of medium grey
             mixed = tuple(part * opacity + 0.5 * (1 - opacity) for part in (red, green, blue))
             style = {"facecolor": mixed, "edgecolor": STRUCK, "linewidth": 0.5}
             style["hatch"] = "//" if fate == Fate.DROPPED else ""
@@ -226,7 +225,7 @@ LEGEND_ROW, LETTER = 0.21, 0.07
 
 
 def legend_places(texts: Sequence[str], width: float) -> list[tuple[float, int]]:
-    """Return where each entry of a legend begins, in inches from its left, and its row."""
+    """Return left position in inches and row of each legend entry."""
     places, left, row = [], 0.0, 0
     for text in texts:
         wide = 0.55 + LETTER * len(text)
@@ -238,7 +237,7 @@ def legend_places(texts: Sequence[str], width: float) -> list[tuple[float, int]]
 
 
 def legend_height(entries: Sequence[tuple[Any, str]], width: float) -> float:
-    """Return how high a legend is within a figure so wide, in inches."""
+    """Return the height of a legend in inches, for a figure of this width."""
     places = legend_places([text for _, text in entries], width - 2 * MARGIN)
     return LEGEND_ROW * (places[-1][1] + 1) + 0.05 if places else 0.0
 
@@ -246,7 +245,7 @@ def legend_height(entries: Sequence[tuple[Any, str]], width: float) -> float:
 def draw_legend(
     figure: Any, entries: Sequence[tuple[Any, str]], top: float, left: float = MARGIN
 ) -> None:
-    """Write what samples of colours mean, row by row."""
+    """Draw the legend, row by row."""
     across, _ = figure.get_size_inches()
     places = legend_places([text for _, text in entries], across - left - MARGIN)
     for (sample, text), (shift, row) in zip(entries, places):

@@ -1,4 +1,4 @@
-"""A video on a line: its frames, borders of its segments, and the tokens that each frame keeps."""
+"""Timeline of a video: frames, segments, and kept tokens a frame."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,16 +39,14 @@ def timeline(views: Sequence[View], *, title: str = "") -> Any:
     """
     if not views:
         raise InputError("there is nothing to draw")
-    shown = max(views, key=lambda view: len(view.pictures))
-    frames = len(shown.pictures)
+    shown = max(views, key=lambda view: len(view.pixels))
+    frames = len(shown.pixels)
     across = min(15.0, max(5.4, 1.1 * frames))
-    height, width = shown.pictures.shape[1:3]
+    height, width = shown.pixels.shape[1:3]
     strip = across / frames * min(1.5, height / width)
     top = MARGIN + (HEAD if title else 0.0)
     whole = top + strip + len(views) * (LINE + BARS) + AXIS + 0.25 + MARGIN / 2
-    figure = new_figure(LEFT + across + MARGIN, whole)
-    if title:
-        write(figure, MARGIN, MARGIN, title, fontsize=11, weight="bold")
+    figure = new_figure(LEFT + across + MARGIN, whole, title)
     _draw_strip(panel(figure, LEFT, top, across, strip), shown)
     top += strip
     most = max(max(view.reduced.realised.tokens_per_frame) for view in views)
@@ -73,10 +71,10 @@ def _ticked(frames: int) -> range:
 
 
 def _draw_strip(axes: Any, view: View) -> None:
-    frames = len(view.pictures)
+    frames = len(view.pixels)
     for frame in range(frames):
-        picture = view.pictures[frame].numpy()
-        axes.imshow(picture, extent=(frame + 0.03, frame + 0.97, 0, 1), aspect="auto")
+        image = view.pixels[frame].numpy()
+        axes.imshow(image, extent=(frame + 0.03, frame + 0.97, 0, 1), aspect="auto")
     axes.set_xlim(0, frames)
     axes.set_ylim(0, 1)
     axes.set_axis_off()
@@ -84,7 +82,7 @@ def _draw_strip(axes: Any, view: View) -> None:
 
 def _draw_bars(axes: Any, view: View, frames: int, most: int) -> None:
     anchors, lost = view.fates.anchors, view.leaves_inside
-    base = [0] * len(view.pictures)
+    base = [0] * len(view.pixels)
     for mask, colour, hatch in (
         (anchors & ~lost, ANCHOR, ""),
         (~anchors & ~lost, UNTOUCHED, ""),

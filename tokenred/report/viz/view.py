@@ -1,4 +1,4 @@
-"""One method's result on one clip, with the frames that belong to it."""
+"""The result of a pipeline on one clip, with its frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from tokenred.types import ReducedTokens, VisualTokens
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a pipeline did to a clip, ready to be drawn.
+    """The result of a pipeline on a clip, ready to be drawn.
 
     Attributes
     ----------
     name : of the pipeline
-    pictures : (frames, height, width, 3) RGB, one for each frame of the tokens
+    pixels : (frames, height, width, 3) RGB, one for each frame of the tokens
     labels : what each frame is called
     grid : the encoder's grid of one frame
     reduced : what is left, with its trace
@@ -30,7 +30,7 @@ class View:
     """
 
     name: str
-    pictures: UInt8[Tensor, "frames height width 3"]
+    pixels: UInt8[Tensor, "frames height width 3"]
     labels: tuple[str, ...]
     grid: tuple[int, int]
     reduced: ReducedTokens
@@ -40,10 +40,10 @@ class View:
 
     def __post_init__(self) -> None:
         frames = len(self.reduced.realised.tokens_per_frame)
-        if len(self.pictures) != frames or len(self.labels) != frames:
+        if len(self.pixels) != frames or len(self.labels) != frames:
             raise InputError(
-                f"{frames} frames of tokens need as many pictures and labels, got "
-                f"{len(self.pictures)} and {len(self.labels)}"
+                f"{frames} frames of tokens need as many images and labels, got "
+                f"{len(self.pixels)} and {len(self.labels)}"
             )
         if self.entered is not None and len(self.entered) != len(self.reduced.features):
             raise InputError(
@@ -55,7 +55,7 @@ class View:
     def of(
         cls,
         name: str,
-        pictures: UInt8[Tensor, "frames height width 3"],
+        pixels: UInt8[Tensor, "frames height width 3"],
         tokens: VisualTokens,
         reduced: ReducedTokens,
         *,
@@ -63,20 +63,20 @@ class View:
         entered: Int[Tensor, "kept"] | None = None,
         n_layers: int = 0,
     ) -> "View":
-        """Join frames, tokens and what is left of them.
+        """Build a view from frames, tokens and reduced tokens.
 
         Parameters
         ----------
-        pictures : all frames that were encoded; where a model reads several as one, the first of
+        pixels : all frames that were encoded; where a model reads several as one, the first of
             each is shown
-        labels : one for each of ``pictures``; by default their numbers
+        labels : one for each of ``pixels``; by default their numbers
         """
         frames = len(tokens.features)
-        step = -(-len(pictures) // frames)
-        names = [f"frame {n}" for n in range(len(pictures))] if labels is None else list(labels)
+        step = -(-len(pixels) // frames)
+        names = [f"frame {n}" for n in range(len(pixels))] if labels is None else list(labels)
         return cls(
             name,
-            pictures[::step].cpu(),
+            pixels[::step].cpu(),
             tuple(names[::step]),
             tokens.grid,
             reduced,
@@ -92,14 +92,14 @@ class View:
 
     @property
     def leaves_inside(self) -> Bool[Tensor, "kept"]:
-        """Tokens that the LLM loses on its way."""
+        """Tokens that are dropped inside the LLM."""
         if self.entered is None:
             return self.fates.anchors & False
         return self.entered < self.n_layers
 
     @property
     def lost_before(self) -> dict[int, int]:
-        """Layer of the LLM to the number of tokens that are gone before it."""
+        """LLM layer -> number of tokens dropped before it."""
         if self.entered is None:
             return {}
         layers, counts = self.entered[self.leaves_inside].unique(return_counts=True)
@@ -109,7 +109,7 @@ class View:
     def borders(self) -> tuple[int, ...]:
         """First frames of the segments, and the number of frames; one segment if nothing cut."""
         segments = self.reduced.realised.segments
-        return (0, len(self.pictures)) if segments is None else segments.boundaries
+        return (0, len(self.pixels)) if segments is None else segments.boundaries
 
     @property
     def title(self) -> str:
@@ -125,10 +125,10 @@ class View:
     def per_frame(self, mask: Bool[Tensor, "kept"]) -> tuple[int, ...]:
         """Count some of the tokens by frame."""
         frame = self.reduced.frame_index.cpu()[mask]
-        return tuple(frame.bincount(minlength=len(self.pictures)).tolist())
+        return tuple(frame.bincount(minlength=len(self.pixels)).tolist())
 
     def figures(self) -> dict[str, Any]:
-        """Return the numbers behind the pictures."""
+        """Return the figures as numbers."""
         kept, fates = self.reduced.realised, self.fates
         return {
             "name": self.name,

@@ -1,7 +1,5 @@
-"""A comparison of choices as terminal tables, CSV, JSON and a heat map."""
+"""An overlap comparison as terminal tables, CSV, JSON and heat maps."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -15,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenred.errors import TokenredError
-from tokenred.evaluation.choices.compared import ClipMean, ComparedPair, ComparedRow, Comparison
+from tokenred.evaluation.overlap.compared import ClipMean, ComparedPair, ComparedRow, Comparison
 from tokenred.report.columns import NOT_APPLICABLE
 from tokenred.report.table import UNEQUAL
+from tokenred.report.text import csv_text, dim, new_table
 
 COVERAGE = {
     "n_tokens": "tokens",
@@ -50,8 +49,8 @@ CAPTION = (
 _WITH_SPREAD = ("error", "nearest_error")
 
 
-def header(comparison: Comparison) -> str:
-    """Return the line that says what was compared on what."""
+def overlap_header(comparison: Comparison) -> str:
+    """Return encoder, clips and grid in words."""
     rows, columns = comparison.grid
     grid = f"{rows}x{columns}"
     if comparison.llm_grid != comparison.grid:
@@ -64,9 +63,9 @@ def header(comparison: Comparison) -> str:
     )
 
 
-def to_rich(comparison: Comparison) -> Group:
-    """Return the table of every budget and its two matrices, for a terminal."""
-    parts: list[Any] = [Text(header(comparison), style="dim")]
+def overlap_tables(comparison: Comparison) -> Group:
+    """Return tables and matrices of every budget, for a terminal."""
+    parts: list[Any] = dim([overlap_header(comparison)])
     budgets: list[float | None] = [*comparison.retentions] or [None]
     for retention in budgets:
         at = "" if retention is None else f" at {100 * retention:g} %"
@@ -95,29 +94,27 @@ def to_rich(comparison: Comparison) -> Group:
                     above=lambda pair: pair.rank_correlation,
                 ),
             ]
-    parts += [Text(line, style="dim") for line in CAPTION]
     remarks = [f"{row.label}: {remark}" for row in comparison.rows for remark in row.remarks]
-    parts += [Text(line, style="dim") for line in dict.fromkeys(remarks)]
-    return Group(*parts)
+    return Group(*parts, *dim(dict.fromkeys([*CAPTION, *remarks])))
 
 
-def to_json(comparison: Comparison) -> str:
+def overlap_json(comparison: Comparison) -> str:
     """Return everything, nested, with plain numbers."""
     return json.dumps(asdict(comparison), indent=2) + "\n"
 
 
 def rows_csv(comparison: Comparison) -> str:
     """Return one line a row, with ``_low`` and ``_high`` ends of intervals."""
-    return _csv([_flat(row, row.measures) for row in comparison.rows])
+    return csv_text([_flat(row, row.measures) for row in comparison.rows])
 
 
 def pairs_csv(comparison: Comparison) -> str:
     """Return one line a pair."""
-    return _csv([_flat(pair, {}) for pair in comparison.pairs])
+    return csv_text([_flat(pair, {}) for pair in comparison.pairs])
 
 
-def write_choices(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write ``choices.json``, ``choices.csv``, ``choices-pairs.csv``, and heat maps if possible.
+def write_overlap(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write ``overlap.json``, ``overlap.csv``, ``overlap-pairs.csv``, and heat maps if possible.
 
     Returns
     -------
@@ -129,9 +126,9 @@ def write_choices(comparison: Comparison, folder: Path) -> list[Path]:
         If a file cannot be written.
     """
     texts = {
-        "choices.json": to_json(comparison),
-        "choices.csv": rows_csv(comparison),
-        "choices-pairs.csv": pairs_csv(comparison),
+        "overlap.json": overlap_json(comparison),
+        "overlap.csv": rows_csv(comparison),
+        "overlap-pairs.csv": pairs_csv(comparison),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,10 +147,7 @@ def matrix_labels(pairs: Sequence[ComparedPair]) -> list[str]:
 def _row_table(
     comparison: Comparison, retention: float | None, title: str, measures: dict[str, str]
 ) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("row", no_wrap=True)
-    for name in measures.values():
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(title, ["row", *measures.values()])
     for row in comparison.rows:
         if row.retention in (None, retention):
             label = f"{row.label} {UNEQUAL}" if row.unequal_budget else row.label
@@ -190,7 +184,7 @@ def _hundredths(estimate: ClipMean | None) -> str:
 
 
 def _number(name: str, row: ComparedRow) -> str:
-    """Return a mean; that of an error with half of its interval, unless that is nothing."""
+    """Return a mean, for errors with half of its interval."""
     if name == "n_tokens":
         return f"{row.n_tokens:.1f}"
     mean = row.measures[name]
@@ -213,17 +207,8 @@ def _flat(item: ComparedRow | ComparedPair, more: dict[str, ClipMean]) -> dict[s
     return flat
 
 
-def _csv(lines: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
 def _heat_maps(comparison: Comparison, folder: Path) -> Iterator[Path]:
-    """Draw adjusted IoU and rank correlation side by side, one picture a budget."""
+    """Draw adjusted IoU and rank correlation side by side, one figure a budget."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -242,7 +227,7 @@ def _heat_maps(comparison: Comparison, folder: Path) -> Iterator[Path]:
         for axes, (title, value_of) in zip(figure.subplots(1, 2), panels.items()):
             _draw(figure, axes, title, labels, pairs, value_of)
         figure.suptitle(f"{comparison.encoder}, {100 * retention:g} % of the tokens; in hundredths")
-        path = folder / f"choices-{100 * retention:g}.png"
+        path = folder / f"overlap-{100 * retention:g}.png"
         figure.savefig(path, dpi=120)
         yield path
 

@@ -1,4 +1,4 @@
-"""What a linear map says about a choice: by hand on tiny maps, and as properties of any map."""
+"""Overlap and coverage of linear maps: by hand on tiny maps, and as properties of any map."""
 
 import itertools
 
@@ -11,19 +11,19 @@ from profiles import examples
 
 from tokenred import load_pipeline
 from tokenred.errors import InputError
-from tokenred.evaluation.choices.kept import (
+from tokenred.evaluation.overlap.kept import (
     NEGLIGIBLE,
-    Choice,
+    KeptTokens,
     adjusted_iou,
     chance_iou,
-    choice,
     coverage,
     iou,
+    kept_tokens,
     overlap_coefficient,
     rank_correlation,
-    shares,
+    source_shares,
 )
-from tokenred.evaluation.choices.reconstruction import reconstruct
+from tokenred.evaluation.overlap.reconstruction import reconstruct
 from tokenred.testing import video_tokens
 from tokenred.types import Realised, ReducedTokens, VisualTokens
 
@@ -115,21 +115,23 @@ def test_rank_correlation_is_spearmans(pairs):
 
 def test_shares_have_no_sign_no_scale_and_no_dust():
     tokens = clip([[1.0], [2.0], [4.0]])
-    found = shares(reduced(tokens, [[2.0, -2.0, 0.0], [0.0, NEGLIGIBLE / 10, 1.0]])).to_dense()
+    found = source_shares(
+        reduced(tokens, [[2.0, -2.0, 0.0], [0.0, NEGLIGIBLE / 10, 1.0]])
+    ).to_dense()
     assert found.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, pytest.approx(1)]]
 
 
-def test_choices_need_a_trace_that_holds_something():
+def test_kept_tokens_need_a_trace_that_holds_something():
     tokens = video_tokens()
     with pytest.raises(InputError, match="trace=True"):
-        shares(load_pipeline("random").run(tokens))
-    with pytest.raises(InputError, match="holds nothing"):
-        shares(reduced(clip([[1.0], [2.0]]), [[0.0, 0.0]]))
+        source_shares(load_pipeline("random").run(tokens))
+    with pytest.raises(InputError, match="no source token"):
+        source_shares(reduced(clip([[1.0], [2.0]]), [[0.0, 0.0]]))
 
 
 def test_coverage_by_hand():
     tokens = clip([[1.0]] * 8, frames=2)
-    found = choice(
+    found = kept_tokens(
         reduced(tokens, [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0, 0, 0, 0]]), tokens
     )
     assert found.importance.tolist() == [1, 0.5, 0.5, 0, 0, 0, 0, 0]
@@ -144,8 +146,8 @@ def test_coverage_by_hand():
 
 def test_effective_frames_tell_even_from_uneven():
     weight = torch.ones(8, dtype=torch.float64)
-    even = Choice(chosen({0, 1, 4, 5}, (2, 4)), weight)
-    uneven = Choice(chosen({0, 1, 2, 4}, (2, 4)), weight)
+    even = KeptTokens(chosen({0, 1, 4, 5}, (2, 4)), weight)
+    uneven = KeptTokens(chosen({0, 1, 2, 4}, (2, 4)), weight)
     assert coverage(even).effective_frames == pytest.approx(1)
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert coverage(uneven).effective_frames == pytest.approx(np.exp(entropy) / 2)
@@ -153,7 +155,7 @@ def test_effective_frames_tell_even_from_uneven():
 
 def test_places_are_those_of_the_llms_grid_and_weights_those_of_the_encoders():
     tokens = video_tokens(grid=(6, 6), native_pool="bilinear")
-    found = choice(load_pipeline("random").run(tokens, trace=True), tokens)
+    found = kept_tokens(load_pipeline("random").run(tokens, trace=True), tokens)
     assert found.places.shape == (4, 9)
     assert found.places.sum(-1).tolist() == [1] * 4
     assert found.importance.shape == (4 * 36,)
@@ -214,7 +216,7 @@ def test_properties_of_any_reduction(name, pool, seed, retention):
     )
     tokens = video_tokens(needs=pipeline.needs, native_pool=pool, seed=seed, dim=24)
     left = pipeline.run(tokens, trace=True)
-    part, rebuilt = coverage(choice(left, tokens)), reconstruct(left, tokens)
+    part, rebuilt = coverage(kept_tokens(left, tokens)), reconstruct(left, tokens)
     assert rebuilt.least_squares_error <= rebuilt.error + 1e-6
     assert 0 <= rebuilt.nearest_error <= rebuilt.radius + 1e-9
     assert -1 <= rebuilt.cosine <= 1 + 1e-9

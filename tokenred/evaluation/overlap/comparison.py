@@ -1,4 +1,4 @@
-"""Several pipelines on the same clips: how alike their choices are, and what each keeps."""
+"""Run several pipelines on the same clips, and compare the tokens that they keep."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,20 +11,20 @@ import numpy as np
 
 from tokenred.errors import InputError, TokenredError
 from tokenred.evaluation.ablation import Row, expand_rows
-from tokenred.evaluation.choices.compared import ComparedPair, ComparedRow, Comparison, clip_mean
-from tokenred.evaluation.choices.encoders import Encoder
-from tokenred.evaluation.choices.kept import (
-    Choice,
+from tokenred.evaluation.overlap.compared import ComparedPair, ComparedRow, Comparison, clip_mean
+from tokenred.evaluation.overlap.encoders import Encoder
+from tokenred.evaluation.overlap.kept import (
+    KeptTokens,
     adjusted_iou,
     chance_iou,
-    choice,
     coverage,
     iou,
+    kept_tokens,
     llm_grid,
     overlap_coefficient,
     rank_correlation,
 )
-from tokenred.evaluation.choices.reconstruction import reconstruct
+from tokenred.evaluation.overlap.reconstruction import reconstruct
 from tokenred.evaluation.worker import sample_generator
 from tokenred.pipeline import Pipeline, load_config
 from tokenred.pipeline.budget import frame_quota
@@ -38,18 +38,18 @@ CALIBRATION_CLIPS = 8
 
 
 @dataclass
-class _Seen:
-    """What was measured of one candidate so far, one entry a clip."""
+class _Measurements:
+    """Measurements of one row so far, one entry a clip."""
 
     n_tokens: list[int] = field(default_factory=list)
     retention_ratio: list[float] = field(default_factory=list)
     unequal: bool = False
     whole: bool = False
-    choices: list[Choice] = field(default_factory=list)
+    kept: list[KeptTokens] = field(default_factory=list)
     measures: list[dict[str, float]] = field(default_factory=list)
 
 
-def candidates(names: Sequence[str], retentions: Sequence[float]) -> list[Row]:
+def expand_pipelines(names: Sequence[str], retentions: Sequence[float]) -> list[Row]:
     """Return the pipelines at every budget, controls included; names are presets or YAML files.
 
     A pipeline that keeps everything before the LLM, such as ``vanilla``, has a budget of its own.
@@ -70,8 +70,8 @@ def compare(
     """Encode every clip once, reduce it with every pipeline, and compare.
 
     A row that lacks a cue or cannot meet its budget on some clip is left out, with its reason. Rows
-    with a calibrated budget are calibrated on the first clips compared: there is no score that this
-    could flatter.
+    with a calibrated budget are calibrated on the first clips compared: without labels there is
+    nothing to overfit to.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def compare(
     if not clips:
         raise InputError("there is no clip to compare on")
     left_out: dict[str, str] = {}
-    running = _able(rows, encoder, left_out)
+    running = _runnable(rows, encoder, left_out)
     needs = frozenset().union(*(pipeline.needs for pipeline in running.values()))
     ready: dict[str, VisualTokens] = {}  # encoded for calibration
 
@@ -97,14 +97,14 @@ def compare(
     if any(_calibrated(row) for row in running):
         ready |= {name: encode(name) for name in list(clips)[:CALIBRATION_CLIPS]}
         _calibrate(running, list(ready.values()), left_out)
-    seen = {row: _Seen() for row in running}
+    seen = {row: _Measurements() for row in running}
     grids = {}
     for done, name in enumerate(clips, 1):
         tokens = encode(name)
         grids = {"grid": tokens.grid, "llm_grid": llm_grid(tokens)}
         for row, pipeline in list(running.items()):
             with _leaving_out(row, running, left_out):
-                _see(seen[row], row, pipeline, tokens, name)
+                _measure(seen[row], row, pipeline, tokens, name)
         on_progress(done)
     if not running:
         raise InputError("no row can run: " + ": ".join(next(iter(left_out.items()))))
@@ -120,7 +120,9 @@ def compare(
     )
 
 
-def _able(rows: Sequence[Row], encoder: Encoder, left_out: dict[str, str]) -> dict[Row, Pipeline]:
+def _runnable(
+    rows: Sequence[Row], encoder: Encoder, left_out: dict[str, str]
+) -> dict[Row, Pipeline]:
     """Build the pipelines whose cues the encoder can give."""
     running = {row: Pipeline(row.config) for row in rows}
     for row, pipeline in list(running.items()):
@@ -146,7 +148,7 @@ def _calibrated(row: Row) -> bool:
 def _leaving_out(
     row: Row, running: dict[Row, Pipeline], left_out: dict[str, str]
 ) -> Iterator[None]:
-    """Take a row off the list, with the reason, if it cannot do what is tried."""
+    """Drop a row that fails, and note the reason."""
     try:
         yield
     except TokenredError as error:
@@ -155,12 +157,14 @@ def _leaving_out(
         del running[row]
 
 
-def _see(seen: _Seen, row: Row, pipeline: Pipeline, tokens: VisualTokens, clip: str) -> None:
+def _measure(
+    seen: _Measurements, row: Row, pipeline: Pipeline, tokens: VisualTokens, clip: str
+) -> None:
     generator = sample_generator(row.config.seed, clip)
     reduced = pipeline.run(tokens, generator=generator, trace=True)
     frames, cells = len(tokens.keep), int(np.prod(llm_grid(tokens)))
-    chosen = choice(reduced, tokens)
-    seen.choices.append(chosen)
+    chosen = kept_tokens(reduced, tokens)
+    seen.kept.append(chosen)
     seen.whole |= bool(chosen.places.all())
     seen.measures.append({**asdict(coverage(chosen)), **asdict(reconstruct(reduced, tokens))})
     seen.n_tokens.append(reduced.realised.n_tokens)
@@ -171,12 +175,12 @@ def _see(seen: _Seen, row: Row, pipeline: Pipeline, tokens: VisualTokens, clip: 
     seen.unequal |= reduced.realised.n_tokens != nominal
 
 
-def _row(row: Row, pipeline: Pipeline, seen: _Seen) -> ComparedRow:
+def _row(row: Row, pipeline: Pipeline, seen: _Measurements) -> ComparedRow:
     remarks = []
     if pipeline.inside_llm:
-        remarks.append("its work inside the LLM is not seen here, only what it does before")
+        remarks.append("its stages inside the LLM are not measured here")
     if _calibrated(row):
-        remarks.append("calibrated on these clips, so that the mean budget is met")
+        remarks.append("calibrated on these clips, to meet the mean budget")
     return ComparedRow(
         label=row.label,
         retention=row.retention,
@@ -191,18 +195,18 @@ def _row(row: Row, pipeline: Pipeline, seen: _Seen) -> ComparedRow:
     )
 
 
-def _pairs(seen: Mapping[Row, _Seen]) -> Iterator[ComparedPair]:
-    """Yield all pairs of rows of one budget that leave something out of every clip."""
+def _pairs(seen: Mapping[Row, _Measurements]) -> Iterator[ComparedPair]:
+    """Yield all pairs of rows of one budget that drop tokens of every clip."""
     choosing = [row for row, each in seen.items() if not each.whole]
     for one, other in combinations(choosing, 2):
         if one.retention == other.retention:
-            yield _pair(one, other, list(zip(seen[one].choices, seen[other].choices, strict=True)))
+            yield _pair(one, other, list(zip(seen[one].kept, seen[other].kept, strict=True)))
 
 
-def _pair(one: Row, other: Row, choices: list[tuple[Choice, Choice]]) -> ComparedPair:
-    places = [(a.places, b.places) for a, b in choices]
+def _pair(one: Row, other: Row, kept: list[tuple[KeptTokens, KeptTokens]]) -> ComparedPair:
+    places = [(a.places, b.places) for a, b in kept]
     adjusted = [adjusted_iou(a, b) for a, b in places]
-    ranks = [rank_correlation(a.importance, b.importance) for a, b in choices]
+    ranks = [rank_correlation(a.importance, b.importance) for a, b in kept]
     known = [value for value in ranks if value is not None]
     return ComparedPair(
         first=one.label,

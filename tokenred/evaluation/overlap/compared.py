@@ -1,4 +1,4 @@
-"""What a comparison of choices found: rows, pairs, and means over clips."""
+"""Results of an overlap comparison: rows, pairs, and means over clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,16 +47,16 @@ def clip_mean(values: Sequence[float]) -> ClipMean:
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """What one pipeline kept, mean over the clips.
+    """Coverage and reconstruction error of one pipeline, mean over the clips.
 
     Attributes
     ----------
     n_tokens : mean number of output tokens of a clip
     retention_ratio : realised
-    unequal_budget : on some clip, another number of tokens than the nominal budget
-    whole : an output stands at every place of some clip, so that there is no choice to compare
+    unequal_budget : on some clip, the number of tokens differs from the nominal budget
+    whole : an output stands at every place of some clip, so that there is nothing to compare
     measures : names of the fields of ``Coverage`` and ``Reconstruction`` -> mean
-    remarks : what a reader should know, one sentence each
+    remarks : notes, one sentence each
     """
 
     label: str
@@ -71,7 +71,7 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class ComparedPair:
-    """How alike two pipelines choose at one budget, mean over the clips; symmetric.
+    """Overlap of the tokens that two pipelines keep at one budget, mean over the clips; symmetric.
 
     Attributes
     ----------

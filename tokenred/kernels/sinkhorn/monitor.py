@@ -1,4 +1,4 @@
-"""Who is done, with what scalings, and who is better off without acceleration."""
+"""Per-problem convergence test and divergence guard."""
 
 from operator import le, lt
 from typing import Literal
@@ -7,22 +7,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.kernels.sinkhorn.problem import Problems, Rules, Run
+from tokenred.kernels.sinkhorn.problem import Problems, Rules, SweepResult
 
 Kind = Literal["residual", "scaling", "defect"]
 GROWTH = 2.0
-"""An accelerated problem whose error exceeds the first one by this factor starts again, plainly."""
+"""An accelerated problem restarts plainly if its error exceeds the first one by this factor."""
 PATIENCE = 32
-"""Accelerated sweeps after which the error must have fallen, or plain ones follow."""
+"""Accelerated sweeps after which the error must have fallen, or acceleration ends."""
 SYNC_EVERY = 8
-"""Sweeps between two looks from the host at problems on an accelerator."""
+"""Sweeps between two host synchronisations for problems on an accelerator."""
 
 
-class Watch:
-    """The stop rule of a batch of problems on the CPU, where looking at numbers is cheap.
+class Monitor:
+    """The convergence test of a batch on the CPU, where reading values is cheap.
 
-    ``kept`` holds, for each problem, the anchor scalings from which its closing sweep starts: a
-    problem that is done goes on with the others, and that changes nothing any more.
+    ``kept`` holds, for each problem, the anchor scalings from which its closing sweep starts. A
+    converged problem is still swept with the others, without effect on its result.
     """
 
     def __init__(self, problems: Problems, rules: Rules) -> None:
@@ -40,8 +40,8 @@ class Watch:
         self._seen = 0
         self.kept: Tensor | None = None
 
-    def see(self, sweep: int, errors: Float[Tensor, "b"], kind: Kind, scalings: Tensor) -> bool:
-        """Look at the errors after a sweep; return whether every problem is done."""
+    def update(self, sweep: int, errors: Float[Tensor, "b"], kind: Kind, scalings: Tensor) -> bool:
+        """Record the errors after a sweep; return whether every problem has converged."""
         values, limits = errors.tolist(), self._limits[kind]
         if not any(map(lt, values, limits)):
             return False
@@ -56,7 +56,7 @@ class Watch:
         return not any(self._open)
 
     def guard(self, sweep: int, errors: Float[Tensor, "b"]) -> Tensor | None:
-        """Look at the errors of an accelerated sweep; return who must start again, if any."""
+        """Check an accelerated sweep for divergence; return the problems to restart, if any."""
         values = errors.tolist()
         self._seen += 1
         if not self._first:
@@ -81,7 +81,7 @@ class Watch:
         return again.to(self.device)
 
     def close(self, sweep: int, scalings: Tensor) -> Tensor:
-        """Return what the closing sweeps start from; whoever is not done takes ``scalings``."""
+        """Return the scalings for the closing sweeps: ``scalings`` where not converged."""
         if self.kept is None:
             self._n_iter = [sweep] * self.count
             return scalings
@@ -90,9 +90,9 @@ class Watch:
                 self.kept[i], self._n_iter[i] = scalings[i], sweep
         return self.kept
 
-    def run(self) -> Run:
+    def run(self) -> SweepResult:
         """Return what happened."""
-        return Run(
+        return SweepResult(
             torch.tensor(self._n_iter, device=self.device),
             torch.tensor(self._done, dtype=torch.bool, device=self.device),
             torch.tensor(self._fell, device=self.device),
@@ -100,8 +100,8 @@ class Watch:
         )
 
 
-class DeviceWatch:
-    """The same on an accelerator: decided there, and looked at every few sweeps only."""
+class DeviceMonitor:
+    """The convergence test on an accelerator; the host reads the result every few sweeps."""
 
     def __init__(self, problems: Problems, rules: Rules) -> None:
         device, count = problems.source.device, len(problems.source)
@@ -116,8 +116,8 @@ class DeviceWatch:
         self._window: Tensor | None = None
         self._seen = 0
 
-    def see(self, sweep: int, errors: Float[Tensor, "b"], kind: Kind, scalings: Tensor) -> bool:
-        """Look at the errors after a sweep; return whether every problem is known to be done."""
+    def update(self, sweep: int, errors: Float[Tensor, "b"], kind: Kind, scalings: Tensor) -> bool:
+        """Record the errors after a sweep; return whether every problem is known to be done."""
         met = (errors < self._limits[kind]) & ~self._done
         self.kept = scalings.clone() if self.kept is None else self.kept
         self.kept = torch.where(_as(met, scalings), scalings, self.kept)
@@ -126,7 +126,7 @@ class DeviceWatch:
         return sweep % SYNC_EVERY == 0 and bool(self._done.all())
 
     def guard(self, sweep: int, errors: Float[Tensor, "b"]) -> Tensor | None:
-        """Look at the errors of an accelerated sweep; return who must start again."""
+        """Check an accelerated sweep for divergence; return the problems to restart."""
         self._seen += 1
         if self._first is None or self._window is None:
             self._first, self._window = GROWTH * errors, errors
@@ -142,20 +142,20 @@ class DeviceWatch:
         return restarts
 
     def close(self, sweep: int, scalings: Tensor) -> Tensor:
-        """Return what the closing sweeps start from; whoever is not done takes ``scalings``."""
+        """Return the scalings for the closing sweeps: ``scalings`` where not converged."""
         self._n_iter = self._n_iter.where(self._done, sweep)
         if self.kept is None:
             return scalings
         return torch.where(_as(self._done, scalings), self.kept, scalings)
 
-    def run(self) -> Run:
+    def run(self) -> SweepResult:
         """Return what happened."""
-        return Run(self._n_iter, self._done, self._fell, self._restarted)
+        return SweepResult(self._n_iter, self._done, self._fell, self._restarted)
 
 
-def watch(problems: Problems, rules: Rules) -> Watch | DeviceWatch:
-    """Return the watch that fits the device."""
-    kind = Watch if problems.source.device.type == "cpu" else DeviceWatch
+def new_monitor(problems: Problems, rules: Rules) -> Monitor | DeviceMonitor:
+    """Return the monitor for the device."""
+    kind = Monitor if problems.source.device.type == "cpu" else DeviceMonitor
     return kind(problems, rules)
 
 

@@ -1,4 +1,4 @@
-"""``tokenred choices`` on the model that ships, from the command line to the files."""
+"""``tokenred overlap`` on the model that ships, from the command line to the files."""
 
 import json
 
@@ -9,7 +9,7 @@ from tokenred.cli import main
 
 def run(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
-        main(["choices", *arguments])
+        main(["overlap", *arguments])
     streams = capsys.readouterr()
     return stop.value.code or 0, streams.out, streams.err
 
@@ -20,7 +20,7 @@ def test_generated_videos_of_the_embedded_model(capsys, tmp_path):
     code, out, err = run(capsys, *pipelines, *options)
     assert code == 0, err
     data = json.loads(out)
-    assert data == json.loads((tmp_path / "choices.json").read_text())
+    assert data == json.loads((tmp_path / "overlap.json").read_text())
     assert len(data["clips"]) == 2
     assert data["llm_grid"] == [7, 7]
     labels = [(row["label"], row["retention"]) for row in data["rows"]]
@@ -31,7 +31,7 @@ def test_generated_videos_of_the_embedded_model(capsys, tmp_path):
         if row["retention"] is not None:
             assert row["n_tokens"] == 8 * {0.25: 13, 0.10: 5}[row["retention"]]
     assert "left out: fastvid-pooler at 10 %: cue 'pooler' needs" in err
-    assert f"wrote {tmp_path / 'choices-pairs.csv'}" in err
+    assert f"wrote {tmp_path / 'overlap-pairs.csv'}" in err
 
 
 def test_a_video_file_and_a_table(capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""How well a few tokens stand for all tokens of a clip."""
+"""Reconstruction error of all tokens of a clip from the kept ones."""
 
 import math
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.evaluation.choices.kept import shares
+from tokenred.evaluation.overlap.kept import source_shares
 from tokenred.types import ReducedTokens, VisualTokens
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How well the outputs stand for all encoder tokens of a clip.
+    """Reconstruction error of all encoder tokens of a clip from the outputs.
 
     ``x_j`` are the encoder's tokens before the model's pooling, ``y_i`` the outputs, ``V`` as in
-    ``tokenred.evaluation.choices.kept``. Errors are relative Frobenius errors ``||X - X'|| / ||X -
+    ``tokenred.evaluation.overlap.kept``. Errors are relative Frobenius errors ``||X - X'|| / ||X -
     mean(X)||``, with the mean over the clip: 0 is perfect, 1 is as bad as one mean token for all,
     more is possible. A clip whose tokens are all equal has none.
 
@@ -45,8 +45,8 @@ class Reconstruction:
 
 
 def reconstruct(reduced: ReducedTokens, tokens: VisualTokens) -> Reconstruction:
-    """Measure how well the outputs stand for all encoder tokens, frame by frame, in float64."""
-    share = shares(reduced)
+    """Reconstruct all encoder tokens from the outputs, frame by frame, in float64."""
+    share = source_shares(reduced)
     entry, weight = share.indices(), share.values()
     n_tokens = tokens.features.shape[1]
     frame_of = entry[1] // n_tokens

@@ -1,4 +1,4 @@
-"""From the frames of a clip to visual tokens, by a video LLM or by a vision tower alone."""
+"""Encode the frames of a clip, by a video LLM or by a vision tower alone."""
 
 from collections.abc import Collection
 from typing import Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from tokenred.types import VisualTokens
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What a comparison without answers needs of a model; ``name`` is printed."""
+    """Turns clips into visual tokens; ``name`` is printed."""
 
     name: str
 

@@ -10,11 +10,11 @@ import yaml
 from rich.console import Console
 
 from tokenred.errors import CapabilityError, InputError
-from tokenred.evaluation.choices.compared import clip_mean
-from tokenred.evaluation.choices.comparison import CONTROLS, candidates, compare
-from tokenred.evaluation.choices.encoders import Encoder
+from tokenred.evaluation.overlap.compared import clip_mean
+from tokenred.evaluation.overlap.comparison import CONTROLS, compare, expand_pipelines
+from tokenred.evaluation.overlap.encoders import Encoder
 from tokenred.pipeline.config import read_pipeline
-from tokenred.report.choices import pairs_csv, rows_csv, to_json, to_rich, write_choices
+from tokenred.report.overlap import overlap_json, overlap_tables, pairs_csv, rows_csv, write_overlap
 from tokenred.testing import video_tokens
 from tokenred.video import VideoClip
 
@@ -53,7 +53,7 @@ def footage(n_clips):
 
 def compared(names, retentions=(0.25,), n_clips=3):
     encoder = Noise()
-    return compare(candidates(names, retentions), footage(n_clips), encoder), encoder
+    return compare(expand_pipelines(names, retentions), footage(n_clips), encoder), encoder
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +151,14 @@ def test_an_interval_over_clips_is_students():
 
 def test_nothing_to_compare_is_one_sentence():
     with pytest.raises(InputError, match="no clip"):
-        compare(candidates([], [0.1]), {}, Noise())
+        compare(expand_pipelines([], [0.1]), {}, Noise())
     with pytest.raises(InputError, match=r"no row can run.*pooling head"):
-        compare(candidates(["fastvid-pooler"], [0.1])[-1:], footage(1), Noise())
+        compare(expand_pipelines(["fastvid-pooler"], [0.1])[-1:], footage(1), Noise())
 
 
 def shown(comparison, width=140):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(to_rich(comparison))
+    console.print(overlap_tables(comparison))
     return console.export_text()
 
 
@@ -174,7 +174,7 @@ def test_text_has_every_row_the_chance_level_and_the_marks(comparison):
 def test_files_have_the_same_figures(comparison):
     rows = list(csv.DictReader(io.StringIO(rows_csv(comparison))))
     pairs = list(csv.DictReader(io.StringIO(pairs_csv(comparison))))
-    data = json.loads(to_json(comparison))
+    data = json.loads(overlap_json(comparison))
     assert len(rows) == len(data["rows"]) == 1 + 2 * 5
     assert len(pairs) == len(data["pairs"]) == 20
     for line, row in zip(rows, data["rows"], strict=True):
@@ -193,13 +193,13 @@ def test_a_single_clip_has_no_interval():
 
 def test_heat_maps_are_pictures_one_a_budget(comparison, tmp_path):
     pytest.importorskip("matplotlib")
-    files = write_choices(comparison, tmp_path / "out")
+    files = write_overlap(comparison, tmp_path / "out")
     assert {path.name for path in files} == {
-        "choices.json",
-        "choices.csv",
-        "choices-pairs.csv",
-        "choices-25.png",
-        "choices-10.png",
+        "overlap.json",
+        "overlap.csv",
+        "overlap-pairs.csv",
+        "overlap-25.png",
+        "overlap-10.png",
     }
     for path in files:
         content = path.read_bytes()

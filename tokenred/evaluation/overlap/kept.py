@@ -1,4 +1,4 @@
-"""What a reduction chose of a clip, read from its linear map; no label is needed.
+"""Which tokens of a clip a reduction keeps, read from its linear map; no label is needed.
 
 ``W`` (outputs, sources) is the trace of a reduction: it maps the encoder's tokens of a clip, frame
 after frame and *before* the model's own pooling, to the tokens that the LLM reads. Pruners, mergers
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenred.errors import InputError
@@ -35,8 +34,8 @@ NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What one pipeline chose of one clip.
+class KeptTokens:
+    """The tokens of one clip that one pipeline keeps.
 
     Attributes
     ----------
@@ -52,7 +51,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which part of a clip the outputs are made of, all as shares in 0-1.
+    """How much of a clip the outputs cover, all as shares in 0-1.
 
     Attributes
     ----------
@@ -81,7 +80,7 @@ def llm_grid(tokens: VisualTokens) -> tuple[int, int]:
     return pooled_grid(tokens.grid, mode, NATIVE_STRIDE)
 
 
-def shares(reduced: ReducedTokens) -> Tensor:
+def source_shares(reduced: ReducedTokens) -> Tensor:
     """Return ``V``, sparse (outputs, sources) in float64.
 
     Raises
@@ -90,25 +89,25 @@ def shares(reduced: ReducedTokens) -> Tensor:
         If the reduction was run without its trace, or an output holds nothing.
     """
     if reduced.trace is None:
-        raise InputError("choices are read from the trace: run the pipeline with trace=True")
+        raise InputError("kept tokens are read from the trace: run the pipeline with trace=True")
     trace = reduced.trace.coalesce()
     index, weight = trace.indices(), trace.values().double().abs()
     total = weight.new_zeros(trace.shape[0]).index_add(0, index[0], weight)
     if not bool((total > 0).all()):
-        raise InputError("an output token holds nothing of any encoder token")
+        raise InputError("an output token has no source token")
     share = weight / total[index[0]]
     real = share >= NEGLIGIBLE
     return sparse_map(index[:, real], share[real], (trace.shape[0], trace.shape[1]))
 
 
-def choice(reduced: ReducedTokens, tokens: VisualTokens) -> Choice:
-    """Return what a reduction of ``tokens`` chose."""
+def kept_tokens(reduced: ReducedTokens, tokens: VisualTokens) -> KeptTokens:
+    """Return which of ``tokens`` a reduction kept."""
     grid = llm_grid(tokens)
     places = torch.zeros(len(tokens.keep), grid[0] * grid[1], dtype=torch.bool)
     places[reduced.frame_index.cpu(), token_cells(reduced, grid).cpu()] = True
-    share = shares(reduced)
+    share = source_shares(reduced)
     importance = torch.zeros(share.shape[1], dtype=torch.float64, device=share.device)
-    return Choice(places, importance.index_add(0, share.indices()[1], share.values()).cpu())
+    return KeptTokens(places, importance.index_add(0, share.indices()[1], share.values()).cpu())
 
 
 def iou(one: Bool[Tensor, "..."], other: Bool[Tensor, "..."]) -> float:
@@ -136,13 +135,11 @@ def chance_iou(n_places: int, n_one: int, n_other: int) -> float:
     """
     if not 0 < n_one <= n_places or not 0 < n_other <= n_places:
         raise InputError(f"sets of {n_one} and {n_other} of {n_places} places have no chance level")
-    k = torch.arange(max(0, n_one + n_other - n_places), min(n_one, n_other) + 1).double()
-    log_ways = (
-        _log_binomial(n_one, k)
-        + _log_binomial(n_places - n_one, n_other - k)
-        - _log_binomial(n_places, torch.tensor(float(n_other), dtype=torch.float64))
-    )
-    return float((log_ways.exp() * k / (n_one + n_other - k)).sum())
+    from scipy.stats import hypergeom
+
+    k = np.arange(max(0, n_one + n_other - n_places), min(n_one, n_other) + 1)
+    chance = hypergeom.pmf(k, n_places, n_one, n_other)
+    return float((chance * k / (n_one + n_other - k)).sum())
 
 
 def adjusted_iou(one: Bool[Tensor, "..."], other: Bool[Tensor, "..."]) -> float | None:
@@ -164,17 +161,19 @@ def rank_correlation(
 ) -> float | None:
     """Return Spearman's correlation of two importances; equal ones share their mean rank.
 
-    For two pruners without pooling it is the correlation of two yes-or-no choices. Importances are
+    For two pruners without pooling it is the correlation of two binary masks. Importances are
     rounded to ``NEGLIGIBLE`` first. None if one of them is the same for all tokens.
     """
-    ranks = [_mean_ranks((each.double() / NEGLIGIBLE).round().numpy()) for each in (one, other)]
+    from scipy.stats import rankdata
+
+    ranks = [rankdata((each.double() / NEGLIGIBLE).round().numpy()) for each in (one, other)]
     first, second = (rank - rank.mean() for rank in ranks)
     scale = math.sqrt(float((first**2).sum() * (second**2).sum()))
     return float((first * second).sum()) / scale if scale else None
 
 
-def coverage(chosen: Choice) -> Coverage:
-    """Return which part of a clip the outputs are made of."""
+def coverage(chosen: KeptTokens) -> Coverage:
+    """Return how much of a clip the outputs cover."""
     weight = chosen.importance
     per_frame = (weight.reshape(len(chosen.places), -1) > 0).double().mean(-1)
     stands = chosen.places.double().sum(-1)
@@ -187,15 +186,3 @@ def coverage(chosen: Choice) -> Coverage:
         frames=float((stands > 0).double().mean()),
         effective_frames=float((-(time * time.log()).sum()).exp() / len(time)),
     )
-
-
-def _log_binomial(n: int, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    return torch.lgamma(torch.tensor(n + 1.0, dtype=torch.float64)) - (
-        torch.lgamma(k + 1) + torch.lgamma(n - k + 1)
-    )
-
-
-def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ranks from 0; equal values get the mean of theirs."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[which]

@@ -1,0 +1,1 @@
+"""Which tokens pipelines keep, and what they cover: compared without labels."""
