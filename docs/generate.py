@@ -34,10 +34,10 @@ from tokenred.evaluation.ablation import (
 from tokenred.evaluation.tasks.local import LocalTaskConfig
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.config import About, PipelineConfig, load_config
-from tokenred.pipeline.stages.segment import KeepRuleConfig
 from tokenred.plugins import registry
 from tokenred.registry import Entry
 from tokenred.slots import slot_role
+from tokenred.stages.coupling import KeepRuleConfig
 from tokenred.testing.matrix import descriptions
 from tokenred.testing.matrix import read as read_matrices
 from tokenred.video import VideoLimits

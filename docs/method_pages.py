@@ -21,6 +21,8 @@ from tokenred.pipeline.config import PipelineConfig, load_config, read_pipeline
 from tokenred.plugins import registry
 from tokenred.registry import Entry
 from tokenred.slots import build, parts, slot_role
+from tokenred.stages.frame import FrameStageConfig
+from tokenred.stages.segment import SegmentStageConfig
 from tokenred.testing import video_tokens
 
 GOLDEN = Path(__file__).parent / "reference" / "golden.json"
@@ -155,14 +157,15 @@ def picture(config: PipelineConfig) -> str:
     for label, stage in config.stages.items():
         if stage.kind in INSIDE and not inside:
             inside = True
-        boxes.append(_box(label, stage.kind, list(_lines(stage)), stage.kind in INSIDE))
+        link = f"[{stage.kind}](../reference/strategies.md#stage-{stage.kind})"
+        boxes.append(_box(label, link, list(_lines(stage)), stage.kind in INSIDE))
     boxes.append(_box("answer" if inside else "LLM", "", []))
     return "\n".join(['<div class="pipeline" markdown="1">', *boxes, "</div>"])
 
 
 def _box(label: str, kind: str, lines: list[str], inside: bool = False) -> str:
     css = "stage inside" if inside else "stage" if kind else "stage end"
-    shown = f" *{kind}*" if kind and kind != label else ""
+    shown = f" *{kind}*" if kind else ""
     body = ["", *(f"- {line}" for line in lines)] if lines else []
     parts = [f'<div class="{css}" markdown="1">', f"**{label}**{shown}", *body, "</div>"]
     return "\n".join(parts)
@@ -170,7 +173,8 @@ def _box(label: str, kind: str, lines: list[str], inside: bool = False) -> str:
 
 def _lines(stage: Any) -> Iterator[str]:
     """Yield what a stage is made of: its strategies, then what else is not at its default."""
-    couples = stage.kind != "frame" or build(Aggregator, stage.aggregator).merges
+    frame = isinstance(stage, FrameStageConfig)
+    couples = not frame or build(Aggregator, stage.aggregator).merges
     fields = type(stage).model_fields
     for field in sorted(
         fields, key=lambda each: FIRST.index(each) if each in FIRST else len(FIRST)
@@ -234,7 +238,7 @@ def _links(used: list[tuple[str, StrategyConfig]], role: str) -> str:
 
 def _others(used: list[tuple[str, StrategyConfig]]) -> str:
     """Return the strategies of the smaller roles."""
-    roles = dict.fromkeys(role for role, _ in used if role not in (*COLUMNS, "cost term"))
+    roles = dict.fromkeys(role for role, _ in used if role not in (*COLUMNS, "cost term", "stage"))
     found = [f"{role} {links}" for role in roles if (links := _links(used, role)) != "-"]
     return "; ".join(found) or "-"
 
@@ -245,7 +249,7 @@ def acts(name: str) -> list[str]:
     kinds = [stage.kind for stage in stages]
     found = []
     before_pool = "pool" in kinds and kinds.index("pool") > 0
-    frames = [stage for stage in stages if stage.kind == "frame"]
+    frames = [stage for stage in stages if isinstance(stage, FrameStageConfig)]
     if any(stage.scope == "frame" for stage in frames):
         looks = any(
             stage.allocator.name != "equal"
@@ -254,7 +258,8 @@ def acts(name: str) -> list[str]:
         )
         where = "inside each frame" + (", before the model's pooling" if before_pool else "")
         found.append(where + (", with an eye on the others" if looks else ""))
-    wide = {"segment", "static", "reference", "group"} & set(kinds)
+    wide = {"static", "reference", "group"} & set(kinds)
+    wide |= {stage.kind for stage in stages if isinstance(stage, SegmentStageConfig)}
     if wide or any(stage.scope != "frame" for stage in frames):
         found.append("across frames")
     if "llm" in kinds:

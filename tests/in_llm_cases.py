@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenred.models.inside.llm import PromptTokens
-from tokenred.pipeline.stages.inside import InsideLlm
+from tokenred.pipeline.inside import InsideLlm
 from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep
 
 VOCABULARY = 40

@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # what these modules import takes seconds, so it waits for th
     from tokenred.models.loading import load_model
     from tokenred.pipeline import Pipeline, PipelineConfig, load_pipeline
     from tokenred.pipeline.calibrate import calibrate
+    from tokenred.pipeline.stage import Stage, StageConfig
     from tokenred.types import (
         Coupling,
         MergeWeights,
@@ -79,6 +80,8 @@ __all__ = [
     "Realised",
     "ReducedTokens",
     "Segments",
+    "Stage",
+    "StageConfig",
     "StaticRule",
     "StrategyConfig",
     "TemporalSegmenter",
@@ -108,6 +111,7 @@ _LAZY = {
     "models.loading": "load_model",
     "pipeline": "Pipeline PipelineConfig load_pipeline",
     "pipeline.calibrate": "calibrate",
+    "pipeline.stage": "Stage StageConfig",
     "types": "Coupling MergeWeights Realised ReducedTokens Segments TokenGroup VisualTokens",
     "video": "read_image read_video",
 }

@@ -17,7 +17,7 @@ from pydantic import (
 from tokenred.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class FrozenModel(BaseModel):

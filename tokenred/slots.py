@@ -7,7 +7,17 @@ own.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar, get_args, overload
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    Protocol,
+    TypeVar,
+    get_args,
+    overload,
+    runtime_checkable,
+)
 
 from pydantic import BaseModel, SerializeAsAny
 from pydantic.json_schema import models_json_schema
@@ -23,6 +33,7 @@ Role = TypeVar("Role", bound=Strategy)
 _SLOT_MARK = "x-tokenred-role"
 
 
+@runtime_checkable
 class NamedConfig(Protocol):
     """Settings that know under which name their strategy is registered."""
 
@@ -36,7 +47,7 @@ def strategy_config(role: type[Strategy] | str, data: object) -> Any:
     """Resolve a slot: look the name up among the strategies of a role and validate the rest."""
     role = role if isinstance(role, str) else role.role
     key = name_key(role)
-    if isinstance(data, FrozenModel) and getattr(data, "name", ""):
+    if isinstance(data, FrozenModel) and getattr(data, "name", None):
         return data
     if isinstance(data, str):
         data = {key: data}
@@ -76,7 +87,7 @@ else:
         """A field that holds the settings of one strategy of a role."""
 
         def __class_getitem__(cls, role: type[Strategy]) -> Any:
-            return Annotated[SerializeAsAny[role.config_class()], _Mark(role.role)]
+            return Annotated[SerializeAsAny[FrozenModel], _Mark(role.role)]
 
 
 def slot_role(annotation: Any, metadata: Iterable[Any] = ()) -> str:

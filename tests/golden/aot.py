@@ -13,9 +13,9 @@ from tokenred.kernels.pooling import PoolMode, pool_tokens
 from tokenred.models.attention import received_attention
 from tokenred.pipeline import Pipeline, load_config
 from tokenred.pipeline.flow import Flow, Transport
-from tokenred.pipeline.stages.frame import FrameStage
-from tokenred.pipeline.stages.pool import PoolStage
-from tokenred.pipeline.stages.segment import SegmentStage
+from tokenred.stages.frame import FrameStage
+from tokenred.stages.pool import PoolStage
+from tokenred.stages.segment import SegmentStage
 from tokenred.strategies.couplers import SinkhornConfig, SinkhornCoupler
 from tokenred.strategies.segmenters import (
     DynamicConfig,
@@ -296,7 +296,8 @@ def aot_ota_merge_step(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     transport: Transport = stage.transport
     mass = [g.features.new_full(g.times.shape, 1 / g.times.shape[-1]) for g in (sources, anchors)]
     coupling = transport(sources, anchors, *mass)
-    stays, weights = stage.split(coupling, None)
+    stays = stage._stays(coupling, [(sources.times.shape[-1], None)] * len(sources.times))
+    weights = stage._weights(coupling, ~stays)
     assert weights is not None
     merged = apply_merge(anchors.features, sources.features, weights)
     return {"new_anchors": merged, "keep_mask": stays, "transport_plan": coupling.plan}

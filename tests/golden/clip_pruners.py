@@ -10,6 +10,7 @@ from torch import Tensor
 from golden.aot import _Given
 from tokenred import Pipeline, ReducedTokens, VisualTokens, load_pipeline
 from tokenred.models.attention import given_attention
+from tokenred.stages.frame import FrameStage
 from tokenred.strategies.selectors.windows import window_ids, window_rank
 
 Tensors = Mapping[str, Tensor]

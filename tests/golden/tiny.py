@@ -10,7 +10,7 @@ from torch import Tensor
 from golden.in_llm import TABLES, _replay, make
 from tokenred.kernels.clustering import cluster_means, density_peaks
 from tokenred.models.inside.llm import PromptTokens, inside_llm
-from tokenred.pipeline.stages.inside import InsideLlm
+from tokenred.pipeline.inside import InsideLlm
 
 Tensors = Mapping[str, Tensor]
 Params = Mapping[str, Any]

@@ -19,7 +19,7 @@ from tokenred import (
     registry,
 )
 from tokenred.pipeline import load_config
-from tokenred.registry import ROLES, Entry
+from tokenred.registry import ROLES, Entry, name_key
 from tokenred.slots import build, parts, strategy_config
 from tokenred.testing import drawn_cue, video_tokens
 
@@ -77,6 +77,25 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"cost": 0.1, "assumed_layers": 28},
         {"merge_at_least": 0.0, "similarity": -1.0},
     ],
+    ("stage", "frame"): [
+        {
+            "n_anchors": "budget",
+            "cost": ["cosine", "spatial"],
+            "coupler": "sinkhorn",
+            "aggregator": "mass-normalised",
+        },
+        {"n_anchors": 2, "rest": "leave", "order": "selection"},
+        {"scope": "segment", "sources": "all", "coupler": "nearest", "aggregator": "mean"},
+    ],
+    ("stage", "pool"): [{"stride": 1}, {"mode": "average"}],
+    ("stage", "reference"): [{"scope": "video", "order": "score"}],
+    ("stage", "segment"): [
+        {
+            "segmenter": {"name": "fixed-length", "segment_frames": 2},
+            "coupler": "sinkhorn",
+            "aggregator": "row-normalised",
+        }
+    ],
     ("cache pruner", "dycoke"): [
         {"layer": 1, "drop_ratio": 1.0, "unchanged": "all"},
         {"similarity": -1.0, "spare_last": True},
@@ -89,6 +108,15 @@ INSIDE_KINDS = ("llm", "cache")
 
 REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("layer reducer", "ranked"): {"schedule": {0.5: 0.5}},
+    ("stage", "frame"): {"selector": "random"},
+    ("stage", "cut"): {"segmenter": "single"},
+    ("stage", "segment"): {"segmenter": "single"},
+    ("stage", "aot-released-segment"): {"segmenter": "single"},
+    ("stage", "reference"): {"reference": "previous"},
+    ("stage", "static"): {"rule": "pairwise"},
+    ("stage", "group"): {"grouper": "components"},
+    ("stage", "llm"): {"reducer": "framefusion"},
+    ("stage", "cache"): {"pruner": "dycoke"},
     **plugins.rows("REQUIRED"),
 }
 """Settings without a default, as a strategy's variants have them where they name no others."""
@@ -122,7 +150,7 @@ def label(entry: Entry, settings: dict[str, Any]) -> str:
 def make(role: str, name: str, **settings: Any) -> Any:
     """Build one strategy."""
     required = REQUIRED.get((role, name), {})
-    return build(role, strategy_config(role, {"name": name, **required, **settings}))
+    return build(role, strategy_config(role, {name_key(role): name, **required, **settings}))
 
 
 video = partial(video_tokens, cues=CUES)
@@ -266,6 +294,17 @@ EXACT = {
 }
 
 
+def kinds_like(kind: str) -> list[str]:
+    """Return the stages that are of a kind, or derive from it."""
+    base = registry().get("stage", kind).factory
+    return [e.name for e in registry().entries("stage") if issubclass(e.factory, base)]
+
+
+FRAME_KINDS = kinds_like("frame")
+UNBUDGETED = {"prunevid-released-frame"}
+"""Stages that spare frames, whatever the budget."""
+REPEATING = {"rounds-frame"}
+"""What does not average grows with every repetition, without end."""
 SUMS = [
     entry.name
     for entry in registry().entries("aggregator")
@@ -305,20 +344,20 @@ def frame_stages(draw: st.DrawFn, n_anchors: Any = None, **fixed: Any) -> dict[s
     stage |= draw(transports())
     if draw(st.booleans()):
         stage |= {
-            "scope": draw(st.sampled_from(("frame", "segment", "segment-each"))),
+            "scope": draw(st.sampled_from(("frame", "segment"))),
             "sources": draw(st.sampled_from(("rest", "all"))),
             "mass": draw(st.sampled_from(("uniform", "size", "attention@-1"))),
             "order": draw(st.sampled_from(("raster", "stage", "selection"))),
-            "places": draw(st.sampled_from(("own", "own", "shuffled"))),
             "rounding": draw(st.sampled_from(("floor", "ceil", "nearest"))),
         }
         if fixed.get("part", "all") == "all":
             stage["allocator"] = draw(_names("budget allocator"))
-        else:
-            stage["spare_up_to"] = 0 if n_anchors == "budget" else draw(st.integers(0, 5))
-        # What does not average grows with every repetition, without end.
-        if fixed.get("rest", "drop") == "drop" and stage["aggregator"] not in SUMS:
-            stage["max_drop"] = draw(st.sampled_from((None, 0.5, 0.2)))
+        possible = set(FRAME_KINDS)
+        if n_anchors == "budget":
+            possible -= UNBUDGETED
+        if fixed.get("rest", "drop") == "leave" or stage["aggregator"] in SUMS:
+            possible -= REPEATING
+        stage["kind"] = draw(st.sampled_from(sorted(possible)))
     return {**stage, **fixed}
 
 
@@ -332,11 +371,9 @@ def keep_rules(draw: st.DrawFn, exact: bool) -> dict[str, Any]:
 def segment_stages(draw: st.DrawFn, exact: bool = True) -> dict[str, Any]:
     """Draw a segment stage."""
     stage = {
-        "kind": "segment",
+        "kind": draw(st.sampled_from(kinds_like("segment"))),
         **draw(cuts()),
         "keep": draw(keep_rules(exact)),
-        "emit": draw(st.sampled_from(("merged", "merged-and-original"))),
-        "order": draw(st.sampled_from(("temporal", "segment"))),
     }
     return {**stage, **draw(transports())}
 

@@ -154,7 +154,6 @@ CHANGES = {
     ),
     "stage frame.allocator": Change(frame(), "stages.frame.allocator", "equal", "anchor-frames"),
     "stage frame.part": Change(PARTS, "stages.d.part", "dynamic", "static", video=STILL),
-    "stage frame.spare_up_to": Change(PARTS, "stages.d.spare_up_to", 0, 40, video=STILL),
     "stage frame.rounding": Change(PARTS, "stages.d.rounding", "floor", "ceil", video=STILL),
     "stage frame.rest": Change(
         TWICE,
@@ -164,13 +163,9 @@ CHANGES = {
         {"stages.b.n_anchors": 2, "budget.mode": "as-released"},
     ),
     "stage frame.order": Change(TWICE, "stages.b.order", "raster", "stage"),
-    "stage frame.places": Change(
-        frame(selector="top-attention"), "stages.frame.places", "own", "shuffled"
-    ),
-    "stage frame.scope": Change(several(CUT, MERGING), "stages.b.scope", "segment", "segment-each"),
+    "stage frame.scope": Change(several(CUT, MERGING), "stages.b.scope", "segment", "frame"),
     "stage frame.sources": Change(frame(), "stages.frame.sources", "rest", "all"),
     "stage frame.mass": Change(frame(), "stages.frame.mass", "uniform", "attention@-1"),
-    "stage frame.max_drop": Change(several(MERGING, ratio=0.2), "stages.a.max_drop", None, 0.3),
     "stage static.rule": Change(
         several(CUT, STATIC, **RELEASED), "stages.b.rule.tau", 0.7, 0.9, video=STILL
     ),
@@ -256,14 +251,6 @@ CHANGES = {
     ),
     "stage segment.keep.decide": Change(
         decide(name="threshold"), f"{KEEP}.decide", {"name": "threshold"}, {"name": "quantile"}
-    ),
-    "stage segment.emit": Change(segment(), "stages.segment.emit", "merged", "merged-and-original"),
-    "stage segment.order": Change(
-        "aot-released",
-        "stages.inter_frame.order",
-        "temporal",
-        "segment",
-        {"stages.pool.keep": 0.1, "stages.inter_frame.segmenter.n_segments": 2},
     ),
     # selectors
     "selector local.windows": Change(

@@ -84,15 +84,13 @@ def check_order(pipeline: Pipeline, reduced: ReducedTokens) -> None:
     """Places are unique and in the order of the raster, unless a stage says otherwise."""
     place = reduced.frame_index * reduced.grid[0] * reduced.grid[1] + reduced.token_index
     stages = list(pipeline.config.stages.values())
-    twice = any(getattr(stage, "emit", "merged") != "merged" for stage in stages)
-    orders = {getattr(stage, "order", "raster") for stage in stages} - {"raster", "temporal"}
+    twice = any(stage.kind == "aot-released-segment" for stage in stages)
+    orders = {getattr(stage, "order", "raster") for stage in stages} - {"raster"}
     unique, counts = place.unique(return_counts=True)
     assert max(counts.tolist(), default=0) <= (2 if twice else 1)
     if not orders and not twice:
         assert torch.equal(place, unique)
-    if not orders:
-        assert torch.equal(place, place.sort(stable=True).values)
-    if "segment" not in orders:  # frame by frame, in whatever order inside
+    if not twice:  # frame by frame, in whatever order inside
         assert bool((reduced.frame_index.diff() >= 0).all())
 
 
@@ -454,12 +452,10 @@ def test_pipeline_gradient_is_right() -> None:
     assert torch.autograd.gradcheck(run, (start,))
 
 
-@pytest.mark.parametrize("order", ["temporal", "segment"])
-def test_twins_stand_where_they_are_declared(order: str) -> None:
-    """Merged and original anchors: beside each other, or around the rest of their segment."""
+def test_anchors_of_the_release_of_aot_stand_around_their_segment() -> None:
+    """The original ones before what stays of later frames, the merged ones behind."""
     changes = {
         "stages.pool.keep": 0.2,
-        "stages.inter_frame.order": order,
         "stages.inter_frame.segmenter": {"name": "fixed-length", "segment_frames": 3},
     }
     pipeline = load_pipeline("aot-released", changes)
@@ -486,12 +482,9 @@ def test_twins_stand_where_they_are_declared(order: str) -> None:
         if len(frames) == 1:
             assert mine == anchors
             first, second = torch.arange(a), torch.arange(a)
-        elif order == "segment":
+        else:
             assert mine == anchors + kept + anchors
             first, second = torch.arange(a), torch.arange(n - a, n)
-        else:
-            assert mine == [place for anchor in anchors for place in (anchor, anchor)] + kept
-            first, second = torch.arange(0, 2 * a, 2), torch.arange(1, 2 * a, 2)
         for i, anchor in zip(first.tolist(), anchors):
             torch.testing.assert_close(feats[i], original[anchor])
         assert bool((mass[second] >= mass[first]).all())

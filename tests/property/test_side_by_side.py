@@ -81,7 +81,7 @@ def test_passing_tokens_by_is_leaving_them_out(
     seed: int, share: float, coupler: Any, sources: str, mass: str
 ) -> None:
     stage = {
-        "kind": "frame",
+        "kind": "rounds-frame",
         "n_anchors": 2,
         "selector": "random",
         "cost": ["cosine", {"name": "spatial", "weight": 0.5}, "temporal"],
@@ -106,8 +106,7 @@ def test_passing_tokens_by_is_leaving_them_out(
     share=st.sampled_from((0.3, 0.7, 1.0)),
     coupler=st.sampled_from(COUPLERS),
     decide=st.sampled_from(("count", {"name": "quantile", "keep_ratio": 0.3}, "threshold")),
-    emit=st.sampled_from(("merged", "merged-and-original")),
-    order=st.sampled_from(("temporal", "segment")),
+    kind=st.sampled_from(("segment", "aot-released-segment")),
     aggregator=st.sampled_from(("row-normalised", {"name": "sum", "own": "mass"}, "keep-only")),
     shift=st.sampled_from(("none", "minimum")),
 )
@@ -118,8 +117,7 @@ def test_segments_side_by_side_are_segments_one_by_one(
     share: float,
     coupler: Any,
     decide: Any,
-    emit: str,
-    order: str,
+    kind: str,
     aggregator: Any,
     shift: str,
 ) -> None:
@@ -127,14 +125,12 @@ def test_segments_side_by_side_are_segments_one_by_one(
     for length in lengths:
         bounds.append(bounds[-1] + length)
     stage = {
-        "kind": "segment",
+        "kind": kind,
         "segmenter": "single",
         "cost": [{"name": "cosine", "shift": shift}],
         "coupler": coupler,
         "keep": {"decide": decide},
         "aggregator": aggregator,
-        "emit": emit,
-        "order": order,
     }
     exact = decide == "count"
     budget = {"mode": "exact" if exact else "as-released", "retention_ratio": 0.3}

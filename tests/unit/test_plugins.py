@@ -217,7 +217,7 @@ def test_an_entry_point_of_this_process_can_be_loaded() -> None:
     point = EntryPoint("builtin", "tokenred.strategies", "tokenred")
     found = Registry()
     register_plugin(found, point.load(), "somebody")
-    assert names(found) == names(builtins())
+    assert names(found) == [each for each in names(builtins()) if each[0] != "stage"]
     assert {entry.owner for entry in found.entries()} == {"somebody"}
 
 

@@ -116,7 +116,7 @@ def test_aot_paper_is_algorithm_1_and_2() -> None:
     }
     assert stages["inter_frame"]["aggregator"] == {"name": "row-normalised", "strength": 1.0}
     assert stages["inter_frame"]["keep"]["score"] == {"name": "max-probability"}
-    assert stages["inter_frame"]["emit"] == "merged"
+    assert stages["inter_frame"]["kind"] == "segment"
 
 
 def test_aot_variants_differ_where_they_say() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import methods_names
 import pytest
 
-from tokenred import ConfigError, PluginError, StrategyConfig, registry
+from tokenred import ConfigError, PluginError, registry
+from tokenred.config import FrozenModel
 from tokenred.plugins import load_registry
 from tokenred.registry import HARNESS_ROLES, METHODS, ROLES, Entry, Registry
 
@@ -19,7 +20,7 @@ def test_every_class_that_is_registered_can_be_imported() -> None:
     for role in (*ROLES, *HARNESS_ROLES):
         for found in registry().entries(role):
             assert isinstance(found.factory, type)
-            assert issubclass(found.config_class, StrategyConfig)
+            assert issubclass(found.config_class, FrozenModel)
 
 
 def test_builtins_of_every_role_are_there_and_owned() -> None:

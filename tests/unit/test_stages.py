@@ -71,15 +71,6 @@ def test_sizes_of_both_sides_have_one_total() -> None:
     assert again.residual < 1e-3
 
 
-def test_a_shuffled_anchor_takes_its_mass_along() -> None:
-    scores = torch.tensor([[0.1, 0.2, 0.8, 0.9]])
-    tokens = video(torch.tensor([[0.0, 1, 2, 9]]), (1, 4), attention_0=scores)
-    reduced = run({"a": frame(2, **SPATIAL, places="shuffled")}, tokens, trace=True)
-    assert reduced.token_index.tolist() == [2, 3]
-    assert reduced.features.flatten().tolist() == [9, 1]
-    assert reduced.mass.tolist() == [1, 3]
-
-
 def test_two_frame_stages_compose() -> None:
     tokens = video(torch.tensor([[0.0, 1, 2, 7]]), (1, 4), attention_0=SCORES[:1])
     stages = {"a": frame(2, **SPATIAL), "b": frame(1, **SPATIAL)}
@@ -232,17 +223,14 @@ def test_segments_start_anew() -> None:
     assert reduced.realised.stages[0].n_segments == 2
 
 
-def test_twins_are_emitted_unmerged_and_merged() -> None:
-    stages = {"s": segment(emit="merged-and-original", order="segment")}
+def test_the_release_of_aot_sends_anchors_before_and_after_the_merge() -> None:
+    stages = {"s": segment(kind="aot-released-segment")}
     reduced = run(stages, video(SCENE, (1, 2)), trace=True)
     assert reduced.features.tolist() == [EAST, NORTH, WEST, [2.0, 0.0], NORTH]
     assert reduced.mass.tolist() == [1.0, 1.0, 1.0, 3.0, 2.0]
     assert reduced.frame_index.tolist() == [0, 0, 1, 0, 0]
     assert reduced.trace is not None
     assert reduced.trace.to_dense()[0].tolist() == [1, 0, 0, 0, 0, 0]
-    stages = {"s": segment(emit="merged-and-original")}
-    reduced = run(stages, video(SCENE, (1, 2)))
-    assert reduced.features.tolist() == [EAST, [2.0, 0.0], NORTH, NORTH, WEST]
 
 
 def test_exact_quotas_follow_what_a_frame_has_left() -> None:
@@ -411,7 +399,7 @@ def test_keys_of_a_later_cost_are_those_of_the_merged_tokens(
     monkeypatch.setattr(CosineCost, "cost", cost)
     config = {"budget": {"mode": "as-released"}, "stages": MERGING[kind]}
     pipeline = load_pipeline(config)
-    for _, _, stage in pipeline._stages:
+    for stage in pipeline.stages.values():
         if hasattr(stage, "grouper"):
             stage.grouper = _Pairs()
     pipeline.run(VisualTokens.of(features, (2, 3), cues={"keys@0": features.clone()}))

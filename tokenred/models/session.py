@@ -17,7 +17,7 @@ from tokenred.models.inside.llm import inside_llm
 from tokenred.models.prompt_scores import Continuations, PromptScores, last_states
 from tokenred.models.splice import Clip
 from tokenred.models.timing import PartTimes, Stopwatch, Ticks, TimedAnswer
-from tokenred.pipeline.stages.inside import InsideLlm
+from tokenred.pipeline.inside import InsideLlm
 from tokenred.types import ReducedTokens
 
 

@@ -10,8 +10,8 @@ from tokenred.config import SCHEMA_VERSION, FrozenModel, nested, short_hash, val
 from tokenred.errors import ConfigError
 from tokenred.files import read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
-from tokenred.pipeline.stage import Stage, StageConfig
-from tokenred.slots import Slot, build, json_schemas
+from tokenred.pipeline.stage import Stage
+from tokenred.slots import NamedConfig, Slot, build, json_schemas
 
 
 class About(FrozenModel):
@@ -79,7 +79,7 @@ class PipelineConfig(FrozenModel):
         return data
 
 
-def build_stages(configs: Mapping[str, StageConfig]) -> dict[str, Stage]:
+def build_stages(configs: Mapping[str, NamedConfig]) -> dict[str, Stage]:
     """Construct the stages that are configured, by their labels."""
     found = {}
     for label, config in configs.items():

@@ -20,10 +20,9 @@ from tokenred.errors import (
 from tokenred.interfaces import CachePruner, LayerReducer
 from tokenred.kernels.pooling import PoolMode
 from tokenred.pipeline.config import PipelineConfig, build_stages, load_config
-from tokenred.pipeline.flow import Flow, Notes, Output
+from tokenred.pipeline.flow import PER_FRAME_CUES, Flow, Notes, Output
+from tokenred.pipeline.inside import InsideLlm
 from tokenred.pipeline.stage import Stage
-from tokenred.pipeline.stages.inside import InsideLlm
-from tokenred.pipeline.stages.pool import PER_FRAME_CUES
 from tokenred.types import Realised, ReducedTokens, StageReport, VisualTokens
 
 

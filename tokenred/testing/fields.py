@@ -1,6 +1,6 @@
 """Every setting changes some output: a table of two values of each, and the checks that hold it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,18 +71,30 @@ def change_checks(name: str, change: Change) -> Iterator[Check]:
 
 
 def strategy_fields(owner: str | None = None) -> list[str]:
-    """Return the settings of all strategies, or those of one distribution."""
+    """Return the settings of all strategies, or those of one distribution.
+
+    What a strategy inherits from another registered one is a setting of that one.
+    """
     found: list[str] = []
     for entry in registry().entries():
         if owner in (None, entry.owner):
-            found += fields_of(entry.config_class, f"{entry.role} {entry.name}.")
+            inherited = {
+                name
+                for other in registry().entries(entry.role)
+                if other.factory is not entry.factory and issubclass(entry.factory, other.factory)
+                for name in other.config_class.model_fields
+            }
+            prefix = f"{entry.role} {entry.name}."
+            found += fields_of(entry.config_class, prefix, without=inherited)
     return found
 
 
-def fields_of(cls: type[BaseModel], prefix: str) -> Iterator[str]:
+def fields_of(
+    cls: type[BaseModel], prefix: str, without: Collection[str] = frozenset()
+) -> Iterator[str]:
     """Yield the names of a config's fields, with those of plain configs inside it."""
     for name, info in cls.model_fields.items():
-        if name in SELF:
+        if name in SELF or name in without:
             continue
         yield prefix + name
         inner: Any = info.annotation

@@ -107,9 +107,11 @@ def test_the_selector_works_on_what_is_open():
 
 def test_more_than_half_is_refused_by_name_of_the_way_out():
     tokens = VisualTokens.of(LINE, (2, 3))
-    with pytest.raises(InputError, match=r"2 anchors asked for.*of the 6 tokens.*max_drop: 0\.5"):
+    with pytest.raises(
+        InputError, match=r"2 anchors asked for.*of the 6 tokens.*kind rounds-frame"
+    ):
         BipartiteSelector(BipartiteConfig()).select(tokens, 2, generator=torch.Generator())
-    whole = {"budget.retention_ratio": 0.3, "frame.max_drop": None}
+    whole = {"budget.retention_ratio": 0.3, "frame.kind": "frame"}
     video = video_tokens(2, (6, 6), needs={"keys@-1"})
     with pytest.raises(InputError, match="stage 'frame'"):
         load_pipeline("tome", whole).run(video)
@@ -196,7 +198,7 @@ def test_the_matching_serves_a_transport_of_others():
     mine = {
         "stages.intra_frame.selector": "bipartite",
         "stages.intra_frame.n_anchors": 0.3,
-        "stages.intra_frame.max_drop": 0.5,
+        "stages.intra_frame.kind": "rounds-frame",
     }
     reduced = load_pipeline("aot-paper", {"budget.retention_ratio": 0.15, **mine}).run(tokens)
     assert reduced.realised.n_tokens == 4 * 22

@@ -149,3 +149,22 @@ def test_released_parts_serve_an_exact_budget(name):
     }
     pipeline, tokens = on_video(name, exact)
     assert pipeline.run(tokens).realised.n_tokens == 80
+
+
+def test_a_shuffled_anchor_takes_its_mass_along():
+    stage = {
+        "kind": "visionzip-released-frame",
+        "n_anchors": 2,
+        "selector": {"name": "top-attention", "layer": 0},
+        "cost": ["spatial"],
+        "coupler": "nearest",
+        "aggregator": "mean",
+    }
+    pipeline = load_pipeline({"budget": {"mode": "as-released"}, "stages": {"a": stage}})
+    scores = torch.tensor([[0.1, 0.2, 0.8, 0.9]])
+    features = torch.tensor([[0.0, 1, 2, 9]])[..., None]
+    tokens = VisualTokens.of(features, (1, 4), cues={"attention@0": scores})
+    reduced = pipeline.run(tokens, trace=True)
+    assert reduced.token_index.tolist() == [2, 3]
+    assert reduced.features.flatten().tolist() == [9, 1]
+    assert reduced.mass.tolist() == [1, 3]

@@ -22,7 +22,7 @@ from tokenred.models.inside.call import Call, Prompt, Recorded, gather
 from tokenred.models.inside.sequences import PromptTokens, Sequence
 from tokenred.models.inside.short_cache import LIVE, check_cache, readings, shorten
 from tokenred.models.inside.steps import Prober, choose, run_step, source_layer
-from tokenred.pipeline.stages.inside import InsideLlm
+from tokenred.pipeline.inside import InsideLlm
 from tokenred.types import LayerStep, Point
 
 _PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")

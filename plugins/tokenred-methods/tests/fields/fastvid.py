@@ -40,4 +40,14 @@ VARIANTS = {
         {"ignore": 0.0, "descriptor": "pooler"},
     ],
     ("budget allocator", "fastvid-context"): [{"every": 1}],
+    ("stage", "fastvid-released-frame"): [
+        {
+            "n_anchors": 2,
+            "scope": "segment",
+            "sources": "all",
+            "coupler": "nearest",
+            "aggregator": "mean",
+        }
+    ],
 }
+REQUIRED = {("stage", "fastvid-released-frame"): {"selector": "density-peaks"}}

@@ -2,7 +2,21 @@
 
 from tokenred.testing import Change
 
+MERGING = {
+    "budget.retention_ratio": 0.2,
+    "stages.frame.kind": "rounds-frame",
+    "stages.frame.selector": "uniform-grid",
+    "stages.frame.coupler": "nearest",
+    "stages.frame.aggregator": "mean",
+}
 CHANGES = {
     "selector bipartite.of": Change("tome", "stages.frame.selector.of", "keys@-1", "features"),
+    "stage rounds-frame.max_drop": Change(
+        "top-attention", "stages.frame.max_drop", 0.5, 0.3, MERGING
+    ),
 }
-VARIANTS = {("selector", "bipartite"): [{"of": "keys@-1"}]}
+REQUIRED = {("stage", "rounds-frame"): {"selector": "random"}}
+VARIANTS = {
+    ("selector", "bipartite"): [{"of": "keys@-1"}],
+    ("stage", "rounds-frame"): [{"coupler": "nearest", "aggregator": "mean"}],
+}

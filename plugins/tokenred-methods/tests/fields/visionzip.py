@@ -12,4 +12,10 @@ CHANGES = {
         video={"grid": (12, 12)},
     ),
 }
-VARIANTS = {("selector", "evenly-spaced"): [{"spacing": "whole-step"}]}
+VARIANTS = {
+    ("selector", "evenly-spaced"): [{"spacing": "whole-step"}],
+    ("stage", "visionzip-released-frame"): [
+        {"coupler": "nearest", "aggregator": "mean", "n_anchors": 3}
+    ],
+}
+REQUIRED = {("stage", "visionzip-released-frame"): {"selector": "top-attention"}}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tokenred.pipeline.stages.frame import FrameStage
+from tokenred.stages.frame import FrameStage
 
 
 class FastVidReleasedFrameStage(FrameStage):

@@ -25,8 +25,8 @@ class BipartiteSelector(AnchorSelector):
     The tokens at hand of a frame are numbered in raster order. Every even one looks for the most
     similar odd one; those with the best match go. With the cost terms ``bipartite`` and ``cosine``
     of the same vectors and the coupler ``nearest`` each then joins the very token that it was
-    matched with. At most half of a frame can go at once, so a stage that wants more needs
-    ``max_drop: 0.5``: it repeats itself on what it has merged.
+    matched with. At most half of a frame can go at once; the stage ``rounds-frame`` repeats itself
+    on what it has merged.
 
     Shapes
     ------
@@ -65,7 +65,7 @@ class BipartiteSelector(AnchorSelector):
         if bool((here - n_anchors > here // 2).any()):
             raise InputError(
                 f"{n_anchors} anchors asked for, but bipartite matching drops at most half of the "
-                f"{int(here.max())} tokens of a frame at once: set max_drop: 0.5 on the stage"
+                f"{int(here.max())} tokens of a frame at once: use a stage of kind rounds-frame"
             )
         metric = tokens.features if of == "features" else tokens.cues[of]
         if metric.ndim == 2:

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from tokenred.pipeline.flow import Flow
-from tokenred.pipeline.stages.frame import FrameStage, FrameStageConfig
+from tokenred.stages.frame import FrameStage, FrameStageConfig
 
 
 class RoundsFrameStageConfig(FrameStageConfig):

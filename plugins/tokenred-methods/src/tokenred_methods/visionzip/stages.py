@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenred.kernels.merge import padded_index
 from tokenred.pipeline.flow import Flow
-from tokenred.pipeline.stages.frame import FrameStage
+from tokenred.stages.frame import FrameStage
 
 
 class VisionZipReleasedFrameStage(FrameStage):

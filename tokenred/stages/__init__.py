@@ -20,4 +20,4 @@ STAGES = {
 def register_strategies(register: Register) -> None:
     """Register the stages of this package."""
     for kind, target in STAGES.items():
-        register(kind, f"tokenred.pipeline.stages.{target}", "stage")
+        register(kind, f".{target}", "stage")

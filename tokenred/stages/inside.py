@@ -3,8 +3,6 @@
 They are carried by the pipeline and run by whatever runs the model (``tokenred.models``).
 """
 
-from dataclasses import dataclass
-
 from pydantic import Field
 
 from tokenred.errors import ConfigError
@@ -21,7 +19,7 @@ class LlmStageConfig(StageConfig):
 
 
 class LlmStage(Stage):
-    """A reducer between the layers of the LLM."""
+    """Drop or merge tokens between the layers of the LLM, while it reads the prompt."""
 
     config: LlmStageConfig
 
@@ -48,7 +46,7 @@ class CacheStageConfig(StageConfig):
 
 
 class CacheStage(Stage):
-    """A pruner of the LLM's cache."""
+    """Choose which cached tokens later layers look at, while the LLM writes."""
 
     config: CacheStageConfig
 
@@ -66,14 +64,3 @@ class CacheStage(Stage):
 
     def run(self, flow: Flow) -> None:
         """Do nothing before the LLM."""
-
-
-@dataclass(frozen=True)
-class InsideLlm:
-    """What a pipeline does inside the LLM, by the labels of its stages; false if nothing."""
-
-    reducers: tuple[tuple[str, LayerReducer], ...] = ()
-    pruners: tuple[tuple[str, CachePruner], ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.reducers or self.pruners)

@@ -17,8 +17,8 @@ from tokenred.pipeline.merges import Merge, Problem
 from tokenred.pipeline.merging import couple, mass_needs, solve
 from tokenred.pipeline.quotas import QuotaConfig, anchor_counts
 from tokenred.pipeline.stage import Decides, Stage
-from tokenred.pipeline.stages.coupling import CouplingStage, CouplingStageConfig
 from tokenred.slots import Slot, build
+from tokenred.stages.coupling import CouplingStage, CouplingStageConfig
 from tokenred.types import VisualTokens
 
 
@@ -50,7 +50,7 @@ class FrameStageConfig(CouplingStageConfig, QuotaConfig):
 
 
 class FrameStage(CouplingStage):
-    """Runs one frame stage."""
+    """In each frame, select anchors, couple the other tokens to them, aggregate."""
 
     config: FrameStageConfig
 

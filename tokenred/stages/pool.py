@@ -11,11 +11,8 @@ from tokenred.errors import CapabilityError, ConfigError
 from tokenred.kernels.pooling import PoolMode, pool_tokens, pooled_grid, pooling_matrix
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.budget import BudgetConfig
-from tokenred.pipeline.flow import Flow
+from tokenred.pipeline.flow import PER_FRAME_CUES, Flow
 from tokenred.pipeline.stage import Decides, Stage, StageConfig
-
-PER_FRAME_CUES = frozenset({"pooler"})
-"""All other cues have one entry for each token."""
 
 ATTENTION_CUES = ("attention@", "class-attention@", "salience@")
 
@@ -46,7 +43,7 @@ class PoolStageConfig(StageConfig):
 
 
 class PoolStage(Stage):
-    """Runs one pool stage.
+    """Pool as the model does, features, mask and cues; at most once in a pipeline.
 
     A kept cell mixes anchors with their unmerged neighbours, as in AOT's release. With ``keep:
     count`` the cells with the largest pooled mask are kept, as many as the budget allows; equal

@@ -16,8 +16,8 @@ from tokenred.pipeline.budget import rounded, shares
 from tokenred.pipeline.flow import Flow, TokenTable
 from tokenred.pipeline.merges import Problem
 from tokenred.pipeline.merging import couple, solve
-from tokenred.pipeline.stages.coupling import KeepRuleConfig, KeepRuleStage, KeepRuleStageConfig
 from tokenred.slots import Slot, build
+from tokenred.stages.coupling import KeepRuleConfig, KeepRuleStage, KeepRuleStageConfig
 from tokenred.types import Coupling
 
 
@@ -50,7 +50,7 @@ class _Compared:
 
 
 class ReferenceStage(KeepRuleStage):
-    """Runs one reference stage.
+    """Compare each frame with an earlier one of its segment; drop or merge what it repeats.
 
     Every frame of a segment is coupled to all tokens of its reference, as both were before this
     stage. What the keep rule does not keep is dropped; if the aggregator merges, it goes into the

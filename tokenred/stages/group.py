@@ -24,7 +24,10 @@ class GroupStageConfig(StageConfig):
 
 
 class GroupStage(Stage):
-    """Runs one group stage. How many tokens are left follows from the grouper's thresholds."""
+    """Partition or blend all tokens of the video at once.
+
+    How many are left follows from the thresholds of the grouper.
+    """
 
     config: GroupStageConfig
     decides = "as it comes"

@@ -15,9 +15,9 @@ from tokenred.pipeline.flow import Flow, TokenTable
 from tokenred.pipeline.merges import Problem, Solved
 from tokenred.pipeline.merging import couple
 from tokenred.pipeline.stage import Stage
-from tokenred.pipeline.stages.coupling import KeepRuleStage, KeepRuleStageConfig
-from tokenred.pipeline.stages.cut import DESCRIPTOR_TEXT, Descriptor, cut, descriptor_needs
 from tokenred.slots import Slot, build
+from tokenred.stages.coupling import KeepRuleStage, KeepRuleStageConfig
+from tokenred.stages.cut import DESCRIPTOR_TEXT, Descriptor, cut, descriptor_needs
 from tokenred.types import Coupling, MergeWeights, Segments
 
 
@@ -31,7 +31,7 @@ class SegmentStageConfig(KeepRuleStageConfig):
 
 
 class SegmentStage(KeepRuleStage):
-    """Runs one segment stage.
+    """Cut the video, and merge later frames of a segment into the tokens of the first; comes last.
 
     All segments are merged side by side, frame after frame, where no problem depends on another;
     shorter ones are padded. Under an exact budget every later frame gets its quota of kept tokens,

@@ -30,7 +30,7 @@ class CutStageConfig(StageConfig):
 
 
 class CutStage(Stage):
-    """Runs one cut stage. No token is dropped."""
+    """Say which runs of frames belong together, for the stages after it; no token is dropped."""
 
     config: CutStageConfig
 

@@ -26,7 +26,7 @@ class StaticStageConfig(StageConfig):
 
 
 class StaticStage(Stage):
-    """Runs one static stage.
+    """Merge what stands still all through a segment into its first frame.
 
     Every place of the grid that the rule calls static keeps one token a segment, in its first
     frame. These tokens are the part ``static`` of what later stages work on, all others the part

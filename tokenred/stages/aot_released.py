@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenred.kernels.sparse import sparse_identity
 from tokenred.pipeline.flow import Flow, Output
-from tokenred.pipeline.stages.segment import SegmentStage
+from tokenred.stages.segment import SegmentStage
 from tokenred.types import Segments
 
 

@@ -1,1 +1,0 @@
-"""Stages own the invariants - sorting, budget, dtype, tracing; strategies own the maths."""
