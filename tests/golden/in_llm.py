@@ -16,7 +16,7 @@ from tokenred.strategies.layer_mergers import fold_targets
 from tokenred.strategies.layer_reducers.framefusion import (
     dropped_share,
     merge_chains,
-    neighbour_similarity,
+    place_similarity,
 )
 from tokenred.strategies.rankers import choose_raters, rater_relevance
 from tokenred.types import CacheState, LayerReduction, LayerState
@@ -236,13 +236,13 @@ def framefusion_ratio(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 
 def framefusion_similarity(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    order, similarity = neighbour_similarity(inputs["hidden_states"][0], inputs["patch_type"][0])
+    order, similarity = place_similarity(inputs["hidden_states"][0], inputs["patch_type"][0])
     return {"similarity_by_patch": similarity[None], "token_index_by_patch": order[None]}
 
 
 def framefusion_merge_tokens(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     hidden = inputs["hidden_states"][0]
-    order, similarity = neighbour_similarity(hidden, inputs["patch_type"][0])
+    order, similarity = place_similarity(hidden, inputs["patch_type"][0])
     joins = similarity >= params["threshold"]
     merged = merge_chains(hidden, order, joins)
     keep = torch.ones(len(hidden), dtype=torch.bool)

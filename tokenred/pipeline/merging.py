@@ -50,6 +50,6 @@ def couple(
     return coupling
 
 
-def solve(problem: Problem, coupling: Coupling, aggregator: Aggregator, mass: str) -> Solved:
+def weigh(problem: Problem, coupling: Coupling, aggregator: Aggregator, mass: str) -> Solved:
     """Turn a coupling of masses of a kind into a merge."""
     return Solved(problem, aggregator.weights(coupling), mass == "size")

@@ -88,7 +88,7 @@ class Pipeline:
             for label, stage in self.stages.items()
             if stage.inside is None
         ]
-        reduced = pack(flow, tuple(reports))
+        reduced = reduced_tokens(flow, tuple(reports))
         kept = reduced.realised
         if flow.exact and kept.n_tokens != flow.target:
             raise BudgetError(
@@ -162,7 +162,7 @@ def load_pipeline(
     return Pipeline(config)
 
 
-def pack(flow: Flow, reports: tuple[StageReport, ...] = ()) -> ReducedTokens:
+def reduced_tokens(flow: Flow, reports: tuple[StageReport, ...] = ()) -> ReducedTokens:
     """Collect the surviving tokens in the order of the sequence."""
     output = flow.output or Output.at(flow, _in_order(flow))
     frame_index = output.place // flow.unflushed.keep.shape[1]

@@ -14,7 +14,7 @@ from tokenred.kernels.merge import padded_index
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.flow import Flow, TokenTable
 from tokenred.pipeline.merges import Merge, Problem
-from tokenred.pipeline.merging import couple, mass_needs, solve
+from tokenred.pipeline.merging import couple, mass_needs, weigh
 from tokenred.pipeline.quotas import QuotaConfig, anchor_counts
 from tokenred.pipeline.stage import Decides, Stage
 from tokenred.slots import Slot, build
@@ -181,7 +181,7 @@ class FrameStage(CouplingStage):
                 mass=self.config.mass,
                 apart=self.config.sources == "all",
             )
-            yield solve(problem, coupling, self.aggregator, self.config.mass)
+            yield weigh(problem, coupling, self.aggregator, self.config.mass)
 
     def _problems(self, flow: Flow, anchors: Tensor, sources: Tensor) -> Iterator[Problem]:
         if self.config.scope == "frame":

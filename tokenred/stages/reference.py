@@ -15,7 +15,7 @@ from tokenred.kernels.merge import padded_index
 from tokenred.pipeline.budget import rounded, shares
 from tokenred.pipeline.flow import Flow, TokenTable
 from tokenred.pipeline.merges import Problem
-from tokenred.pipeline.merging import couple, solve
+from tokenred.pipeline.merging import couple, weigh
 from tokenred.slots import Slot, build
 from tokenred.stages.coupling import KeepRuleConfig, KeepRuleStage, KeepRuleStageConfig
 from tokenred.types import Coupling
@@ -184,7 +184,7 @@ class ReferenceStage(KeepRuleStage):
             plan=each.coupling.plan * gone[..., None],
             source_mass=each.coupling.source_mass * gone,
         )
-        merge = solve(each.problem, coupling, self.aggregator, "uniform")
+        merge = weigh(each.problem, coupling, self.aggregator, "uniform")
         flow.merge([merge], each.problem.anchors.numel())
 
     def _sort(self, flow: Flow, keep: Tensor, compared: list[_Compared]) -> None:

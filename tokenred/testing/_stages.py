@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenred.errors import BudgetError
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.flow import Flow
-from tokenred.pipeline.pipeline import pack
+from tokenred.pipeline.pipeline import reduced_tokens
 from tokenred.pipeline.stage import Stage
 from tokenred.testing._run import Bodies, expect, expect_close, expect_finite, for_all
 from tokenred.testing.strategies import SEEDS, visual_tokens
@@ -132,7 +132,7 @@ def _run(
         stage.run(flow)
     except BudgetError:
         reject()  # not every video has as many tokens as are asked for
-    return flow, pack(flow)
+    return flow, reduced_tokens(flow)
 
 
 @st.composite

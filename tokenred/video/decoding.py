@@ -190,7 +190,7 @@ def _referring(track: Track, damaged: Iterable[int]) -> set[int]:
     return found
 
 
-def collect(
+def collect_samples(
     path: Path, track: Track, found: Survey, pictures: Pictures, limits: VideoLimits
 ) -> None:
     """Decode a whole file once more, and take the sampled frames."""

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.errors import ConfigError, InputError, nearest
-from tokenred.video.decoding import Survey, Unreliable, collect, fetch, survey
+from tokenred.video.decoding import Survey, Unreliable, collect_samples, fetch, survey
 from tokenred.video.limits import DEFAULT_LIMITS, VideoLimits
 from tokenred.video.opening import opened, shown
 from tokenred.video.pictures import Pictures
@@ -171,7 +171,7 @@ def _read_whatever_is_left(
     taken = tuple(found.stand_in(index, reach) for index in chosen)
     pictures = Pictures(taken, limits, name)
     remarks = _about_the_damage(found, chosen, taken, limits, name)
-    collect(path, track, found, pictures, limits)
+    collect_samples(path, track, found, pictures, limits)
     return track, pictures, remarks
 
 

@@ -83,7 +83,7 @@ class FrameFusionReducer(LayerReducer):
         if phase == "prune":
             state.memory["phase"] = "done"
             return self._prune(state, candidates, round(n_candidates * (1 - ratio)))
-        order, similarity = neighbour_similarity(state.hidden, token_kind(state, candidates))
+        order, similarity = place_similarity(state.hidden, token_kind(state, candidates))
         joins = similarity >= self.config.similarity
         share = int(joins.sum()) / n_candidates
         if share < ratio:
@@ -141,7 +141,7 @@ def token_kind(state: LayerState, candidates: Bool[Tensor, "tokens"]) -> Int[Ten
     return kind.where(known, -1)
 
 
-def neighbour_similarity(
+def place_similarity(
     hidden: Float[Tensor, "tokens dim"], kind: Int[Tensor, "tokens"]
 ) -> tuple[Int[Tensor, "sorted"], Float[Tensor, "sorted"]]:
     """Return the tokens by kind, then by place, and the cosine of each with the one before it.
