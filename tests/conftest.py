@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--golden-root",
         default=None,
         metavar="DIR",
-        help="run the golden cases of this directory instead of tests/golden/data",
+        help="run the golden cases of this directory instead of those that are here",
     )
 
 

@@ -9,9 +9,10 @@ OWNER = "tokenred-methods"
 
 
 def names() -> dict[str, list[str]]:
-    """Return role, or ``pipeline`` -> names, as the distribution registers them."""
+    """Return role, ``pipeline`` or ``ablation`` -> names, as the distribution registers them."""
     presets = registry().presets().items()
     found = {"pipeline": [name for name, (_, owner) in presets if owner == OWNER]}
+    found["ablation"] = [n for n, (_, owner) in registry().ablations().items() if owner == OWNER]
     for entry in registry().entries():
         if entry.owner == OWNER:
             found.setdefault(entry.role, []).append(entry.name)

@@ -66,7 +66,7 @@ def hook_of(kind: str) -> str:
 
 
 METHODS = Path(__file__).with_name("methods.json")
-"""Role, or ``pipeline`` -> the names that tokenred-methods brings, for errors without it."""
+"""Role, ``pipeline`` or ``ablation`` -> names that tokenred-methods brings, for errors without."""
 
 
 @dataclass(frozen=True)
@@ -227,9 +227,11 @@ class Registry:
         return known[name][0]
 
 
-def hint(role: str, name: str, valid: Iterable[str]) -> str:
+def hint(kinds: str | tuple[str, ...], name: str, valid: Iterable[str]) -> str:
     """Return a clause on an unknown name: what would bring it, or which valid one is near."""
-    if name in json.loads(METHODS.read_text(encoding="utf-8")).get(role, []):
+    brought = json.loads(METHODS.read_text(encoding="utf-8"))
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    if any(name in brought.get(kind, []) for kind in kinds):
         return "; it comes with tokenred-methods: pip install 'tokenred[methods]'"
     return nearest(name, valid)
 

@@ -1,6 +1,7 @@
 """All algorithms that golden cases name and tokenred or its plugins implement.
 
-Every module of this folder that runs some has a dictionary ``ALGORITHMS`` of its own.
+Every module here, and in the ``tests/golden`` of a plugin, that runs some has a dictionary
+``ALGORITHMS`` of its own.
 """
 
 import pkgutil

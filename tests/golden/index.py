@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-DATA = Path(__file__).parent / "data"
+import golden
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class Case:
         return Tolerance(rtol, atol, exact)
 
 
-def find_cases(root: Path) -> list[Case]:
-    """Return all cases of every ``cases.json`` at or below ``root``."""
-    indexes = sorted(root.rglob("cases.json"))
+def find_cases(root: str | Path | None = None) -> list[Case]:
+    """Return all cases of every ``cases.json`` at or below ``root``; all that are here if None."""
+    roots = [Path(root)] if root else [Path(folder) / "data" for folder in golden.__path__]
+    indexes = sorted(index for each in roots for index in each.rglob("cases.json"))
     if not indexes:
         raise FileNotFoundError(f"no cases.json in or below {root}")
     return [case for index in indexes for case in _read(index)]

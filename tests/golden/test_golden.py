@@ -1,18 +1,16 @@
 """Every case of a golden directory; algorithms without a method here are skipped by name."""
 
-from pathlib import Path
-
 import pytest
 
 from golden.algorithms import ALGORITHMS
 from golden.compare import check
-from golden.index import DATA, Case, find_cases
+from golden.index import Case, find_cases
 from tokenred import TokenredError
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     root = metafunc.config.getoption("--golden-root")
-    cases = find_cases(Path(root) if root else DATA)
+    cases = find_cases(root)
     implemented = [case for case in cases if case.algorithm in ALGORITHMS]
     if "case" in metafunc.fixturenames:
         metafunc.parametrize("case", implemented, ids=[case.id for case in implemented])

@@ -1,13 +1,12 @@
 """No path changes a result: the cases with a Sinkhorn plan, by every implementation of it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from golden.algorithms import ALGORITHMS
 from golden.compare import check
-from golden.index import DATA, Case, find_cases
+from golden.index import Case, find_cases
 from tokenred.kernels import paths
 from tokenred.kernels.sinkhorn import paths as sinkhorn_paths
 
@@ -30,7 +29,7 @@ PATHS = ("native",)
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     root = metafunc.config.getoption("--golden-root")
-    cases = find_cases(Path(root) if root else DATA)
+    cases = find_cases(root)
     chosen = [
         case
         for case in cases

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from golden.algorithms import ALGORITHMS
 from golden.compare import check
-from golden.index import DATA, Case, find_cases
+from golden.index import Case, find_cases
 
-CASES = [case for case in find_cases(DATA) if case.algorithm in ALGORITHMS]
+CASES = [case for case in find_cases() if case.algorithm in ALGORITHMS]
 # The first case of each algorithm: NaN, which some later edge cases expect, cannot be corrupted.
 ONE_EACH = {case.algorithm: case for case in reversed(CASES) if not case.expects_error}
 
@@ -31,7 +31,7 @@ def _corrupt(value: torch.Tensor, case: Case, name: str) -> torch.Tensor:
 
 
 def test_every_aot_algorithm_of_the_data_is_implemented() -> None:
-    named = {case.algorithm for case in find_cases(DATA) if case.algorithm.startswith("aot_")}
+    named = {case.algorithm for case in find_cases() if case.algorithm.startswith("aot_")}
     assert named
     assert named <= set(ALGORITHMS)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden.algorithms import ALGORITHMS
 from golden.compare import check
-from golden.index import DATA, Case, find_cases
+from golden.index import Case, find_cases
 from triton_cases import *  # noqa: F403 - the checks themselves
 from triton_cases import SWEEPS, problems, tokens_of
 
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
 ]
 
-GOLDEN = [case for case in find_cases(DATA) if case.algorithm in ALGORITHMS]
+GOLDEN = [case for case in find_cases() if case.algorithm in ALGORITHMS]
 ADAPTIVE = Sweeps(max_iter=60, stop="residual", tolerance=1e-5)
 
 

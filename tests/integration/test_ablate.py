@@ -19,7 +19,7 @@ from tokenred.errors import (
     TokenredError,
 )
 from tokenred.evaluation import runner
-from tokenred.evaluation.ablation import ablation_files, load_ablation
+from tokenred.evaluation.ablation import load_ablation
 from tokenred.evaluation.manifest import make_run, read_run
 from tokenred.evaluation.model import Answer, VideoLlm
 from tokenred.evaluation.runner import PlannedRow, plan, run_ablation
@@ -28,6 +28,7 @@ from tokenred.evaluation.summary import Summary, n_steps, record_flops, summaris
 from tokenred.evaluation.task import frame_subset
 from tokenred.evaluation.tasks.embedded import EmbeddedTask, EmbeddedTaskConfig
 from tokenred.evaluation.worker import InProcess, Worker
+from tokenred.plugins import registry
 from tokenred.report.table import caption, to_markdown
 
 N_SAMPLES = 12
@@ -195,7 +196,9 @@ class TestRunner:
             summarise(manifest, store, lambda: steps.append(1))
         assert len(steps) == n_steps(manifest)
 
-    @pytest.mark.parametrize("name", ablation_files())
+    @pytest.mark.parametrize(
+        "name", [n for n, (_, owner) in registry().ablations().items() if owner == "tokenred"]
+    )
     def test_shipped_ablations_run(self, name: str) -> None:
         task, model = ToyTask(), ToyModel()
         ablation = load_ablation(name)

@@ -61,9 +61,7 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("cost term", "temporal"): [{"sigma_frames": 0.7, "max_gap_frames": 2}],
     ("keep decision", "threshold"): [{"tau": 0.9}],
     ("keep decision", "quantile"): [{"keep_ratio": 0.0}, {"keep_ratio": 1.0}],
-    ("token ranker", "text-raters"): [{"heads": 1}, {"divide_rotary": True}],
     ("token ranker", "random"): [{"seed": 3}],
-    ("layer merger", "recycle"): [{"share": 1.0, "tokens_per_cluster": 2}, {"share": 0.0}],
     ("layer reducer", "ranked"): [
         {"schedule": {1: 0.0}, "merger": "fold"},
         {"schedule": {1: 5, 2: 2}, "newlines": "rank", "merger": "fold", "cut_cache": True},
@@ -71,11 +69,6 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"schedule": {0.5: 0.4}, "quota": "group", "ranker": "position-free", "rounding": "floor"},
         {"schedule": {0.5: "adaptive"}, "ranker": "text-raters", "drop_at_least": 1},
         {"schedule": {0: 0.5, 0.9: 0.2}, "ranker": "next-layer", "rounding": "ceil"},
-    ],
-    ("layer reducer", "framefusion"): [
-        {"cost": 0.9, "similarity": 0.2, "newlines": "merge"},
-        {"cost": 0.1, "assumed_layers": 28},
-        {"merge_at_least": 0.0, "similarity": -1.0},
     ],
     ("stage", "frame"): [
         {
@@ -95,10 +88,6 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
             "coupler": "sinkhorn",
             "aggregator": "row-normalised",
         }
-    ],
-    ("cache pruner", "dycoke"): [
-        {"layer": 1, "drop_ratio": 1.0, "unchanged": "all"},
-        {"similarity": -1.0, "spare_last": True},
     ],
 }
 """Settings beside the defaults. A strategy that is not named here runs with its defaults."""

@@ -471,8 +471,6 @@ def ranked(**settings: Any) -> dict[str, Any]:
 
 REDUCER = "stages.llm.reducer"
 RANKER, MERGER, PRUNER = f"{REDUCER}.ranker", f"{REDUCER}.merger", "stages.cache.pruner"
-RATERS = ranked(ranker="text-raters")
-RECYCLE = ranked(merger="recycle", schedule={1: 0.1})
 FUSION = inside("framefusion")
 CACHE = {"stages": {"cache": {"kind": "cache", "pruner": "dycoke"}}}
 STILL = {"change": 0.001}
@@ -483,16 +481,8 @@ CHANGES |= {
     ),
     "stage cache.pruner": Change(CACHE, PRUNER, "dycoke", {"name": "dycoke", "drop_ratio": 0.0}),
     # rankers
-    "token ranker text-raters.heads": Change(RATERS, f"{RANKER}.heads", None, 1),
-    "token ranker text-raters.divide_rotary": Change(
-        RATERS, f"{RANKER}.divide_rotary", False, True
-    ),
     "token ranker random.seed": Change(ranked(ranker="random"), f"{RANKER}.seed", 0, 1),
     # mergers
-    "layer merger recycle.share": Change(RECYCLE, f"{MERGER}.share", 0.0, 0.9),
-    "layer merger recycle.tokens_per_cluster": Change(
-        RECYCLE, f"{MERGER}.tokens_per_cluster", 1, 10
-    ),
     # reducers
     "layer reducer ranked.schedule": Change(ranked(), f"{REDUCER}.schedule", {1: 0.5}, {2: 0.5}),
     "layer reducer ranked.ranker": Change(ranked(), RANKER, "last-query", "position-free"),
@@ -511,31 +501,6 @@ CHANGES |= {
     "layer reducer ranked.cut_cache": Change(ranked(), f"{REDUCER}.cut_cache", False, True),
     "layer reducer ranked.unmasked_before": Change(
         ranked(), f"{REDUCER}.unmasked_before", False, True
-    ),
-    "layer reducer framefusion.cost": Change(FUSION, f"{REDUCER}.cost", 0.4, 0.9),
-    "layer reducer framefusion.similarity": Change(
-        FUSION, f"{REDUCER}.similarity", 0.3, 0.95, {f"{REDUCER}.cost": 0.9}
-    ),
-    "layer reducer framefusion.merge_at_least": Change(
-        FUSION,
-        f"{REDUCER}.merge_at_least",
-        0.0,
-        1.0,
-        {f"{REDUCER}.cost": 0.5, f"{REDUCER}.similarity": 0.9},
-    ),
-    "layer reducer framefusion.newlines": Change(
-        FUSION, f"{REDUCER}.newlines", "keep", "merge", prompt={"newlines": "row"}
-    ),
-    "layer reducer framefusion.assumed_layers": Change(FUSION, f"{REDUCER}.assumed_layers", 4, 28),
-    # pruners
-    "cache pruner dycoke.layer": Change(CACHE, f"{PRUNER}.layer", 1, 0.5),
-    "cache pruner dycoke.drop_ratio": Change(CACHE, f"{PRUNER}.drop_ratio", 0.2, 0.7),
-    "cache pruner dycoke.similarity": Change(CACHE, f"{PRUNER}.similarity", -1.0, 1.0),
-    "cache pruner dycoke.unchanged": Change(
-        CACHE, f"{PRUNER}.unchanged", "reuse", "all", prompt=STILL
-    ),
-    "cache pruner dycoke.spare_last": Change(
-        CACHE, f"{PRUNER}.spare_last", False, True, {f"{PRUNER}.drop_ratio": 1.0}
     ),
 }
 

@@ -41,6 +41,7 @@ from tokenred.cli._media import (
     read_media,
 )
 from tokenred.errors import ConfigError, InputError, nearest
+from tokenred.plugins import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from tokenred.models.loading import LoadedModel
 
 DEFAULT = ("aot-paper", "top-attention", "downsample", "fastv", "pyramiddrop")
+"""Pipelines to measure, as far as they are installed."""
 QUESTION = "What happens here?"
 GENERATED = 3
 """Number of the generated video that is shown by default."""
@@ -109,7 +111,8 @@ def bench(
 
     if formula not in FORMULAS:
         raise ConfigError(f"unknown FLOPs formula '{formula}'{nearest(formula, FORMULAS)}")
-    found = candidates(pipelines or DEFAULT, parse_retention(retention), parse_overrides(set_))
+    installed = [name for name in DEFAULT if name in registry().presets()]
+    found = candidates(pipelines or installed, parse_retention(retention), parse_overrides(set_))
     check_sampling(frames, by, fps)
     if video is not None:
         check_media(video)

@@ -303,9 +303,9 @@ def load_ablation(
         if str(source) in registry().presets():
             return Ablation(_of_preset(str(source)), overrides)
         if str(source) not in known:
-            names = [*known, *registry().presets()]
+            names, kinds = [*known, *registry().presets()], ("pipeline", "ablation")
             raise ConfigError(
-                f"no ablation or pipeline '{source}'{hint('pipeline', str(source), names)}"
+                f"no ablation or pipeline '{source}'{hint(kinds, str(source), names)}"
             )
         path = known[str(source)]
     data = {"name": path.stem, **read_yaml(path)}

@@ -66,21 +66,12 @@ STRATEGIES = {
     },
     "token ranker": {
         "last-query": ".rankers:LastQueryRanker",
-        "next-layer": ".rankers:NextLayerRanker",
-        "text-raters": ".rankers:TextRatersRanker",
-        "position-free": ".rankers:PositionFreeRanker",
         "random": ".rankers:RandomRanker",
     },
     "layer merger": {
         "drop": ".layer_mergers:DropMerger",
-        "fold": ".layer_mergers:FoldMerger",
-        "recycle": ".layer_mergers:RecycleMerger",
     },
-    "layer reducer": {
-        "ranked": ".layer_reducers.ranked:RankedReducer",
-        "framefusion": ".layer_reducers.framefusion:FrameFusionReducer",
-    },
-    "cache pruner": {"dycoke": ".cache_pruners:DycokeCachePruner"},
+    "layer reducer": {"ranked": ".layer_reducers:RankedReducer"},
 }
 
 

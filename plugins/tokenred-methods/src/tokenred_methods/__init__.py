@@ -1,4 +1,4 @@
-"""Published methods, a package each: strategies where its idea is new, and its presets."""
+"""Published methods, a package each with its strategies and presets; comparisons of all."""
 
 from pathlib import Path
 
@@ -8,11 +8,14 @@ tokenred_plugins = (
     ".clip_pruners",
     ".dycoke",
     ".fastvid",
+    ".framefusion",
     ".frame_difference",
     ".holitom",
     ".prumerge",
     ".prunevid",
+    ".pyramiddrop",
     ".scissor",
+    ".sparsevlm",
     ".sttm",
     ".tome",
     ".vidcom2",
@@ -25,4 +28,11 @@ tokenred_plugins = (
 def register_presets(register):
     """Register the pipeline files of all methods."""
     for path in sorted(Path(__file__).parent.glob("*/presets/*.yaml")):
+        register(path.stem, path)
+
+
+@hookimpl
+def register_ablations(register):
+    """Register the comparisons of all methods."""
+    for path in sorted(Path(__file__).parent.glob("ablations/*.yaml")):
         register(path.stem, path)

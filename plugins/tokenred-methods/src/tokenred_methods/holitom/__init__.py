@@ -5,6 +5,7 @@ from tokenred import hookimpl
 
 @hookimpl
 def register_strategies(register):
-    """Bring Register the dynamic programme over windows, Register the rule that goes with it."""
+    """Bring the dynamic programme over windows, its rule, and the merge inside the LLM."""
     register("static-windows", ".static_windows:StaticWindowsSegmenter", "segmenter")
     register("consecutive", ".consecutive:ConsecutiveRule", "static rule")
+    register("fold", ".fold:FoldMerger", "layer merger")

@@ -5,7 +5,8 @@ from tokenred import hookimpl
 
 @hookimpl
 def register_strategies(register):
-    """Bring the clustering of frames, and the rule that splits the tokens of a segment."""
+    """Bring the clustering of frames, the rule that splits a segment, and the ranking inside."""
     register("frame-clusters", ".frame_clusters:FrameClustersSegmenter", "segmenter")
     register("pairwise", ".pairwise:PairwiseRule", "static rule")
     register("prunevid-released-frame", ".stages:PruneVidReleasedFrameStage", "stage")
+    register("position-free", ".ranker:PositionFreeRanker", "token ranker")

@@ -5,7 +5,7 @@ from tokenred import hookimpl
 
 @hookimpl
 def register_strategies(register):
-    """Bring Register the choice of what merges, Register the two kinds of tokens."""
+    """Bring the choice of what merges, the two kinds of tokens, and merging in rounds."""
     register("bipartite", ".selector:BipartiteSelector", "selector")
     register("bipartite", ".cost:BipartiteCost", "cost term")
     register("rounds-frame", ".stages:RoundsFrameStage", "stage")

@@ -5,6 +5,6 @@ from tokenred import hookimpl
 
 @hookimpl
 def register_strategies(register):
-    """Bring Register the selector, Register the budget allocator."""
+    """Bring the selector and the budget allocator."""
     register("rarity", ".rarity:RaritySelector", "selector")
     register("uniqueness", ".uniqueness:UniquenessAllocator", "budget allocator")

@@ -4,7 +4,7 @@ Synthetic frames in the manner of encoder features: a smooth 27x27 field that dr
 frame, a shared offset and white noise, with peaked attention. No pretrained model is involved, so
 the figures are orders of magnitude. Prints a Markdown table: median over seeds (min - max).
 
-    python benchmarks/aot_differences.py [--seeds 8] [--dim 256]
+    PYTHONPATH=tests python -m simulations.aot_differences [--seeds 8] [--dim 256]
 """
 
 import argparse

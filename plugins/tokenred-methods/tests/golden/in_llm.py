@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from tokenred_methods.framefusion.reducer import (
+    dropped_share,
+    merge_chains,
+    place_similarity,
+)
+from tokenred_methods.holitom.fold import fold_targets
+from tokenred_methods.sparsevlm.raters import choose_raters, rater_relevance
 from torch import Tensor
 
 from tokenred.kernels.attention import attention_rows
 from tokenred.kernels.clustering import cluster_means, density_peaks
 from tokenred.slots import build, strategy_config
-from tokenred.strategies.layer_mergers import fold_targets
-from tokenred.strategies.layer_reducers.framefusion import (
-    dropped_share,
-    merge_chains,
-    place_similarity,
-)
-from tokenred.strategies.rankers import choose_raters, rater_relevance
 from tokenred.types import CacheState, LayerReduction, LayerState
 
 Tensors = Mapping[str, Tensor]

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from golden.holitom import Replay, noise_of, stage_of, static_places
 from tokenred_methods.prunevid.runs import refine_runs
 from torch import Tensor
 
-from golden.holitom import Replay, noise_of, stage_of, static_places
 from tokenred import Pipeline, VisualTokens, load_pipeline
 from tokenred.types import Segments
 

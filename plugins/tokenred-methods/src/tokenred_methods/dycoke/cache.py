@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenred.config import StrategyConfig
 from tokenred.interfaces import CachePruner
-from tokenred.strategies._depth import Depth, layer_at
+from tokenred.strategies.depth import Depth, layer_at
 from tokenred.types import CacheState
 
 

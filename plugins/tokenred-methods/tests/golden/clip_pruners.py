@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from golden.aot import _Given
 from tokenred_methods.clip_pruners.relevance import clip_relevance
 from torch import Tensor
 
-from golden.aot import _Given
 from tokenred import Pipeline, ReducedTokens, VisualTokens, load_pipeline
 from tokenred.models.attention import given_attention
 from tokenred.stages.frame import FrameStage

@@ -14,7 +14,7 @@ from tokenred.config import StrategyConfig
 from tokenred.errors import ConfigError
 from tokenred.interfaces import LayerMerger, LayerReducer, TokenRanker
 from tokenred.slots import Slot, build
-from tokenred.strategies._depth import depth_key, layer_at
+from tokenred.strategies.depth import depth_key, layer_at
 from tokenred.types import LayerReduction, LayerState, LayerStep
 
 Amount = int | float | Literal["adaptive"]

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from golden.in_llm import TABLES, _replay, make
 from torch import Tensor
 
-from golden.in_llm import TABLES, _replay, make
 from tokenred.kernels.clustering import cluster_means, density_peaks
 from tokenred.models.inside.llm import PromptTokens, inside_llm
 from tokenred.pipeline.inside import InsideLlm

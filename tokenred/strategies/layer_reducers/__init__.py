@@ -1,1 +1,0 @@
-"""Layer reducers: where in the LLM tokens are dropped or merged, and how many."""
