@@ -71,6 +71,7 @@ def _text_of(cls: type) -> bytes:
     texts = []
     for function in filter(inspect.isfunction, vars(cls).values()):
         try:
+            function = inspect.unwrap(function)
             texts.append(inspect.getsource(function))
         except OSError:  # typed into a plain interpreter
             texts.append(repr((function.__code__.co_code, function.__code__.co_consts)))

@@ -52,6 +52,12 @@ class PluginError(TokenredError):
     exit_code = 2
 
 
+class StrategyError(PluginError):
+    """A strategy that raised something, or gave an answer that its role does not allow."""
+
+    exit_code = 1
+
+
 class InputError(TokenredError, ValueError):
     """Data that cannot be used: a corrupt video, features with NaN, a wrong shape."""
 

@@ -39,6 +39,7 @@ class Strategy(ABC):  # noqa: B024, as the roles have the methods
             cls.role = role
         elif cls.role:
             _check_names(cls)
+            _guard(cls)
 
     def __init__(self, config: FrozenModel | None = None) -> None:
         wanted = type(self).config_class()
@@ -76,6 +77,16 @@ class Strategy(ABC):  # noqa: B024, as the roles have the methods
         """
         for name, wanted in _flags(_base(type(self))).items():
             _check_value(type(self).__name__, name, wanted, getattr(self, name))
+
+
+def _guard(cls: type[Strategy]) -> None:
+    """Have the answers of a class checked, wherever they are asked for."""
+    from tokenred.promises import PROMISES, guarded  # which imports torch
+
+    for name in PROMISES.get(cls.role, ()):
+        method = vars(cls).get(name)
+        if isfunction(method) and not getattr(method, "__isabstractmethod__", False):
+            setattr(cls, name, guarded(method, cls.role, name))
 
 
 def _base(cls: type[Strategy]) -> type[Strategy]:

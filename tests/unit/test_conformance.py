@@ -390,7 +390,7 @@ def test_a_broken_keep_rule_is_refused():
             return most - most.mean(-1, keepdim=True)
 
     assert broken(strategy_checks(WrongEnd())) == {"keeps_the_right_end"}
-    assert broken(strategy_checks(Raw())) == {"scores_padding_finitely"}
+    assert "scores_padding_finitely" in broken(strategy_checks(Raw()))
     assert broken(strategy_checks(BesideTheMean())) == {"padding_changes_no_score"}
 
 

@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from tokenred import CapabilityError, ConfigError, InputError, Segments, VisualTokens, load_pipeline
+from tokenred import (
+    CapabilityError,
+    ConfigError,
+    InputError,
+    Segments,
+    TemporalSegmenter,
+    VisualTokens,
+    load_pipeline,
+)
+from tokenred.errors import StrategyError
 from tokenred.kernels.merge import padded_index
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.flow import Transport, grid_positions, uniform_mass
@@ -261,12 +270,15 @@ def test_frame_descriptors() -> None:
         run(stages, replace(tokens, cues={}))
 
 
-def test_a_segmenter_that_forgets_frames_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+class Forgetful(TemporalSegmenter):
+    def segment(self, descriptors: Any, *, frame_times: Any = None) -> Segments:
+        return Segments((0, len(descriptors) - 1))
+
+
+def test_a_segmenter_that_forgets_frames_is_named() -> None:
     pipeline = load_pipeline({"budget": {"mode": "as-released"}, "stages": {"s": segment()}})
-    monkeypatch.setattr(
-        pipeline.stages["s"].segmenter, "segment", lambda *_, **__: Segments((0, 2))
-    )
-    with pytest.raises(InputError, match="segmenter 'single' ends at frame 2, the video has 3"):
+    pipeline.stages["s"].segmenter = Forgetful()
+    with pytest.raises(StrategyError, match=r"segmenter 'Forgetful' .*ends at frame 2, the vid"):
         pipeline.run(video(SCENE, (1, 2)))
 
 

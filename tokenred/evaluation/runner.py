@@ -140,7 +140,7 @@ class _CalibrationVideos:
         key = needs, n_frames
         if key not in self._videos:
             samples = (self._task.sample(i).take(n_frames) for i in self._task.calibration)
-            with torch.inference_mode():
+            with torch.no_grad():
                 self._videos[key] = [
                     self._model.encode(sample, needs).clip.tokens for sample in samples
                 ]

@@ -88,7 +88,7 @@ class Worker:
         """
         sample_id = job.sample_id
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 sample = self.task.sample(job.index)
                 whole, encoder_ms = self._encode(sample, job.cells, None)
                 unreduced = self._answers(sample, whole, self._vanilla, 0)
@@ -101,14 +101,14 @@ class Worker:
                 seen, encoded, ms = sample, whole, encoder_ms
                 if n_frames:
                     seen = sample.take(n_frames)
-                    with torch.inference_mode():
+                    with torch.no_grad():
                         encoded, ms = self._encode(seen, cells, n_frames)
             except _FAILURES as error:
                 yield from self._failed(error, f"sample '{sample_id}'", sample_id, cells)
                 continue
             for cell in cells:
                 try:
-                    with torch.inference_mode():
+                    with torch.no_grad():
                         result = self._cell(cell, seen, encoded, unreduced, ms)
                 except _FAILURES as error:
                     place = f"row '{cell.row.label}', sample '{sample_id}'"

@@ -98,7 +98,7 @@ class Asker:
         self.needs: frozenset[str] = frozenset()
         self._latest: PreparedRequest | None = None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def write(
         self, request: Request, max_new_tokens: int, options: Mapping[str, Any]
     ) -> tuple[str, RequestStats]:
@@ -125,7 +125,7 @@ class Asker:
         text = self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
         return _until(text, options.get("until")).strip(), stats
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def judge(self, request: Request, text: str) -> tuple[float, bool, RequestStats]:
         """Return the mean negative log-likelihood of a text after the prompt, in nats per token.
 

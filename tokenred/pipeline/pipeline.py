@@ -1,7 +1,7 @@
 """Runs the stages of a pipeline over the tokens of one video."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -23,6 +23,7 @@ from tokenred.pipeline.config import PipelineConfig, build_stages, load_config
 from tokenred.pipeline.flow import PER_FRAME_CUES, Flow, Notes, Output
 from tokenred.pipeline.inside import InsideLlm
 from tokenred.pipeline.stage import Stage
+from tokenred.promises import claims
 from tokenred.types import Realised, ReducedTokens, StageReport, VisualTokens
 
 
@@ -82,13 +83,12 @@ class Pipeline:
         self._check(tokens)
         if generator is None:
             generator = torch.Generator().manual_seed(self.config.seed)
+        drawn = generator.clone_state()
         flow = Flow.start(tokens, self.config.budget, generator, trace)
-        reports = [
-            self._run_stage(flow, label, stage)
-            for label, stage in self.stages.items()
-            if stage.inside is None
-        ]
+        reports = [self._run_stage(flow, *each) for each in self._before_the_llm()]
         reduced = reduced_tokens(flow, tuple(reports))
+        if not _finite(reduced.features, reduced.mass):
+            raise InputError(self._overflow(tokens, drawn))
         kept = reduced.realised
         if flow.exact and kept.n_tokens != flow.target:
             raise BudgetError(
@@ -115,10 +115,16 @@ class Pipeline:
         if not bool(tokens.keep.any(-1).all()):
             raise InputError("a frame has no token left to begin with")
         named = {"features": tokens.features, **tokens.cues}
-        all_finite = _finite(*named.values())
+        limit = _limit(tokens.features)
+        usual = _largest(*named.values()) <= limit
         for name, values in named.items():
-            if not all_finite and not _finite(values):
+            if not usual and not _finite(values):
                 raise InputError(f"{name} hold NaN or infinity")
+            if not usual and name == "features" and _largest(values) > limit:
+                raise InputError(
+                    f"features reach {_largest(values):.3g}; beyond {limit:.3g} sums of their "
+                    "squares overflow"
+                )
             per_token = name != "features" and name not in PER_FRAME_CUES
             if per_token and values.shape[:2] != tokens.keep.shape:
                 raise InputError(
@@ -126,11 +132,30 @@ class Pipeline:
                     f"{tuple(tokens.keep.shape)}"
                 )
 
+    def _before_the_llm(self) -> Iterator[tuple[str, Stage]]:
+        return (each for each in self.stages.items() if each[1].inside is None)
+
+    def _overflow(self, tokens: VisualTokens, drawn: torch.Generator) -> str:
+        """Run once more, with a look at the features after every stage, and name the culprit."""
+        flow = Flow.start(tokens, self.config.budget, drawn, tracing=False)
+        label = ""
+        for label, stage in self._before_the_llm():
+            self._run_stage(flow, label, stage)
+            now = reduced_tokens(flow)
+            if not _finite(now.features, now.mass):
+                break
+        most = float(tokens.features.abs().max())
+        return (
+            f"stage '{label}' makes features with NaN or infinity of finite ones in "
+            f"{tokens.features.dtype}, the largest of which is {most:.3g}"
+        )
+
     def _run_stage(self, flow: Flow, label: str, stage: Stage) -> StageReport:
         flow.notes = Notes()
         start = time.perf_counter()
         try:
-            stage.run(flow)
+            with claims():
+                stage.run(flow)
         except ConfigError as error:
             raise error.below(["stages", label]) from None
         except TokenredError as error:
@@ -142,13 +167,24 @@ class Pipeline:
 
 
 def _finite(*tensors: Tensor) -> bool:
-    """Return whether no entry is NaN or infinite; the ends of a range show either, in one pass."""
+    """Return whether no entry is NaN or infinite."""
+    return _largest(*tensors) < torch.inf
+
+
+def _largest(*tensors: Tensor) -> float:
+    """Return the largest magnitude, infinity for NaN; one pass, one host read for each device."""
     ends: dict[torch.device, list[Tensor]] = {}
     for each in tensors:
         if each.numel():
             ends.setdefault(each.device, []).extend(each.detach().aminmax())
-    stacks = (torch.stack([end.double() for end in here]) for here in ends.values())
-    return all(bool(torch.isfinite(stack).all()) for stack in stacks)
+    found = (torch.stack([end.double() for end in here]).abs() for here in ends.values())
+    return max((float(here.nan_to_num(torch.inf, torch.inf).max()) for here in found), default=0.0)
+
+
+def _limit(features: Tensor) -> float:
+    """Return the largest entry with which squared distances fit the numbers that costs are in."""
+    wide = torch.promote_types(features.dtype, torch.float32)
+    return float(0.25 * (torch.finfo(wide).max / features.shape[-1]) ** 0.5)
 
 
 def load_pipeline(

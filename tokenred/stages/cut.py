@@ -6,7 +6,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.errors import InputError
 from tokenred.interfaces import TemporalSegmenter
 from tokenred.pipeline.flow import Flow
 from tokenred.pipeline.stage import Stage, StageConfig
@@ -45,7 +44,7 @@ class CutStage(Stage):
 
     def run(self, flow: Flow) -> None:
         """Cut the video."""
-        segments = cut(flow, self.segmenter, self.config.segmenter.name, self.config.descriptor)
+        segments = cut(flow, self.segmenter, self.config.descriptor)
         flow.notes.n_segments = len(segments)
         flow.update(segments=segments)
 
@@ -56,23 +55,10 @@ def descriptor_needs(segmenter: Any, descriptor: Descriptor) -> frozenset[str]:
     return frozenset({"pooler"} if pooler else ())
 
 
-def cut(flow: Flow, segmenter: Any, name: str, descriptor: Descriptor) -> Segments:
-    """Describe the frames and let a segmenter cut them.
-
-    Raises
-    ------
-    InputError
-        If the segments do not cover the video.
-    """
-    segments: Segments = segmenter.segment(
-        _descriptors(flow, segmenter, descriptor), frame_times=flow.tokens.frame_times
-    )
-    if segments.boundaries[-1] != flow.frames:
-        raise InputError(
-            f"segmenter '{name}' ends at frame {segments.boundaries[-1]}, the video has "
-            f"{flow.frames}"
-        )
-    return segments
+def cut(flow: Flow, segmenter: TemporalSegmenter, descriptor: Descriptor) -> Segments:
+    """Describe the frames and let a segmenter cut them."""
+    described = _descriptors(flow, segmenter, descriptor)
+    return segmenter.segment(described, frame_times=flow.tokens.frame_times)
 
 
 def _descriptors(flow: Flow, segmenter: Any, descriptor: Descriptor) -> Tensor:

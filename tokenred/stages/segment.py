@@ -63,7 +63,7 @@ class SegmentStage(KeepRuleStage):
 
     def run(self, flow: Flow) -> None:
         """Merge across frames, segment by segment."""
-        segments = cut(flow, self.segmenter, self.config.segmenter.name, self.config.descriptor)
+        segments = cut(flow, self.segmenter, self.config.descriptor)
         flow.update(segments=segments)
         flow.notes.n_segments = len(segments)
         self._merge_segments(flow, segments, self._quotas(flow, segments))
