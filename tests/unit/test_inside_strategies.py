@@ -100,7 +100,7 @@ def test_a_layer_that_the_llm_lacks_is_named() -> None:
 @pytest.mark.parametrize(
     ("amount", "rounding", "kept"),
     [
-        (0.29, "floor", 29),  # 28.999999999999996 in binary
+        (0.29, "floor", 28),  # 28.999999999999996 in binary, as in the released codes
         (0.285, "floor", 28),
         (0.285, "round", 28),
         (0.295, "round", 30),

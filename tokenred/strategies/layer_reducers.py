@@ -59,7 +59,8 @@ class RankedConfig(StrategyConfig):
     schedule: Schedule = Field(
         description="layer -> how many tokens go into it. A layer is an index or, with a dot, a "
         "share of the depth (rounded down); tokens are a count, or with a dot or a slash a share "
-        "of those that entered the LLM, or `adaptive` where the ranker knows how many"
+        "of those that entered the LLM, in plain floats like the released codes (0.29 of 100 "
+        "rounded down is 28), or `adaptive` where the ranker knows how many"
     )
     ranker: Slot[TokenRanker] = Field(
         "last-query", validate_default=True, description="what scores the tokens"
@@ -206,8 +207,7 @@ class RankedReducer(LayerReducer):
     def _count(self, amount: int | float, total: int) -> int:
         if isinstance(amount, int):
             return amount
-        # A share such as 0.29 of 100 is 29, though its product in binary lies below.
-        return int(_ROUND[self.config.rounding](round(total * amount, 9)))
+        return int(_ROUND[self.config.rounding](total * amount))  # plain floats, as released
 
     def _merge(
         self,

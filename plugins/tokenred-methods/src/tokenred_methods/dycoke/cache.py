@@ -1,6 +1,5 @@
 """Cache pruners: which cached tokens the later layers look at while the answer is written."""
 
-import math
 from typing import Literal
 
 import torch
@@ -80,7 +79,7 @@ class DycokeCachePruner(CachePruner):
         if alike and self.config.unchanged == "all":
             return None
         if not alike:
-            n_kept = math.floor(round(len(visual) * (1 - self.config.drop_ratio), 9))
+            n_kept = int(len(visual) * (1 - self.config.drop_ratio))  # plain floats, as released
             order = scores.argsort(descending=True, stable=True)
             state.memory["left_out"] = visual[order[n_kept:]]
         stays = torch.ones_like(state.visual)
