@@ -13,6 +13,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(known)}" if known else ""
 
 
+def told(error: BaseException) -> str:
+    """Return a stranger's exception in one line, whatever its own text does."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    kind = type(error).__name__
+    return f"{kind}: {text[:200]}" if text else kind
+
+
 class TokenredError(Exception):
     """Base of all errors raised on purpose. ``exit_code`` is what the command line returns."""
 

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from tokenred.errors import PluginError, TokenredError
+from tokenred.errors import PluginError, TokenredError, told
 from tokenred.plugins import PluginStatus, loaded, register_plugin
 
 PREFIX = "tokenred_file_"
@@ -104,9 +104,8 @@ def _run(source: bytes, path: Path, module: ModuleType) -> None:
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)
         ]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        why = " ".join(f"{type(error).__name__}: {error}".split())
         at = f" (line {line})" if line else ""
-        raise PluginError(f"plugin file {path} cannot be loaded: {why}{at}") from error
+        raise PluginError(f"plugin file {path} cannot be loaded: {told(error)}{at}") from error
 
 
 def _advice(module: ModuleType) -> str:

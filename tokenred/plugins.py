@@ -14,7 +14,7 @@ from typing import Any
 import pluggy
 
 from tokenred import hookspecs
-from tokenred.errors import PluginError, TokenredError, nearest
+from tokenred.errors import PluginError, TokenredError, nearest, told
 from tokenred.registry import (
     ALL_ROLES,
     FILES,
@@ -77,8 +77,8 @@ def load_registry(third_party: bool | None = None) -> tuple[Registry, list[Plugi
             error = None
         except TokenredError as failure:
             error = str(failure)
-        except Exception as failure:  # a stranger's import may raise anything
-            error = f"{type(failure).__name__}: {failure}"
+        except (Exception, SystemExit, GeneratorExit) as failure:  # a stranger may raise anything
+            error = told(failure)
         statuses.append(PluginStatus(point.name, owner, dist.version if dist else "?", error))
     _loading.pop()
     return registry, statuses

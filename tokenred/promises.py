@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenred.errors import StrategyError, TokenredError
+from tokenred.errors import StrategyError, TokenredError, told
 from tokenred.types import (
     CacheState,
     Coupling,
@@ -101,7 +101,7 @@ def guarded(method: Callable[..., Any], role: str, name: str) -> Callable[..., A
         except PASSED_ON:
             raise
         except (Exception, SystemExit) as error:
-            raise StrategyError(f"{_named(strategy)} raised {_told(error)}") from error
+            raise StrategyError(f"{_named(strategy)} raised {told(error)}") from error
         if any(each._version != version for each, version in given):
             raise StrategyError(f"{_named(strategy)} wrote into a tensor that it was given")
         try:
@@ -127,16 +127,6 @@ def _named(strategy: Any) -> str:
     if file and not inner and Path(file).name != "__init__.py":
         package = Path(file).name
     return f"{strategy.role} '{name}'" + ("" if package == "tokenred" else f" of {package}")
-
-
-def _told(error: BaseException) -> str:
-    """Return an exception in one line, whatever its own text does."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:
-        text = ""
-    kind = type(error).__name__
-    return f"{kind}: {text[:200]}" if text else kind
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from tokenred.errors import ConfigError, PluginError, nearest
+from tokenred.errors import ConfigError, PluginError, nearest, told
 
 ROLES = (
     "stage",
@@ -243,9 +243,8 @@ def import_target(target: Any, what: str) -> Any:
     module, name = target.split(":")
     try:
         return getattr(import_module(module), name)
-    except Exception as error:  # a stranger's import may raise anything
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PluginError(f"{what}: {target} cannot be imported ({why})") from error
+    except (Exception, SystemExit) as error:  # a stranger's import may raise anything
+        raise PluginError(f"{what}: {target} cannot be imported ({told(error)})") from error
 
 
 def _check_target(target: Any, owner: str) -> None:

@@ -120,7 +120,9 @@ def json_schemas(
     """
     classes, entries = list(classes), registry().entries()
     wanted = dict.fromkeys([*classes, *(entry.config_class for entry in entries)])
-    references, root = models_json_schema([(cls, "validation") for cls in wanted])
+    described = [cls for cls in wanted if _has_schema(cls)]
+    references, root = models_json_schema([(cls, "validation") for cls in described])
+    references |= {(cls, "validation"): {} for cls in wanted if cls not in described}
     definitions = root["$defs"]
     for role in ROLES:
         options = [
@@ -134,6 +136,15 @@ def json_schemas(
         ]
         definitions[_key(role)] = {"anyOf": [{"enum": registry().names(role)}, *options]}
     return {cls: references[cls, "validation"] for cls in classes}, _linked(definitions)
+
+
+def _has_schema(cls: type[BaseModel]) -> bool:
+    """Return whether JSON schema can state a config; what it cannot is left open."""
+    try:
+        cls.model_json_schema()
+    except Exception:  # a stranger's field may be anything
+        return False
+    return True
 
 
 def _linked(node: Any) -> Any:

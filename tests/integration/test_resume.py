@@ -7,6 +7,8 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from tests.evaluation_toys import ToyModel, ToyTask, contents, run_toy, toy_abla
 from tokenred.cli import main
 from tokenred.errors import TokenredError
 from tokenred.evaluation import files
-from tokenred.evaluation.manifest import Run, make_run, read_run, write_run
+from tokenred.evaluation.manifest import STORE, Run, make_run, read_run, write_run
 from tokenred.evaluation.provenance import package_version
 from tokenred.evaluation.store import Store
 from tokenred.evaluation.summary import Summary, summarise
@@ -304,3 +306,18 @@ def test_a_manifest_that_cannot_be_read_is_one_sentence(
     with pytest.raises(TokenredError, match=sentence) as caught:
         read_run(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_terminated_run_says_what_it_leaves(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["-m", "tokenred", "ablate", "components", "--limit", "100", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "run.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said.splitlines()[-1].startswith("tokenred: stopped; what was computed is in ")
+    assert n_stored(out / STORE) > 0
+    assert read_run(out).name == "components"

@@ -1,17 +1,26 @@
 """Configs: dotted paths, suggestions, short forms, overrides, identity, files, schema."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ConfigDict
 
-from tokenred import ConfigError, PipelineConfig, StrategyConfig, load_pipeline, registry
+from tokenred import (
+    AnchorSelector,
+    ConfigError,
+    PipelineConfig,
+    StrategyConfig,
+    load_pipeline,
+    registry,
+)
 from tokenred.config import canonical_json, short_hash
 from tokenred.files import set_path
 from tokenred.pipeline import load_config, pipeline_schema
+from tokenred.registry import Entry
 from tokenred.slots import strategy_config
 
 FRAME = {"kind": "frame", "selector": "random"}
@@ -483,3 +492,23 @@ def test_a_table_by_retention_has_ratios_and_paths(tied: Any) -> None:
     data = {"stages": {"frame": {"kind": "frame", "selector": "random"}}, "by_retention": tied}
     with pytest.raises(ConfigError, match="by_retention: expected retention ratios"):
         load_config(data)
+
+
+def test_settings_without_a_schema_are_left_open() -> None:
+    class Strange(StrategyConfig):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        hook: Callable[[int], int] | None = None
+
+    class StrangeSelector(AnchorSelector):
+        config: Strange
+
+        def select(self, tokens: Any, n_anchors: int, *, generator: Any) -> Any:
+            raise NotImplementedError
+
+    registry().add(Entry("selector", "strange", StrangeSelector, "tokenred-strange"))
+    try:
+        text = json.dumps(pipeline_schema())
+    finally:
+        registry().forget("tokenred-strange")
+    assert '"strange"' in text
+    assert '"local-global"' in text

@@ -454,3 +454,34 @@ def test_the_doctor_imports_what_a_plugin_names(
     theirs, ours = doctor.plugin_findings()
     assert (theirs.state, ours.state) == ("failed", "ok")
     assert "selector 'unfit' of them" in theirs.detail
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (Unspeakable(), "Unspeakable"),
+        (RecursionError("too deep\nby far"), "RecursionError: too deep by far"),
+    ],
+)
+def test_whatever_an_import_raises_disables_that_plugin_alone(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, told: str
+) -> None:
+    class Point:
+        name, dist = "bad", None
+
+        def __lt__(self, other: object) -> bool:
+            return True
+
+        def load(self) -> object:
+            raise error
+
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()])
+    found, (status,) = load_registry(third_party=True)
+    assert status.error == told
+    assert found.presets()

@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 the run failed, 2 usage or configuration, 3 budget, 4 a chec
 
 import gc
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,16 +114,29 @@ def _options(
     _debug = debug
 
 
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end."""
+
+    exit_code = 143
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; report an error in one sentence with an exit code."""
     if arguments is None:  # a process of its own, most of whose objects live as long as it does
         gc.set_threshold(100_000, 50, 50)
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="tokenred")
     except TokenredError as error:
         _fail(str(error), error.exit_code)
     except ImportError as error:
         _fail(f"{error}; `tokenred doctor` says what is missing", 1)
+    except _Terminated as stop:
+        _fail("terminated", stop.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,7 +141,7 @@ def ablate(
     ablation = load_ablation(what, parse_overrides(set_))
     rows = ablation.expand(parse_retention(retention))
     spec = ModelSpec(model, revision, device, dtype, offline, trust_remote_code)
-    folder = out or Path("runs") / ablation.config.name
+    folder = out or Path("runs") / _folder_name(ablation.config.name, suite or task, model)
     path = folder / STORE
     judged: Any
     llm: Any
@@ -180,15 +181,23 @@ def ablate(
             for cell in planned:
                 store.forget(cell.origin)
         run = make_run(ablation, planned, judged, llm, limit, allow_mixed)
-        write_run(run, folder)
         say(f"{len(planned)} rows on {limit} samples; results in {path}")
-        _watched(partial(compute, any_code=allow_mixed), len(planned) * limit, path)
+        begun = partial(write_run, run, folder)
+        _watched(partial(compute, any_code=allow_mixed), len(planned) * limit, path, begun)
+        store.check_file()
         with progress_line("statistics", n_steps(run)) as step:
             summary = summarise(run, store, step)
     write_tables(summary, folder)
     _print_summary(summary, json)
     page = command("report", str(folder))
     say(f"next: {page}   (plots, samples with frames, one HTML page)")
+
+
+def _folder_name(name: str, task: str, model: str | None) -> str:
+    """Return a folder for what is run: another task or model has another one."""
+    parts = [name, *(() if task == "embedded" else [Path(task).stem])]
+    parts += [] if model is None else [Path(model).name]
+    return "-".join(re.sub(r"[^\w+.]+", "-", part).strip("-.") or "_" for part in parts)[:150]
 
 
 def _refuse_with_suite(**given: bool) -> None:
@@ -208,8 +217,15 @@ def _prepare(model: str | None, threads: int) -> None:
     quiet_transformers()
 
 
-def _watched(compute: Callable[..., Progress], n_cells: int, path: Path) -> None:
-    """Compute under a progress bar on stderr; say how to resume after an interrupt."""
+def _watched(
+    compute: Callable[..., Progress], n_cells: int, path: Path, begun: Callable[[], None]
+) -> None:
+    """Compute under a progress bar on stderr; say how to resume after an interrupt.
+
+    Parameters
+    ----------
+    begun : called once there is a result
+    """
     from rich import progress as bars
     from rich.console import Console
 
@@ -224,7 +240,11 @@ def _watched(compute: Callable[..., Progress], n_cells: int, path: Path) -> None
     ) as bar:
         cells = bar.add_task("", total=n_cells, speed="")
 
+        waiting = [begun]
+
         def show(progress: Progress) -> None:
+            if waiting and progress.cells_done > progress.cells_failed:
+                waiting.pop()()
             seconds = bar.tasks[0].elapsed or 0.0
             speed = f"{progress.cells_computed / seconds:.1f}/s" if seconds else ""
             if progress.cells_failed:
@@ -233,10 +253,12 @@ def _watched(compute: Callable[..., Progress], n_cells: int, path: Path) -> None
 
         try:
             done = compute(on_progress=show)
-        except KeyboardInterrupt:
-            raise TokenredError(
+        except KeyboardInterrupt as stop:
+            error = TokenredError(
                 f"stopped; what was computed is in {path}, the same command resumes"
-            ) from None
+            )
+            error.exit_code = getattr(stop, "exit_code", error.exit_code)
+            raise error from None
     say(f"{done.cells_computed} results computed, {done.cells_reused} found in the store")
     if done.cells_failed:
         say(f"{done.cells_failed} failed, they are tried again next time: {done.latest_failure}")

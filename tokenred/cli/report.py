@@ -24,6 +24,10 @@ def report(
     format_: Annotated[
         str, typer.Option("--format", help=f"Which files, of {', '.join(FORMATS)}.")
     ] = "html",
+    key: Annotated[
+        str,
+        typer.Option("--run", metavar="KEY", help="Which run, where a folder holds several."),
+    ] = "",
     samples: Annotated[
         int, typer.Option(min=0, help="Number of samples with most disagreement on the page.")
     ] = 24,
@@ -39,7 +43,8 @@ def report(
     from tokenred.evaluation.summary import n_steps, summarise
 
     formats = parse_formats(format_)
-    manifest = read_run(run)
+    manifest = read_run(run, key)
+    _tell_of_others(run, manifest)
     if not (run / STORE).exists():
         raise InputError(f"{run} holds no results; `tokenred ablate` makes them")
     folder = out or run
@@ -54,6 +59,16 @@ def report(
             path = folder / f"report.{name}"
             write_whole(path, _text(name, manifest, summary, store, run, samples))
             print(path)
+
+
+def _tell_of_others(folder: Path, shown: Run) -> None:
+    from tokenred.evaluation.manifest import read_runs, run_key
+
+    for key, other in read_runs(folder).items():
+        if key != run_key(shown):
+            size = f"{len(other.rows)} rows on {len(other.sample_ids)} samples"
+            when = other.environment.get("started", "at an unknown time")
+            say(f"also here: --run {key}, {size} of {other.task_name}, {when}")
 
 
 def parse_formats(text: str) -> list[str]:

@@ -47,12 +47,20 @@ class Published(FrozenModel):
         description="row label -> score in %, or a table from retention to score"
     )
 
-    def score(self, label: str, retention: float | None) -> float | None:
-        """Return the published score of a row, if there is one."""
+    def score(
+        self, label: str, retention: float | None, measured_at: Sequence[float]
+    ) -> float | None:
+        """Return the published score of a row, if there is one at its retention.
+
+        Parameters
+        ----------
+        measured_at : where a score without a retention was measured; anywhere if empty
+        """
         found = self.scores.get(label)
         if isinstance(found, dict):
             return None if retention is None else found.get(retention)
-        return found
+        elsewhere = retention is not None and measured_at and retention not in measured_at
+        return None if elsewhere else found
 
 
 class Sweep(FrozenModel):

@@ -1,13 +1,13 @@
 """Export all stored answers to one flat file."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tokenred.errors import ConfigError, TokenredError
-from tokenred.evaluation.files import whole_file
-from tokenred.evaluation.manifest import STORE, Run, read_run
+from tokenred.evaluation.files import inert, whole_file
+from tokenred.evaluation.manifest import STORE, Run, read_runs
 from tokenred.evaluation.store import STORED, Store
 
 SUFFIXES = (".csv", ".parquet")
@@ -17,7 +17,8 @@ _BATCH = 20_000
 def export_answers(folder: Path, path: Path) -> int:
     """Write every answer that a run's folder holds, with the label of its row; return how many.
 
-    Answers that belong to no row of the latest run, such as those of older code, have no label.
+    Answers that belong to no row of any run that the folder knows of, such as those of older code,
+    have no label.
 
     Parameters
     ----------
@@ -34,17 +35,18 @@ def export_answers(folder: Path, path: Path) -> int:
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"write to a file that ends in {' or '.join(SUFFIXES)}, not {path.name}")
-    run = read_run(folder)
+    runs = read_runs(folder)
     write = _write_csv if path.suffix == ".csv" else _write_parquet
     with Store(folder / STORE) as store, whole_file(path) as draft:
-        return write(draft, _labelled(run, store))
+        return write(draft, _labelled(runs.values(), store))
 
 
-def _labelled(run: Run, store: Store) -> Iterator[dict[str, Any]]:
-    known = {
-        (row.origin.config_id, row.origin.code_version): (row.label, row.retention)
-        for row in run.rows
-    }
+def _labelled(runs: Iterable[Run], store: Store) -> Iterator[dict[str, Any]]:
+    known: dict[tuple[str, str], tuple[str, float | None]] = {}
+    for run in runs:  # the latest first
+        for each in run.rows:
+            origin = each.origin.config_id, each.origin.code_version
+            known.setdefault(origin, (each.label, each.retention))
     for row in store.rows():
         label, retention = known.get((row["config_id"], row["code_version"]), (None, None))
         yield {"row": label, "retention": retention, **row}
@@ -57,7 +59,7 @@ def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> int:
             if not n_rows:
                 writer = csv.DictWriter(file, list(row), lineterminator="\n")
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerow({name: inert(value) for name, value in row.items()})
             n_rows += 1
     return n_rows
 

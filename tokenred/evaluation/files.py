@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tokenred.errors import TokenredError
 
@@ -35,6 +36,13 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file as a whole or not at all (see ``whole_file``)."""
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def inert(value: Any) -> Any:
+    """Return a cell of a CSV file; text that a spreadsheet would take for a formula is quoted."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
 
 
 def sampled_hash(path: Path) -> str:

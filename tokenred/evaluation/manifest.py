@@ -6,6 +6,7 @@ Manifest and store suffice to rebuild tables and reports without the model.
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenred.accounting import LlmShape
-from tokenred.errors import InputError, TokenredError
+from tokenred.config import short_hash
+from tokenred.errors import InputError, TokenredError, nearest
 from tokenred.evaluation.ablation import Ablation
 from tokenred.evaluation.files import write_whole
 from tokenred.evaluation.model import EvaluatedModel
@@ -113,7 +115,7 @@ def make_run(
                 origin=cell.origin,
                 published=None
                 if published is None
-                else published.score(cell.row.label, cell.row.retention),
+                else published.score(cell.row.label, cell.row.retention, config.retention or ()),
             )
             for cell in planned
         ),
@@ -134,8 +136,18 @@ def environment() -> dict[str, str]:
     return found | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
+def run_key(run: Run | Mapping[str, Any]) -> str:
+    """Return 8 hex digits over what is run: rows, task, model and samples, in any code version."""
+    data = asdict(run) if isinstance(run, Run) else run
+    what = [data[name] for name in ("name", "task_fingerprint", "model_revision", "sample_ids")]
+    rows = [[row["label"], row["origin"]["config_id"]] for row in data["rows"]]
+    return short_hash([what, rows])[:8]
+
+
 def write_run(run: Run, folder: Path) -> None:
-    """Write ``run.json`` as a whole or not at all.
+    """Write ``run.json`` as a whole or not at all; the run of something else that it held stays.
+
+    That becomes ``run-KEY.json``, see ``read_run``.
 
     Raises
     ------
@@ -147,18 +159,51 @@ def write_run(run: Run, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TokenredError(f"cannot make {folder}: {error.strerror}") from error
+    key = run_key(run)
+    with suppress(InputError, OSError):
+        before = run_key(read_run(folder))
+        if before != key:
+            (folder / FILE).replace(folder / f"run-{before}.json")
     write_whole(folder / FILE, json.dumps(data, indent=1) + "\n")
+    (folder / f"run-{key}.json").unlink(missing_ok=True)
 
 
-def read_run(folder: Path) -> Run:
-    """Return the run that a folder holds.
+def read_runs(folder: Path) -> dict[str, Run]:
+    """Return all runs that a folder holds, by their keys; the latest first.
+
+    Raises
+    ------
+    InputError
+        If there is none, or the latest cannot be read.
+    """
+    latest = read_run(folder)
+    found = {run_key(latest): latest}
+    for path in sorted(Path(folder).glob("run-*.json"), key=lambda path: -path.stat().st_mtime):
+        with suppress(InputError):
+            run = _read(path)
+            found.setdefault(run_key(run), run)
+    return found
+
+
+def read_run(folder: Path, key: str = "") -> Run:
+    """Return a run that a folder holds, the latest unless a key is given.
 
     Raises
     ------
     InputError
         If there is none, or it was written by another version.
     """
-    path = Path(folder) / FILE
+    folder = Path(folder)
+    if not key:
+        return _read(folder / FILE)
+    runs = read_runs(folder)
+    if key not in runs:
+        raise InputError(f"{folder} holds no run '{key}'{nearest(key, runs)}")
+    return runs[key]
+
+
+def _read(path: Path) -> Run:
+    folder = path.parent
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 import tokenred
 from tokenred.config import StrategyConfig
+from tokenred.kernels.native import kernels_in_use
 from tokenred.plugins import plugin_statuses, registry
 from tokenred.slots import parts
 
@@ -96,7 +97,10 @@ def code_version(*configs: BaseModel) -> str:
     configs : of the pipeline, and of the task if it comes from a plugin or its scorer does
     """
     owners = sorted({owner for owner in _owners(configs) if owner != "tokenred"})
-    return " ".join([package_version(), *(f"{owner}={_installed(owner)}" for owner in owners)])
+    kernels = kernels_in_use()  # sums of compiled code differ in the last digits
+    compiled = [] if kernels == "torch" else [f"kernels={kernels.split()[-1]}"]
+    plugins = (f"{owner}={_installed(owner)}" for owner in owners)
+    return " ".join([package_version(), *compiled, *plugins])
 
 
 def _owners(configs: Iterable[BaseModel]) -> Iterator[str]:

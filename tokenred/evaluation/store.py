@@ -184,6 +184,9 @@ class Store:
             self._write_ahead()
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._prepare()
+            in_memory = str(self.path) == ":memory:"
+            self._file = None if in_memory else self.path.stat()
+        self._sound = False
 
     def __enter__(self) -> "Store":
         return self
@@ -195,6 +198,26 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         self._db.close()
+
+    def check_file(self) -> None:
+        """Make sure that the file is still the one that was opened.
+
+        Raises
+        ------
+        TokenredError
+            If it was deleted, moved or replaced, so that what is written now would be lost.
+        """
+        if self._file is None:
+            return
+        try:
+            found = self.path.stat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != (self._file.st_dev, self._file.st_ino):
+            raise TokenredError(
+                f"the result store {self.path} was deleted or replaced while it was in use; run "
+                "the same command again"
+            )
 
     def add_config(self, config_id: str, config: object) -> None:
         """Store the config of a ``config_id``."""
@@ -293,7 +316,36 @@ class Store:
         with self._sentences("read"):
             rows = self._db.execute(query, (*_values(origin, any_code), origin.code_version))
             found = {row[:2]: row for row in rows.fetchall() if row[0] in wanted}  # the last counts
-        return [_record(row) for row in found.values()]
+        self._check_types()
+        return [self._record(row) for row in found.values()]
+
+    def _check_types(self) -> None:
+        """Look once for values that are no numbers where numbers belong."""
+        if self._sound:
+            return
+        numbers = [name for name, of in STORED.items() if of is not str]
+        wrong = " OR ".join(f"typeof({name}) IN ('text', 'blob')" for name in numbers)
+        query = f"SELECT sample_id, question_no, {', '.join(numbers)} FROM results WHERE {wrong}"
+        with self._sentences("read"):
+            row = self._db.execute(f"{query} LIMIT 1").fetchone()
+        if row is not None:
+            name = next(n for n, v in zip(numbers, row[2:]) if isinstance(v, str | bytes))
+            raise self._unreadable(row[0], row[1], f"{name} is no number")
+        self._sound = True
+
+    def _record(self, row: tuple[Any, ...]) -> Record:
+        """Build a record from the columns of sample, question, code version, answer and cost."""
+        try:
+            answer = StoredAnswer(**_read(_ANSWER, row[3:]))
+            return Record(row[0], row[1], answer, _cost(row[3 + len(_ANSWER) :]), row[2])
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._unreadable(row[0], row[1], str(error)) from None
+
+    def _unreadable(self, sample_id: str, question_no: int, why: str) -> TokenredError:
+        return TokenredError(
+            f"{self.path} holds an answer that cannot be read (sample '{sample_id}', question "
+            f"{question_no}: {why[:100]}); choose another folder with --out, or --fresh"
+        )
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield everything that is stored, one flat row an answer, for export."""
@@ -316,7 +368,15 @@ class Store:
         with self._sentences("read"):
             query = f"SELECT config FROM calibrations WHERE {_ORIGIN}"
             row = self._db.execute(query, astuple(origin)).fetchone()
-        return json.loads(row[0]) if row else None
+        try:
+            found = json.loads(row[0]) if row else None
+        except (ValueError, TypeError):
+            found = ""
+        if not (found is None or isinstance(found, dict)):
+            raise TokenredError(
+                f"{self.path} holds a calibration that cannot be read; --fresh makes it again"
+            )
+        return found
 
     def add_calibrated(self, origin: Origin, config: object) -> None:
         """Store a calibrated configuration."""
@@ -382,6 +442,8 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        if hasattr(self, "_file"):
+            self.check_file()
         with self._sentences("write to"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -492,12 +554,6 @@ def _read(names: Iterable[str], columns: Sequence[Any]) -> dict[str, Any]:
         if found[name] is not None:
             found[name] = _READER[name](found[name])
     return found
-
-
-def _record(row: tuple[Any, ...]) -> Record:
-    """Build a record from the columns of sample, question, code version, answer and cost."""
-    answer = StoredAnswer(**_read(_ANSWER, row[3:]))
-    return Record(row[0], row[1], answer, _cost(row[3 + len(_ANSWER) :]), row[2])
 
 
 @lru_cache(maxsize=1024)

@@ -1,6 +1,7 @@
 """A summary as terminal table, Markdown, CSV and JSON."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -214,9 +215,14 @@ def _bold_markdown(cell: tuple[str, bool]) -> str:
     return f"**{text}**" if bold else text
 
 
+def _escaped(text: str) -> str:
+    """Return text of a Markdown cell without pipes, line breaks and HTML."""
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    return " ".join(text.replace("|", "\\|").split("\n"))
+
+
 def _markdown_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     rule = [":--", *("--:" for _ in names[1:])]
     return [
-        "| " + " | ".join(part.replace("|", "\\|") for part in line) + " |"
-        for line in [names, rule, *lines]
+        "| " + " | ".join(_escaped(part) for part in line) + " |" for line in [names, rule, *lines]
     ]

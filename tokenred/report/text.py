@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from tokenred.evaluation.files import inert
+
 LABEL_WIDTH = 12
 """Least width of a row's label in a terminal; longer labels are folded."""
 
@@ -33,5 +35,5 @@ def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for line in lines for name in line))
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: inert(value) for name, value in line.items()} for line in lines)
     return text.getvalue()

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import stat
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -236,6 +237,24 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def check_trust(path: Path) -> None:
+    """Make sure that nobody else can have put a library there.
+
+    Raises
+    ------
+    ValueError
+        If the file, or a folder above it, belongs to somebody else than the user and root, or
+        others may write to it. Folders with a sticky bit, such as /tmp, keep what is in them.
+    """
+    if not hasattr(os, "getuid"):
+        return
+    for each in (path, *path.resolve().parents):
+        found = each.stat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if found.st_uid not in (os.getuid(), 0) or shared:
+            raise ValueError(f"{each} is not trusted: others may write to it, or own it")
+
+
 def load_library(folder: Path) -> tuple[Library, Built] | None:
     """Load the library for this machine; None if there is none.
 
@@ -248,6 +267,7 @@ def load_library(folder: Path) -> tuple[Library, Built] | None:
     if not all(map(os.path.isfile, (path, path.with_suffix(".json")))):  # False if unreadable
         return None
     try:
+        check_trust(path)
         built = Built.read(path.with_suffix(".json"))
         if checksum(path) != built.checksum:
             raise ValueError(f"{path.name} is not as it was built")
