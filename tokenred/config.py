@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -14,16 +14,20 @@ from pydantic import (
     ValidationError,
 )
 
-from tokenred.errors import ConfigError, nearest
+from tokenred.errors import ConfigError, nearest, quoted
 
 Model = TypeVar("Model", bound=BaseModel)
 SCHEMA_VERSION = 2
+LONGEST_TEXT = 10_000
+"""Characters of any text among settings."""
 
 
 class FrozenModel(BaseModel):
     """Base of every config: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=LONGEST_TEXT
+    )
 
 
 class StrategyConfig(FrozenModel):
@@ -43,29 +47,44 @@ def validate(cls: type[Model], data: object) -> Model:
     if isinstance(data, cls):
         return data
     if not isinstance(data, Mapping):
-        raise ConfigError(f"expected a mapping of settings, got {data!r}")
+        raise ConfigError(f"expected a mapping of settings, got {quoted(data)}")
     try:
         return cls.model_validate(dict(data))
     except ValidationError as error:
-        raise _first_fault(cls, error) from None
+        raise _first_fault(cls, data, error) from None
 
 
-def _first_fault(cls: type[BaseModel], error: ValidationError) -> ConfigError:
-    fault = error.errors()[0]
-    # Pydantic puts the member of a union that it tried last into the place; no user wrote that.
-    place = [part for part in fault["loc"] if part not in ("int", "float", "str", "bool")]
+def _place(data: object, parts: Iterable[str | int], is_missing: bool) -> list[str | int]:
+    """Return the part of a place that a user wrote; pydantic adds members of unions, for one."""
+    place: list[str | int] = []
+    for part in parts:
+        inside = data if isinstance(data, Mapping) else {}
+        if isinstance(data, list | tuple):
+            inside = dict(enumerate(data))
+        if part in inside or is_missing:
+            place.append(part)
+            data = inside.get(part)
+    return place
+
+
+def _first_fault(
+    cls: type[BaseModel], data: Mapping[str, object], error: ValidationError
+) -> ConfigError:
+    faults = error.errors()  # a misspelt key says more than that the right one is missing
+    fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
+    place = _place(data, fault["loc"], fault["type"] == "missing")
     inner = fault.get("ctx", {}).get("error")
     if isinstance(inner, ConfigError):
         return inner.below(place)
     if fault["type"] == "extra_forbidden":
         key = str(place[-1])
         fields = list(cls.model_fields)
-        return ConfigError(f"unknown key '{key}'{nearest(key, fields)}", place)
+        return ConfigError(f"unknown key {quoted(key)}{nearest(key, fields)}", place)
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         message = "this key is required"
     else:
-        message = f"{message} (got {fault['input']!r})"
+        message = f"{message} (got {quoted(fault['input'])})"
     return ConfigError(message, place)
 
 

@@ -177,10 +177,10 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"rows: [", "x.yaml is not valid YAML"),
+        (b"rows: [", "x.yaml, line 1: not valid YAML"),
         (b"- a", "x.yaml does not hold a mapping"),
         (b"\xff\xfe\x00", "x.yaml cannot be read: it is not UTF-8"),
-        (None, "x.yaml cannot be read: No such file"),
+        (None, "x.yaml does not exist"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(

@@ -111,7 +111,7 @@ def test_schema_knows_every_registered_strategy(tokenred):
         (["config", "hash", "aot-papr"], 2, "did you mean 'aot-paper'?"),
         (["config", "hash", "random", "--set", "budget.ratio=1"], 2, "budget.ratio: unknown key"),
         (["config", "hash", "random", "--set", "budget"], 2, "write --set PATH=VALUE"),
-        (["config", "hash", "random", "--set", "seed=[1"], 2, "seed: '[1' is not valid YAML"),
+        (["config", "hash", "random", "--set", "seed=[1"], 2, "seed: not valid YAML: "),
         (["run", "no-such.mp4", "--ask", "how many digits?"], 1, "no-such.mp4 does not exist"),
         (["run", "v.mp4", "--ask", "?", "--pipeline", "aot"], 2, "unknown pipeline 'aot'"),
     ],

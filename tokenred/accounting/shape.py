@@ -1,6 +1,5 @@
 """The sizes of an LLM that FLOPs formulas read, from any config; no weights are needed."""
 
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -8,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tokenred.errors import ConfigError, InputError, nearest
+from tokenred.errors import ConfigError, InputError, nearest, shown
+from tokenred.texts import read_json
 
 KEYS = (
     "hidden_size",
@@ -94,18 +94,11 @@ class LlmShape:
             If it cannot be read, or as in :meth:`of`.
         """
         file = path / "config.json" if path.is_dir() else path
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise InputError(f"{file} is not a JSON file") from None
-        if not isinstance(data, dict):
-            raise InputError(f"{file} holds no config, but {data!r:.40}")
+        data = read_json(file)
         try:
             return cls.of(data)
         except InputError as error:
-            raise InputError(f"{file}: {error}") from None
+            raise InputError(f"{shown(file)}: {error}") from None
 
 
 SHAPES: MappingProxyType[str, LlmShape] = MappingProxyType(

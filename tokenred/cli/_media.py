@@ -108,7 +108,7 @@ def check_sampling(frames: int | None, by: str, fps: float | None) -> None:
 
 def check_media(path: Path) -> None:
     """Refuse what is no file, before a model is loaded."""
-    from tokenred.video.opening import check_file
+    from tokenred.texts import check_file
 
     check_file(path, "a video or an image file")
 

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from tokenred.config import FrozenModel, nested, short_hash, validate
-from tokenred.errors import ConfigError, nearest
-from tokenred.files import SUFFIXES, read_pipeline, read_yaml
+from tokenred.errors import ConfigError, nearest, shown
+from tokenred.files import is_yaml, located, read_pipeline, read_yaml
 from tokenred.pipeline import PipelineConfig, load_config
 from tokenred.plugins import registry
 from tokenred.registry import hint
@@ -298,21 +298,21 @@ def load_ablation(
     if isinstance(source, Mapping):
         return Ablation(validate(AblationConfig, source), overrides)
     path = Path(source)
-    if path.suffix not in SUFFIXES:
+    if not is_yaml(source):
         known = ablation_files()
         if str(source) in registry().presets():
             return Ablation(_of_preset(str(source)), overrides)
         if str(source) not in known:
             names = [*known, *registry().presets()]
             raise ConfigError(
-                f"no ablation or pipeline '{source}'{hint('pipeline', str(source), names)}"
+                f"no ablation or pipeline '{shown(source)}'{hint('pipeline', str(source), names)}"
             )
         path = known[str(source)]
     data = {"name": path.stem, **read_yaml(path)}
     try:
         return Ablation(validate(AblationConfig, data), overrides)
     except ConfigError as error:
-        raise ConfigError(f"{path.name}: {error}") from None
+        raise located(error, path) from None
 
 
 def _of_preset(name: str) -> AblationConfig:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenred.accounting import LlmShape
-from tokenred.errors import InputError, TokenredError
+from tokenred.errors import InputError, TokenredError, shown
 from tokenred.evaluation.ablation import Ablation
 from tokenred.evaluation.files import write_whole
 from tokenred.evaluation.model import EvaluatedModel
@@ -21,10 +21,12 @@ from tokenred.evaluation.store import Origin
 from tokenred.evaluation.task import Task
 from tokenred.evaluation.worker import PlannedRow
 from tokenred.kernels.native import kernels_in_use
+from tokenred.texts import read_json
 
 FILE = "run.json"
 STORE = "results.sqlite"
 MANIFEST_VERSION = 1
+MAX_RUN_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,10 @@ def read_run(folder: Path) -> Run:
         If there is none, or it was written by another version.
     """
     path = Path(folder) / FILE
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no run; `tokenred ablate` makes one") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    found = data.pop("version", None) if isinstance(data, dict) else None
+    if not path.exists():
+        raise InputError(f"{shown(folder)} holds no run; `tokenred ablate` makes one")
+    data = read_json(path, MAX_RUN_BYTES)
+    found = data.pop("version", None)
     if found != MANIFEST_VERSION:
         raise InputError(f"{path} has layout {found}, this tokenred reads {MANIFEST_VERSION}")
     try:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from tokenred.config import SCHEMA_VERSION, FrozenModel, nested, short_hash, validate
-from tokenred.errors import ConfigError, nearest
-from tokenred.files import read_pipeline, set_path
+from tokenred.errors import ConfigError, nearest, quoted
+from tokenred.files import is_table, located, read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.stages.cut import CutStageConfig
 from tokenred.pipeline.stages.frame import FrameStageConfig
@@ -58,13 +58,13 @@ class PipelineConfig(FrozenModel):
         BudgetConfig(), description="how many tokens may be kept"
     )
     stages: dict[str, Any] = Field(description="label -> stage, in order; null removes a stage")
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of everything random")
 
     @field_validator("stages", mode="before")
     @classmethod
     def _stages(cls, stages: object) -> dict[str, FrozenModel]:
         if not isinstance(stages, Mapping):
-            raise ConfigError(f"expected a mapping of stages, got {stages!r}")
+            raise ConfigError(f"expected a mapping of stages, got {quoted(stages)}")
         return {
             str(label): _stage(stage, str(label))
             for label, stage in stages.items()
@@ -105,9 +105,9 @@ def _stage(data: object, label: str) -> FrozenModel:
         return data  # type: ignore[return-value]
     kind = data.get("kind") if isinstance(data, Mapping) else None
     try:
-        if kind not in STAGE_CONFIGS:
-            known = nearest(str(kind), STAGE_CONFIGS)
-            raise ConfigError(f"unknown stage kind {kind!r}{known}", ["kind"])
+        if not isinstance(kind, str) or kind not in STAGE_CONFIGS:
+            known = nearest(quoted(kind).strip("'"), STAGE_CONFIGS)
+            raise ConfigError(f"unknown stage kind {quoted(kind)}{known}", ["kind"])
         return validate(STAGE_CONFIGS[kind], data)
     except ConfigError as error:
         raise error.below([label]) from None
@@ -208,33 +208,43 @@ def load_config(
     the budget: those of the nearest retention ratio apply, before the overrides.
     """
     data = read_pipeline(source)
+    try:
+        return _validated(data, overrides or {})
+    except ConfigError as error:
+        raise located(error, source, overrides) from None
+
+
+def _validated(data: dict[str, Any], overrides: Mapping[str, Any]) -> PipelineConfig:
     tied = data.pop("by_retention", None)
-    changed = _overridden(data, overrides or {})
+    changed = _overridden(data, overrides)
     if tied is not None:
         nearest_to = _retention(changed)
         table = _by_retention(tied)
         key = min(table, key=lambda ratio: (abs(ratio - nearest_to), ratio))
-        changed = _overridden(_overridden(data, table[key]), overrides or {})
+        changed = _overridden(_overridden(data, table[key]), overrides)
     return validate(PipelineConfig, changed)
 
 
 def _overridden(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     for path, value in overrides.items():
-        head = path.partition(".")[0]
-        if head not in PipelineConfig.model_fields and head in (data.get("stages") or {}):
+        head, stages = str(path).partition(".")[0], data.get("stages")
+        is_stage = isinstance(stages, Mapping) and head in stages
+        if is_stage and head not in PipelineConfig.model_fields:
             path = f"stages.{path}"  # a stage may be named without the prefix
         data = set_path(data, path, value)
     return data
 
 
 def _retention(data: Mapping[str, Any]) -> float:
-    budget = data.get("budget") or {}
-    return validate(BudgetConfig, budget).retention_ratio
+    try:
+        return validate(BudgetConfig, data.get("budget") or {}).retention_ratio
+    except ConfigError as error:
+        raise error.below(["budget"]) from None
 
 
 def _by_retention(tied: object) -> dict[float, Mapping[str, Any]]:
     table = dict(tied) if isinstance(tied, Mapping) else {}
-    pairs = (isinstance(k, int | float) and isinstance(v, Mapping) for k, v in table.items())
+    pairs = (isinstance(k, int | float) and 0 < k <= 1 and is_table(v) for k, v in table.items())
     if not table or not all(pairs):
         raise ConfigError("expected retention ratios, each with paths and values", ["by_retention"])
     return table

@@ -1,6 +1,5 @@
 """Tasks from your own files: a JSONL file of questions, or videos alone."""
 
-import json
 import logging
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, StrictInt, ValidationError, model_validator
+from pydantic import Field, StrictInt, model_validator
 
-from tokenred.config import FrozenModel, StrategyConfig
-from tokenred.errors import ConfigError, InputError, nearest
+from tokenred.config import FrozenModel, StrategyConfig, validate
+from tokenred.errors import ConfigError, InputError, shown
 from tokenred.evaluation.files import sampled_hash
 from tokenred.evaluation.scorers import Scorer
 from tokenred.evaluation.task import (
@@ -23,11 +22,12 @@ from tokenred.evaluation.task import (
     score_option,
 )
 from tokenred.slots import Slot, build
+from tokenred.texts import check_file, parse_json, read_text
 from tokenred.video.limits import VideoLimits
-from tokenred.video.opening import shown
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 LETTERS = string.ascii_uppercase
+MAX_JSONL_BYTES = 2**28
 _log = logging.getLogger(__name__)
 
 
@@ -111,7 +111,6 @@ class LocalTask(Task):
         else:
             self._folder = path if path.is_dir() else path.parent
             lines = [Line(video=each, question=config.question) for each in _videos(path)]
-        _check_names({line.video for line in lines})
         grouped: dict[str, list[Line]] = {}
         for line in lines:
             grouped.setdefault(line.video, []).append(line)
@@ -193,38 +192,24 @@ def _answers(line: Line) -> tuple[str, ...]:
 
 
 def _read_lines(path: Path) -> list[Line]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read: {reason}") from None
+    text = read_text(path, "a JSONL file", MAX_JSONL_BYTES)
     lines = []
     for number, raw in enumerate(text.split("\n"), 1):  # splitlines also splits inside of texts
         if raw.strip():
             try:
                 lines.append(_line(raw))
-            except InputError as error:
-                raise InputError(f"{path}, line {number}: {error}") from None
+            except (ConfigError, InputError) as error:
+                raise InputError(f"{shown(path)}, line {number}: {error}") from None
     if not lines:
-        raise InputError(f"{path} holds no question")
+        raise InputError(f"{shown(path)} holds no question")
     return lines
 
 
 def _line(raw: str) -> Line:
-    try:
-        data = json.loads(raw)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error.msg}") from None
+    data = parse_json(raw, where="")
     if not isinstance(data, dict):
         raise InputError("not a JSON object")
-    try:
-        line = Line.model_validate(data)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"][:1])
-        if fault["type"] == "extra_forbidden":
-            raise InputError(f"unknown key '{key}'{nearest(key, Line.model_fields)}") from None
-        raise InputError(f"{key}: {fault['msg'].lower()}") from None
+    line = validate(Line, data)
     if len(line.options) > len(LETTERS):
         raise InputError(f"{len(line.options)} options; there are letters for {len(LETTERS)}")
     Question(line.kind, line.question, line.options, _answers(line))  # says what does not fit
@@ -232,14 +217,15 @@ def _line(raw: str) -> Line:
 
 
 def _videos(path: Path) -> list[str]:
-    if path.is_dir():
+    if not path.is_dir():
+        check_file(path, "a video file")
+        found = [path.name]
+    else:
         found = [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEO_SUFFIXES]
-        if not found:
-            raise InputError(f"{path} holds no video ({', '.join(VIDEO_SUFFIXES)})")
-        return found
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    return [path.name]
+    if not found:
+        raise InputError(f"{shown(path)} holds no video ({', '.join(VIDEO_SUFFIXES)})")
+    _check_names(found)
+    return found
 
 
 def _check_names(videos: Iterable[str]) -> None:
