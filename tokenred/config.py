@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from functools import partial
 from typing import TypeVar
 
@@ -15,6 +17,7 @@ from pydantic import (
 )
 
 from tokenred.errors import ConfigError, nearest, quoted
+from tokenred.texts import LONGEST_NUMBER
 
 Model = TypeVar("Model", bound=BaseModel)
 SCHEMA_VERSION = 2
@@ -39,7 +42,7 @@ class StrategyConfig(FrozenModel):
 class CostTermConfig(StrategyConfig):
     """Base of a cost term's settings: what has a price has a weight in the sum or product."""
 
-    weight: float = Field(1.0, gt=0, description="factor of this term")
+    weight: float = Field(1.0, gt=0, le=1e6, description="factor of this term")
 
 
 def validate(cls: type[Model], data: object) -> Model:
@@ -91,6 +94,19 @@ def _first_fault(
 def nested(cls: type[BaseModel]) -> BeforeValidator:
     """Return the annotation that makes faults inside a nested config carry their path."""
     return BeforeValidator(partial(validate, cls))
+
+
+_SHARE = re.compile(r"[0-9]*\.?[0-9]*(e-?[0-9]{1,2})?(/[0-9]+)?", re.IGNORECASE)
+
+
+def fraction(text: str) -> float:
+    """Return the number that a text such as ``0.17`` or ``126/729`` means."""
+    try:
+        if len(text) > LONGEST_NUMBER or not _SHARE.fullmatch(text):
+            raise ValueError
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"{quoted(text)} is no share; write 0.17 or 126/729") from None
 
 
 def canonical_json(data: object) -> str:

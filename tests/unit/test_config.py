@@ -80,7 +80,7 @@ FAULTS: list[tuple[Mapping[str, Any], str, str]] = [
     (
         stages(coupler={"name": "sinkhorn", "epsilon": 0}),
         "stages.first.coupler.epsilon",
-        "greater than 0",
+        "greater than or equal to 0.000001",
     ),
     (
         stages(coupler={"name": "sinkhorn", "epsilon": float("nan")}),

@@ -24,6 +24,8 @@ from tokenred.slots import build, strategy_config
 
 ALWAYS = ("vanilla", "random", "downsample")
 RETENTION = "budget.retention_ratio"
+Ratio = Annotated[float, Field(gt=0, le=1)]
+Score = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class RowSpec(FrozenModel):
@@ -32,9 +34,9 @@ class RowSpec(FrozenModel):
     pipeline: str | None = Field(default=None, description="preset or file; the base by default")
     set: dict[str, Any] = Field(default_factory=dict, description="dotted path -> value")
     frames: int | None = Field(
-        default=None, ge=1, description="evenly spaced frames of the clip; all"
+        default=None, ge=1, le=2**20, description="evenly spaced frames of the clip; all"
     )
-    only: tuple[float, ...] = Field(
+    only: tuple[Ratio, ...] = Field(
         default=(), description="retention ratios that this row can meet; all by default"
     )
 
@@ -43,7 +45,7 @@ class Published(FrozenModel):
     """Published scores, of another model."""
 
     source: str = Field(description="where they stand, and of which model")
-    scores: dict[str, float | dict[float, float]] = Field(
+    scores: dict[str, Score | dict[Ratio, Score]] = Field(
         description="row label -> score in %, or a table from retention to score"
     )
 
@@ -103,7 +105,7 @@ class AblationConfig(FrozenModel):
     title: str = Field(default="", description="heading of the table")
     question: str = Field(default="", description="what the table answers")
     base: str = Field(default="aot-paper", description="preset or file that rows and axes change")
-    retention: tuple[float, ...] = Field(
+    retention: tuple[Ratio, ...] = Field(
         default=(0.10,), min_length=1, description="kept / vanilla tokens"
     )
     reference: str | None = Field(

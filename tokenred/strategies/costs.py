@@ -142,9 +142,11 @@ class SpatialCost(CostTerm):
 class TemporalConfig(CostTermConfig):
     """Settings of the temporal cost."""
 
-    sigma_frames: float = Field(1.5, gt=0, description="width of the gap kernel, in frames")
+    sigma_frames: float = Field(
+        1.5, ge=1e-3, le=1e6, description="width of the gap kernel, in frames"
+    )
     max_gap_frames: float | None = Field(
-        None, gt=0, description="pairs further apart are forbidden; null: no limit"
+        None, gt=0, le=1e6, description="pairs further apart are forbidden; null: no limit"
     )
 
 

@@ -99,6 +99,7 @@ class TextRatersConfig(StrategyConfig):
     heads: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="only this many heads, those with the most attention from raters to "
         "candidates; 14 in SparseVLM+, null for all heads",
     )
@@ -208,7 +209,7 @@ def _rotary_logits(
 class RandomRankerConfig(StrategyConfig):
     """Settings of the random ranker."""
 
-    seed: int = Field(0, ge=0, description="another seed, another draw")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="another seed, another draw")
 
 
 class RandomRanker(TokenRanker):

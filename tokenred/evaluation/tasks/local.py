@@ -5,7 +5,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, model_validator
 
@@ -36,7 +36,9 @@ class LocalTaskConfig(StrategyConfig):
 
     path: str = Field(description="JSONL file of questions, a video, or a folder of videos")
     videos: str = Field("", description="folder of the videos; that of the file by default")
-    frames: int = Field(32, ge=1, description="frames sampled from each video, evenly spaced")
+    frames: int = Field(
+        32, ge=1, le=2**20, description="frames sampled from each video, evenly spaced"
+    )
     sampling: Literal["round", "floor", "start"] = Field(
         "round", description="which frames are evenly spaced: see `tokenred.read_video`"
     )
@@ -44,7 +46,7 @@ class LocalTaskConfig(StrategyConfig):
         "index", description="what they are spread over: the frames of a video, or its seconds"
     )
     fps: float | None = Field(
-        None, gt=0, description="frames a second instead of a number of `frames`"
+        None, gt=0, le=1e6, description="frames a second instead of a number of `frames`"
     )
     limits: VideoLimits = Field(
         VideoLimits(), description="how large a video may be, and how damaged"
@@ -58,11 +60,15 @@ class LocalTaskConfig(StrategyConfig):
     scorer: Slot[Scorer] = Field(
         "exact-match", validate_default=True, description="of free answers"
     )
-    max_new_tokens: int = Field(32, ge=1, description="longest answer that a model may write")
+    max_new_tokens: int = Field(
+        32, ge=1, le=2**20, description="longest answer that a model may write"
+    )
     question: str = Field(
         "What happens in this video?", description="asked about videos that come without one"
     )
-    calibration: int = Field(0, ge=0, description="last samples, held out for calibration")
+    calibration: int = Field(
+        0, ge=0, le=2**31, description="last samples, held out for calibration"
+    )
 
     @model_validator(mode="after")
     def _one_number_of_frames(self) -> "LocalTaskConfig":
@@ -77,8 +83,11 @@ class Line(FrozenModel):
     video: str = Field(description="file, relative to the folder of the videos")
     question: str = Field(min_length=1, description="what is asked")
     options: tuple[str, ...] = Field((), description="answers to choose from; none: free text")
-    answer: str | StrictInt | tuple[str, ...] | None = Field(
-        None, description="the right text or texts, or the option's number from 0; none: unlabelled"
+    answer: str | Annotated[StrictInt, Field(ge=-(2**31), le=2**31)] | tuple[str, ...] | None = (
+        Field(
+            None,
+            description="the right text or texts, or the option's number from 0; none: unlabelled",
+        )
     )
     kind: str = Field("all", description="kind of question, for the breakdown")
 

@@ -64,7 +64,10 @@ class FrameStageConfig(CouplingStageConfig):
         "all", description="work on all tokens, or on one part that a static stage made"
     )
     spare_up_to: int = Field(
-        0, ge=0, description="a frame with at most so many tokens in the part is left as it is"
+        0,
+        ge=0,
+        le=2**20,
+        description="a frame with at most so many tokens in the part is left as it is",
     )
     scope: Literal["frame", "segment", "segment-each"] = Field(
         "frame",

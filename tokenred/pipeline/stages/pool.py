@@ -36,7 +36,7 @@ class PoolStageConfig(FrozenModel):
     mode: Literal["model", "bilinear", "average", "none"] = Field(
         "model", description="'model' pools as the model at hand does"
     )
-    stride: int = Field(2, ge=1, description="tokens per cell and side")
+    stride: int = Field(2, ge=1, le=1024, description="tokens per cell and side")
     keep: Annotated[
         Literal["count"] | float, BeforeValidator(_keep), WithJsonSchema(_KEEP_SCHEMA)
     ] = Field(

@@ -18,7 +18,10 @@ class DensityPeaksConfig(StrategyConfig):
     """Settings of the density-peaks selector."""
 
     neighbours: int = Field(
-        7, ge=1, description="nearest neighbours that make a density, the token itself counted"
+        7,
+        ge=1,
+        le=2**20,
+        description="nearest neighbours that make a density, the token itself counted",
     )
     at_most_anchors: bool = Field(
         False, description="no more neighbours than anchors, as HoliTom has it"

@@ -24,7 +24,7 @@ class DuplicateRemovalConfig(StrategyConfig):
     layer: LayerSpec = Field(-2, description="layer of the attention that orders the tokens")
     query: Query = Field("any", description=QUERY_TEXT)
     of: str = Field("features", description=OF_TEXT)
-    per_round: int = Field(8, ge=1, description="tokens that one round removes at most")
+    per_round: int = Field(8, ge=1, le=2**20, description="tokens that one round removes at most")
     released: bool = Field(
         False, description="refuse the counts with which the released code fails"
     )
