@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import partial
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,6 +24,20 @@ Model = TypeVar("Model", bound=BaseModel)
 SCHEMA_VERSION = 2
 LONGEST_TEXT = 10_000
 """Characters of any text among settings."""
+
+
+PER_FRAME_CUES = frozenset({"pooler"})
+"""Cues of a frame as a whole; all others have a value for each of its tokens."""
+
+
+def _of_tokens(name: str) -> str:
+    if name in PER_FRAME_CUES:
+        raise ConfigError(f"'{name}' is a cue of a frame; a cue of its tokens is needed")
+    return name
+
+
+TokenCue = Annotated[str, AfterValidator(_of_tokens)]
+"""``features``, or the name of a cue that every token has."""
 
 
 class FrozenModel(BaseModel):

@@ -6,9 +6,11 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tokenred import ConfigError, registry
+from tokenred import ConfigError, InputError, registry
+from tokenred.accounting.shape import LlmShape
 from tokenred.config import LONGEST_TEXT, FrozenModel, StrategyConfig, fraction
 from tokenred.evaluation import ablation
+from tokenred.evaluation.task import load_task
 from tokenred.evaluation.tasks import local
 from tokenred.pipeline import load_config
 from tokenred.pipeline.config import STAGE_CONFIGS, PipelineConfig
@@ -128,6 +130,8 @@ SEEN = [
     ("n_anchors", {"x": 0.5}),
     ("n_anchors", {0.1: 0.5, "0.1": 0.4}),
     ("n_anchors", {(1, 2): 0.5}),
+    ("cost", [{"name": "cosine", "of": "pooler"}]),
+    ("mass", "pooler"),
 ]
 
 
@@ -145,6 +149,18 @@ def test_a_schedule_has_bounds_too(schedule: Any) -> None:
     stage = {"kind": "llm", "reducer": {"name": "ranked", "schedule": schedule}}
     with pytest.raises(ConfigError, match=r"^stages.llm.reducer.schedule: "):
         load_config({"stages": {"llm": stage}})
+
+
+def test_a_collection_of_videos_has_a_seed_that_numpy_takes() -> None:
+    with pytest.raises(ConfigError, match=r"^seed: Input should be greater than or equal to 0"):
+        load_task({"name": "embedded", "seed": -2})
+
+
+@pytest.mark.parametrize("kinds", [3, [None], [[1]], {"a": 1}])
+def test_kinds_of_layers_are_names(kinds: Any) -> None:
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers"), 8)
+    with pytest.raises(InputError, match="layer_types must be a list of names"):
+        LlmShape.of({**sizes, "num_attention_heads": 2, "layer_types": kinds})
 
 
 def test_a_layer_stands_once_in_a_schedule() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tokenred.errors import ConfigError, InputError, nearest, shown
+from tokenred.errors import ConfigError, InputError, nearest, quoted, shown
 from tokenred.texts import read_json
 
 KEYS = (
@@ -158,10 +158,13 @@ def _check_kind(text: Any) -> None:
     for key in EXPERTS:
         if _get(text, key) not in (None, 0, 1):
             raise InputError(
-                f"this LLM is a mixture of experts ({key} = {_get(text, key)!r:.40}), "
+                f"this LLM is a mixture of experts ({key} = {quoted(_get(text, key))}), "
                 "and the formulas count one dense FFN a layer"
             )
-    others = sorted(set(_get(text, "layer_types") or ()) - ATTENTION)
+    kinds = _get(text, "layer_types") or ()
+    if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
+        raise InputError(f"layer_types must be a list of names, got {quoted(kinds)}")
+    others = sorted(set(kinds) - ATTENTION)
     if others:
         raise InputError(f"the formulas count attention, and this LLM has {', '.join(others)} too")
 
@@ -172,4 +175,4 @@ def _check_sizes(found: Mapping[str, Any]) -> None:
         raise InputError(f"the config has no {', '.join(missing)}, which the formulas need")
     for key, value in found.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{key} must be one whole number above 0, got {value!r:.40}")
+            raise InputError(f"{key} must be one whole number above 0, got {quoted(value)}")

@@ -211,10 +211,17 @@ class Ablation:
     ----------
     config : the file
     overrides : dotted paths that change the base, under every row that is built on it
+    source : where it was read, for errors
     """
 
-    def __init__(self, config: AblationConfig, overrides: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: AblationConfig,
+        overrides: Mapping[str, Any] | None = None,
+        source: Path | None = None,
+    ) -> None:
         self.config = config
+        self._source = source
         self._overrides = dict(overrides or {})
         self._read: dict[str, dict[str, Any]] = {}  # pipelines by source, as their files say
         self._drafts = list(self._all_drafts())
@@ -272,7 +279,7 @@ class Ablation:
             rows = expand_rows(draft.label, load, changes, retentions)
             return [replace(row, frames=draft.spec.frames, control=draft.control) for row in rows]
         except ConfigError as error:
-            raise error.below(draft.path) from None
+            raise located(error.below(draft.path), self._source) from None
 
     def _load(self, source: str, changes: Mapping[str, Any]) -> PipelineConfig:
         if source not in self._read:
@@ -312,7 +319,7 @@ def load_ablation(
         path = known[str(source)]
     data = {"name": path.stem, **read_yaml(path)}
     try:
-        return Ablation(validate(AblationConfig, data), overrides)
+        return Ablation(validate(AblationConfig, data), overrides, path)
     except ConfigError as error:
         raise located(error, path) from None
 

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from tokenred.config import PER_FRAME_CUES
 from tokenred.errors import (
     BudgetError,
     CapabilityError,
@@ -25,7 +26,7 @@ from tokenred.pipeline.stages.cut import CutStage, CutStageConfig
 from tokenred.pipeline.stages.frame import FrameStage, FrameStageConfig
 from tokenred.pipeline.stages.group import GroupStage, GroupStageConfig
 from tokenred.pipeline.stages.llm import CacheStageConfig, InsideLlm, LlmStageConfig
-from tokenred.pipeline.stages.pool import PER_FRAME_CUES, PoolStage, PoolStageConfig
+from tokenred.pipeline.stages.pool import PoolStage, PoolStageConfig
 from tokenred.pipeline.stages.reference import ReferenceStage, ReferenceStageConfig
 from tokenred.pipeline.stages.segment import SegmentStage, SegmentStageConfig
 from tokenred.pipeline.stages.static import StaticStage, StaticStageConfig

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import CostTermConfig, StrategyConfig
+from tokenred.config import CostTermConfig, StrategyConfig, TokenCue
 from tokenred.interfaces import CostTerm
 from tokenred.kernels.similarity import cosine_similarity
 from tokenred.types import TokenGroup
@@ -15,7 +15,7 @@ from tokenred.types import TokenGroup
 class OfConfig(CostTermConfig):
     """Settings of costs that compare vectors."""
 
-    of: str = Field("features", description="what is compared: 'features' or a per-token cue")
+    of: TokenCue = Field("features", description="what is compared: 'features' or a per-token cue")
 
 
 def raw_vectors(group: TokenGroup, of: str) -> Tensor:

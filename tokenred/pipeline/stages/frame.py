@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from tokenred.config import FrozenModel, StrategyConfig
+from tokenred.config import FrozenModel, StrategyConfig, TokenCue
 from tokenred.errors import ConfigError, InputError
 from tokenred.interfaces import Aggregator, AnchorSelector, BudgetAllocator, CostTerm, Coupler
 from tokenred.kernels.merge import padded_index
@@ -77,7 +77,7 @@ class FrameStageConfig(CouplingStageConfig):
     sources: Literal["rest", "all"] = Field(
         "rest", description="'all': the other anchors are sources as well"
     )
-    mass: str = Field(
+    mass: TokenCue = Field(
         "uniform",
         description="marginals of the coupling: 'uniform', 'size' (tokens that each stands for), "
         "or the values of a per-token cue",

@@ -6,22 +6,21 @@ import torch
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from torch import Tensor
 
-from tokenred.config import FrozenModel
-from tokenred.errors import CapabilityError, ConfigError
+from tokenred.config import PER_FRAME_CUES, FrozenModel
+from tokenred.errors import CapabilityError, ConfigError, quoted
 from tokenred.kernels.pooling import PoolMode, pool_tokens, pooled_grid, pooling_matrix
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.flow import Flow
-
-PER_FRAME_CUES = frozenset({"pooler"})
-"""All other cues have one entry for each token."""
 
 ATTENTION_CUES = ("attention@", "class-attention@", "salience@")
 
 
 def _keep(value: object) -> object:
-    if value == "count" or (isinstance(value, int | float) and 0 < value <= 1):
+    if value == "count":
         return value
-    raise ConfigError(f"expected 'count' or a threshold in (0, 1], got {value!r}")
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return value
+    raise ConfigError(f"expected 'count' or a threshold in (0, 1], got {quoted(value)}")
 
 
 _KEEP_SCHEMA = {

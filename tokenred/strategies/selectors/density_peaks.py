@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import StrategyConfig
+from tokenred.config import StrategyConfig, TokenCue
 from tokenred.interfaces import AnchorSelector
 from tokenred.kernels.clustering import density_peaks
 from tokenred.kernels.merge import gather_tokens, padded_index
@@ -26,7 +26,7 @@ class DensityPeaksConfig(StrategyConfig):
     at_most_anchors: bool = Field(
         False, description="no more neighbours than anchors, as HoliTom has it"
     )
-    of: str = Field("features", description="what is clustered: 'features' or a per-token cue")
+    of: TokenCue = Field("features", description="what is clustered: 'features' or a per-token cue")
 
 
 class DensityPeaksSelector(AnchorSelector):
