@@ -102,6 +102,10 @@ class BudgetError(TokenredError, ValueError):
     exit_code = 3
 
 
+class BudgetWarning(UserWarning):
+    """A pipeline that keeps another share of the tokens than it was asked for."""
+
+
 class CapabilityError(TokenredError):
     """A pipeline asks for something that the model at hand cannot give."""
 

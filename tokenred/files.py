@@ -94,6 +94,12 @@ def read_pipeline(
         raise located(error, source) from None
 
 
+def own_changes(source: object) -> Mapping[str, Any]:
+    """Return what a source sets on what it extends, as far as the source itself says so."""
+    data: Any = read_yaml(Path(str(source))) if is_yaml(source) else source
+    return (data.get("set") or {}) if isinstance(data, Mapping) else {}
+
+
 def _extended(data: dict[str, Any], path: Path | None, seen: tuple[str, ...]) -> dict[str, Any]:
     base, changes = data.pop("extends"), data.pop("set", None) or {}
     if not isinstance(base, str) or not base:

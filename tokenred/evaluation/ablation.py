@@ -5,6 +5,7 @@ strategies that go together, or several of these. ``vanilla``, ``random`` and ``
 every table.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,15 +16,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from tokenred.config import FrozenModel, nested, short_hash, validate
-from tokenred.errors import ConfigError, nearest, shown
+from tokenred.errors import BudgetWarning, ConfigError, nearest, shown
 from tokenred.files import is_yaml, located, read_pipeline, read_yaml
 from tokenred.pipeline import PipelineConfig, load_config
+from tokenred.pipeline.config import INSIDE_LLM, RETENTION
 from tokenred.plugins import registry
 from tokenred.registry import hint
 from tokenred.slots import build, strategy_config
 
 ALWAYS = ("vanilla", "random", "downsample")
-RETENTION = "budget.retention_ratio"
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Score = Annotated[float, Field(ge=-1e6, le=1e6)]
 
@@ -176,6 +177,8 @@ def expand_rows(
     load: Callable[[Mapping[str, Any]], PipelineConfig],
     changes: Mapping[str, Any],
     retentions: Sequence[float] | None,
+    *,
+    is_asked: bool = True,
 ) -> Iterator[Row]:
     """Yield one row a token budget.
 
@@ -185,13 +188,28 @@ def expand_rows(
     Parameters
     ----------
     load : reads the pipeline with dotted paths changed
+    is_asked : whether a user asks for the budgets, who is then told of one that is not followed
     """
     own = load(changes)
     if not retentions or RETENTION in changes or own.budget.retention_ratio == 1:
+        if retentions and is_asked and _drops_otherwise(own):
+            warnings.warn(
+                f"pipeline '{own.name}' has no budget to set: it stays as it is at a retention of "
+                f"{', '.join(f'{each:g}' for each in retentions)}",
+                BudgetWarning,
+                stacklevel=3,
+            )
         yield Row(label, None, own)
         return
     for retention in retentions:
         yield Row(label, retention, load({**changes, RETENTION: retention}))
+
+
+def _drops_otherwise(config: PipelineConfig) -> bool:
+    """Return whether a pipeline drops tokens though its budget keeps all before the LLM."""
+    inside = any(isinstance(stage, INSIDE_LLM) for stage in config.stages.values())
+    own = config.budget.retention_ratio == 1
+    return own and (inside or config.budget.mode == "as-released")
 
 
 @dataclass(frozen=True)
@@ -248,7 +266,7 @@ class Ablation:
         for number, draft in enumerate(self._drafts):
             only = draft.spec.only or ratios
             budgets = [each for each in ratios if each in only]
-            for row in self._rows(draft, budgets) if budgets else ():
+            for row in self._rows(draft, budgets, bool(retentions)) if budgets else ():
                 first = budgets[0] if row.retention is None else row.retention
                 found.append((row.retention is not None, ratios.index(first), number, row))
         rows: dict[tuple[str, str], Row] = {}
@@ -270,13 +288,13 @@ class Ablation:
             if name not in given:
                 yield _Draft(name, RowSpec(pipeline=name), ("always", name), control=True)
 
-    def _rows(self, draft: _Draft, retentions: Sequence[float]) -> list[Row]:
+    def _rows(self, draft: _Draft, retentions: Sequence[float], is_asked: bool) -> list[Row]:
         changes = dict(draft.spec.set)
         if draft.spec.pipeline is None:
             changes = self._overrides | changes
         load = partial(self._load, draft.spec.pipeline or self.config.base)
         try:
-            rows = expand_rows(draft.label, load, changes, retentions)
+            rows = expand_rows(draft.label, load, changes, retentions, is_asked=is_asked)
             return [replace(row, frames=draft.spec.frames, control=draft.control) for row in rows]
         except ConfigError as error:
             raise located(error.below(draft.path), self._source) from None

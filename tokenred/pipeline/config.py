@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from tokenred.config import SCHEMA_VERSION, FrozenModel, nested, short_hash, validate
 from tokenred.errors import ConfigError, nearest, quoted
-from tokenred.files import is_table, located, read_pipeline, set_path
+from tokenred.files import is_table, located, own_changes, read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.stages.cut import CutStageConfig
 from tokenred.pipeline.stages.frame import FrameStageConfig
@@ -31,6 +31,7 @@ STAGE_CONFIGS: dict[str, type[FrozenModel]] = {
     "llm": LlmStageConfig,
     "cache": CacheStageConfig,
 }
+RETENTION = "budget.retention_ratio"
 INSIDE_LLM = (LlmStageConfig, CacheStageConfig)
 
 
@@ -58,6 +59,8 @@ class PipelineConfig(FrozenModel):
         BudgetConfig(), description="how many tokens may be kept"
     )
     stages: dict[str, Any] = Field(description="label -> stage, in order; null removes a stage")
+    _is_budget_asked: bool = PrivateAttr(default=False)
+
     seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of everything random")
 
     @field_validator("stages", mode="before")
@@ -85,6 +88,11 @@ class PipelineConfig(FrozenModel):
             "stages": [[label, s.model_dump(mode="json")] for label, s in self.stages.items()],
             "seed": self.seed,
         }
+
+    @property
+    def is_budget_asked(self) -> bool:
+        """Whether the retention ratio was set on what a file or preset says."""
+        return self._is_budget_asked
 
     @property
     def config_id(self) -> str:
@@ -209,9 +217,11 @@ def load_config(
     """
     data = read_pipeline(source)
     try:
-        return _validated(data, overrides or {})
+        config = _validated(data, overrides or {})
     except ConfigError as error:
         raise located(error, source, overrides) from None
+    config._is_budget_asked = RETENTION in {**own_changes(source), **(overrides or {})}
+    return config
 
 
 def _validated(data: dict[str, Any], overrides: Mapping[str, Any]) -> PipelineConfig:

@@ -22,6 +22,7 @@ from tokenred.kernels.pooling import PoolMode
 from tokenred.kernels.sparse import sparse_identity
 from tokenred.pipeline.config import INSIDE_LLM, PipelineConfig, load_config
 from tokenred.pipeline.flow import Flow, Notes
+from tokenred.pipeline.kept import warn_of_budget
 from tokenred.pipeline.stages.cut import CutStage, CutStageConfig
 from tokenred.pipeline.stages.frame import FrameStage, FrameStageConfig
 from tokenred.pipeline.stages.group import GroupStage, GroupStageConfig
@@ -62,6 +63,7 @@ class Pipeline:
 
     def __init__(self, config: PipelineConfig) -> None:
         self.config = config
+        self._has_warned = False
         self._stages = [
             (label, stage.kind, _STAGES[type(stage)](stage))
             for label, stage in config.stages.items()
@@ -114,6 +116,12 @@ class Pipeline:
                 f"met: these stages keep {kept.n_tokens} (retention_ratio "
                 f"{kept.retention_ratio:.4f}), which budget.mode: as-released accepts"
             )
+        if not _finite(reduced.features):
+            raise InputError(
+                "the tokens that are kept hold NaN or infinity: some setting is too extreme, such "
+                "as a large cost weight with a small epsilon"
+            )
+        self._has_warned = self._has_warned or warn_of_budget(self.config, kept)
         return reduced
 
     def _check(self, tokens: VisualTokens) -> None:
