@@ -15,6 +15,13 @@ def labels(rows) -> list[str]:
     return [row.label for row in rows]
 
 
+def test_a_file_that_means_endless_rows_is_refused() -> None:
+    values = list(range(1, 1001))
+    axes = {f"stages.frame.{name}": values for name in ("n_anchors", "spare_up_to", "max_drop")}
+    with pytest.raises(ConfigError, match=r"^axes: the file means more than 10000 rows"):
+        load_ablation({"base": "random", "axes": axes})
+
+
 def test_a_preset_is_an_ablation_of_itself_among_the_controls() -> None:
     ablation = load_ablation("aot-paper")
     assert ablation.reference == "aot-paper"

@@ -1,5 +1,6 @@
 """The sizes of an LLM that FLOPs formulas read, from any config; no weights are needed."""
 
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class LlmShape:
         InputError
             If it cannot be read, or as in :meth:`of`.
         """
-        file = path / "config.json" if path.is_dir() else path
+        file = path / "config.json" if os.path.isdir(path) else path
         data = read_json(file)
         try:
             return cls.of(data)
@@ -125,9 +126,10 @@ def find_shape(model: str) -> LlmShape:
     """
     if model in SHAPES:
         return SHAPES[model]
-    if not Path(model).exists():
+    if not os.path.exists(model):
         raise ConfigError(
-            f"'{model}' is no folder, no config.json and no named shape{nearest(model, SHAPES)}"
+            f"'{shown(model)}' is no folder, no config.json and no named shape"
+            f"{nearest(model, SHAPES)}"
         )
     return LlmShape.load(Path(model))
 

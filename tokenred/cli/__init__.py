@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from tokenred.cli._common import say
-from tokenred.errors import BudgetWarning, TokenredError
+from tokenred.errors import BudgetWarning, TokenredError, shown
 from tokenred.plugins import registry
 
 
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
-        _fail(f"unexpected {type(error).__name__}: {error}; --debug shows where", 1)
+        _fail(f"unexpected {type(error).__name__}: {shown(str(error))}; --debug shows where", 1)
 
 
 def _show_warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import os
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -40,7 +41,7 @@ from tokenred.cli._media import (
     load,
     read_media,
 )
-from tokenred.errors import ConfigError, InputError, nearest
+from tokenred.errors import ConfigError, InputError, nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,9 +80,11 @@ def bench(
         str,
         typer.Option(help="Token budgets, such as 0.25,0.10; each pipeline's own by default."),
     ] = "",
-    repeats: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 20,
-    warmup: Annotated[int, typer.Option(min=0, help="Warm-up rounds, dropped.")] = 3,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate, exactly.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, max=10**6, help="Measured rounds.")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, max=10**6, help="Warm-up rounds, dropped.")] = 3,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, max=2**20, help="Tokens to generate, exactly.")
+    ] = 16,
     threads: Threads = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -113,8 +116,10 @@ def bench(
     check_sampling(frames, by, fps)
     if video is not None:
         check_media(video)
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"{out} cannot be written: there is no folder {out.parent}")
+    if out is not None and os.path.isdir(out):
+        raise InputError(f"{shown(out)} cannot be written: it is a folder")
+    if out is not None and not os.path.isdir(out.parent):
+        raise InputError(f"{shown(out)} cannot be written: there is no folder {shown(out.parent)}")
     torch.set_num_threads(threads)
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
     n_frames = frames or default_frames(small)

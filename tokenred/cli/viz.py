@@ -181,8 +181,8 @@ def _folder_name(video: str, names: Sequence[str]) -> str:
 
 def _check_folder(folder: Path) -> None:
     """Raise at once if the folder cannot be written."""
-    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not existing.is_dir():
+    existing = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
+    if not os.path.isdir(existing):
         raise InputError(f"{folder} cannot be a folder: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{folder} cannot be written: no permission in {existing}")

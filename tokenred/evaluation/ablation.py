@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from tokenred.config import FrozenModel, nested, short_hash, validate
-from tokenred.errors import BudgetWarning, ConfigError, nearest, shown
+from tokenred.errors import LONGEST_NAME, BudgetWarning, ConfigError, nearest, shown
 from tokenred.files import is_yaml, located, read_pipeline, read_yaml
 from tokenred.pipeline import PipelineConfig, load_config
 from tokenred.pipeline.config import INSIDE_LLM, RETENTION
@@ -24,6 +24,7 @@ from tokenred.plugins import registry
 from tokenred.registry import hint
 from tokenred.slots import build, strategy_config
 
+MAX_ROWS = 10_000
 ALWAYS = ("vanilla", "random", "downsample")
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Score = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -102,7 +103,9 @@ class Sweep(FrozenModel):
 class AblationConfig(FrozenModel):
     """A complete ablation file."""
 
-    name: str = Field(default="unnamed", description="also the name of the run's folder")
+    name: str = Field(
+        default="unnamed", max_length=LONGEST_NAME, description="also the name of the run's folder"
+    )
     title: str = Field(default="", description="heading of the table")
     question: str = Field(default="", description="what the table answers")
     base: str = Field(default="aot-paper", description="preset or file that rows and axes change")
@@ -242,7 +245,9 @@ class Ablation:
         self._source = source
         self._overrides = dict(overrides or {})
         self._read: dict[str, dict[str, Any]] = {}  # pipelines by source, as their files say
-        self._drafts = list(self._all_drafts())
+        self._drafts = list(islice(self._all_drafts(), MAX_ROWS + 1))
+        if len(self._drafts) > MAX_ROWS:
+            raise ConfigError(f"the file means more than {MAX_ROWS} rows", ["axes"])
         labels = [draft.label for draft in self._drafts]
         self.reference = config.reference or labels[0]
         if self.reference not in labels:

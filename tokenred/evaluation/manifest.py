@@ -4,6 +4,7 @@ Manifest and store suffice to rebuild tables and reports without the model.
 """
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -161,7 +162,7 @@ def read_run(folder: Path) -> Run:
         If there is none, or it was written by another version.
     """
     path = Path(folder) / FILE
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{shown(folder)} holds no run; `tokenred ablate` makes one")
     data = read_json(path, MAX_RUN_BYTES)
     found = data.pop("version", None)

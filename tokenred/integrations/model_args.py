@@ -1,5 +1,6 @@
 """Parse ``--model_args`` of lmms-eval."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,7 @@ def read_model_args(given: Mapping[str, Any]) -> ModelArgs:
     )
 
 
+_WHOLE = re.compile("[0-9]{1,9}")
 _WRITE_SET = "write set={path: value, path: value}"
 _OTHER = ("max_frames_num", "batch_size", "max_batch_size")
 
@@ -148,7 +150,8 @@ def _check_hash(args: Mapping[str, Any], pipeline: Pipeline) -> None:
 
 
 def _count(value: Any, name: str) -> int:
-    if not isinstance(value, int | str) or isinstance(value, bool) or not str(value).isnumeric():
+    is_number = isinstance(value, int | str) and not isinstance(value, bool)
+    if not is_number or not _WHOLE.fullmatch(str(value)):
         raise ConfigError(f"expected a whole number, got {quoted(value)}", [name])
     if int(value) < 1:
         raise ConfigError("must be 1 or more", [name])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from tokenred.config import SCHEMA_VERSION, FrozenModel, nested, short_hash, validate
-from tokenred.errors import ConfigError, nearest, quoted
+from tokenred.errors import LONGEST_NAME, ConfigError, nearest, quoted
 from tokenred.files import is_table, located, own_changes, read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.stages.cut import CutStageConfig
@@ -53,7 +53,11 @@ class About(FrozenModel):
 class PipelineConfig(FrozenModel):
     """A complete pipeline."""
 
-    name: str = Field("unnamed", description="what tables call it; not part of its identity")
+    name: str = Field(
+        "unnamed",
+        max_length=LONGEST_NAME,
+        description="what tables call it; not part of its identity",
+    )
     about: Annotated[About, nested(About)] = Field(About(), description="for readers")
     budget: Annotated[BudgetConfig, nested(BudgetConfig)] = Field(
         BudgetConfig(), description="how many tokens may be kept"

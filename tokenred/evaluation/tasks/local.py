@@ -1,6 +1,7 @@
 """Tasks from your own files: a JSONL file of questions, or videos alone."""
 
 import logging
+import os
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -118,7 +119,7 @@ class LocalTask(Task):
             self._folder = Path(config.videos) if config.videos else path.parent
             lines = _read_lines(path)
         else:
-            self._folder = path if path.is_dir() else path.parent
+            self._folder = path if os.path.isdir(path) else path.parent
             lines = [Line(video=each, question=config.question) for each in _videos(path)]
         grouped: dict[str, list[Line]] = {}
         for line in lines:
@@ -226,7 +227,7 @@ def _line(raw: str) -> Line:
 
 
 def _videos(path: Path) -> list[str]:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         check_file(path, "a video file")
         found = [path.name]
     else:

@@ -1,5 +1,6 @@
 """The files of a checkpoint, in a local folder or from the hub; nothing is loaded yet."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -146,10 +147,10 @@ def find_checkpoint(
     InputError
         If there is no such folder or model, it cannot be had, or it has no readable config.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     commit = None
-    if not folder.is_dir():
-        if folder.exists():
+    if not os.path.isdir(folder):
+        if os.path.exists(folder):
             raise cannot_load(name, "that is a file, not a folder")
         if not _HUB_ID.fullmatch(name) or name.startswith("."):
             raise cannot_load(name, "there is no such folder")
