@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 
 from tokenred.errors import ConfigError, nearest, quoted
@@ -40,12 +41,31 @@ TokenCue = Annotated[str, AfterValidator(_of_tokens)]
 """``features``, or the name of a cue that every token has."""
 
 
+def _holds_truth(value: object) -> bool:
+    return any(isinstance(each, bool) for each in (value if isinstance(value, list) else [value]))
+
+
+def _takes_truth(annotation: Any) -> bool:
+    inner = get_args(annotation)
+    return annotation in (bool, Any, True, False) or any(map(_takes_truth, inner))
+
+
 class FrozenModel(BaseModel):
     """Base of every config: frozen, unknown keys refused."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=LONGEST_TEXT
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, data: Any) -> Any:
+        """Refuse ``seed: true``, which pydantic takes for 1."""
+        for name in data if isinstance(data, Mapping) else ():
+            info = cls.model_fields.get(name)
+            if info is not None and _holds_truth(data[name]) and not _takes_truth(info.annotation):
+                raise ConfigError(f"expected no true or false, got {quoted(data[name])}", [name])
+        return data
 
 
 class StrategyConfig(FrozenModel):

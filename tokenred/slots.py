@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import core_schema
 
 from tokenred.config import StrategyConfig, validate
-from tokenred.errors import ConfigError
+from tokenred.errors import ConfigError, quoted
 from tokenred.plugins import registry
 from tokenred.registry import ROLES
 from tokenred.strategy import Strategy
@@ -30,7 +30,7 @@ def strategy_config(role: str, data: object) -> StrategyConfig:
     if isinstance(data, str):
         data = {"name": data}
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise ConfigError(f"a {role} is a name or a mapping with a 'name', got {data!r}")
+        raise ConfigError(f"a {role} is a name or a mapping with a 'name', got {quoted(data)}")
     try:
         entry = registry().get(role, data["name"])
     except ConfigError as error:

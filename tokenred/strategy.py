@@ -7,7 +7,7 @@ from inspect import get_annotations, isfunction
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from tokenred.config import StrategyConfig, validate
-from tokenred.errors import ConfigError, PluginError, nearest
+from tokenred.errors import ConfigError, PluginError, nearest, quoted
 
 
 class Strategy(ABC):
@@ -42,7 +42,7 @@ class Strategy(ABC):
             config = validate(wanted, {})
         if not isinstance(config, wanted):
             raise ConfigError(
-                f"{type(self).__name__} has settings of {wanted.__name__}, got {config!r}"
+                f"{type(self).__name__} has settings of {wanted.__name__}, got {quoted(config)}"
             )
         self.config = config
 
@@ -119,7 +119,7 @@ def _check_value(where: str, name: str, wanted: Any, value: object) -> None:
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
             options = ", ".join(map(repr, get_args(wanted)))
-            raise PluginError(f"{where}: {name} is one of {options}, got {value!r}")
+            raise PluginError(f"{where}: {name} is one of {options}, got {quoted(value)}")
     elif not isinstance(value, (int, float) if wanted is float else get_origin(wanted) or wanted):
         what = getattr(get_origin(wanted) or wanted, "__name__", str(wanted))
-        raise PluginError(f"{where}: {name} is a {what}, got {value!r}")
+        raise PluginError(f"{where}: {name} is a {what}, got {quoted(value)}")

@@ -15,7 +15,7 @@ from tokenred.evaluation.tasks import local
 from tokenred.pipeline import load_config
 from tokenred.pipeline.config import STAGE_CONFIGS, PipelineConfig
 from tokenred.registry import HARNESS_ROLES
-from tokenred.slots import json_schemas
+from tokenred.slots import json_schemas, strategy_config
 
 UPPER, LOWER = ("maximum", "exclusiveMaximum"), ("minimum", "exclusiveMinimum")
 TOO_LONG = "x" * (LONGEST_TEXT + 1)
@@ -130,6 +130,10 @@ SEEN = [
     ("n_anchors", {"x": 0.5}),
     ("n_anchors", {0.1: 0.5, "0.1": 0.4}),
     ("n_anchors", {(1, 2): 0.5}),
+    ("n_anchors", {10**400: 0.5}),
+    ("selector", {"name": "local", "windows": [True, 3]}),
+    ("coupler", {"name": "sinkhorn", "epsilon": True}),
+    ("spare_up_to", False),
     ("cost", [{"name": "cosine", "of": "pooler"}]),
     ("mass", "pooler"),
 ]
@@ -161,6 +165,32 @@ def test_kinds_of_layers_are_names(kinds: Any) -> None:
     sizes = dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers"), 8)
     with pytest.raises(InputError, match="layer_types must be a list of names"):
         LlmShape.of({**sizes, "num_attention_heads": 2, "layer_types": kinds})
+
+
+def test_true_is_no_number_but_may_be_a_choice() -> None:
+    with pytest.raises(ConfigError, match=r"^seed: expected no true or false, got True"):
+        load_config({"stages": {}, "seed": True})
+    keep = {"kind": "segment", "segmenter": "single", "keep": {"decide": "quantile"}}
+    keep["keep"]["decide"] = {"name": "threshold", "inclusive": True}  # type: ignore[index]
+    config = load_config({"budget": {"mode": "as-released"}, "stages": {"segment": keep}})
+    assert config.stages["segment"].keep.decide.inclusive is True
+
+
+def deep(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(levels):
+        found = {"a": found}
+    return found
+
+
+@pytest.mark.parametrize("data", [deep(3000), {"stages": deep(3000)}, {"extends": deep(3000)}])
+def test_what_is_too_deep_to_be_written_out_is_an_error_in_every_reader(data: Any) -> None:
+    for load in (load_config, load_task, ablation.load_ablation):
+        with pytest.raises(ConfigError) as caught:
+            load(data)
+        assert len(str(caught.value)) <= 300
+    with pytest.raises(ConfigError, match="a selector is a name or a mapping"):
+        strategy_config("selector", data)
 
 
 def test_a_layer_stands_once_in_a_schedule() -> None:

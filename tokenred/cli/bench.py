@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_
-import os
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -41,7 +40,7 @@ from tokenred.cli._media import (
     load,
     read_media,
 )
-from tokenred.errors import ConfigError, InputError, nearest, shown
+from tokenred.errors import ConfigError, InputError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,6 +108,7 @@ def bench(
 
     from tokenred import embedded
     from tokenred.evaluation.bench.measure import candidates
+    from tokenred.evaluation.files import check_place
 
     if formula not in FORMULAS:
         raise ConfigError(f"unknown FLOPs formula '{formula}'{nearest(formula, FORMULAS)}")
@@ -116,10 +116,8 @@ def bench(
     check_sampling(frames, by, fps)
     if video is not None:
         check_media(video)
-    if out is not None and os.path.isdir(out):
-        raise InputError(f"{shown(out)} cannot be written: it is a folder")
-    if out is not None and not os.path.isdir(out.parent):
-        raise InputError(f"{shown(out)} cannot be written: there is no folder {shown(out.parent)}")
+    if out is not None:
+        check_place(out)
     torch.set_num_threads(threads)
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
     n_frames = frames or default_frames(small)

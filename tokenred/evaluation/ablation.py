@@ -329,7 +329,7 @@ def load_ablation(
     """
     if isinstance(source, Mapping):
         return Ablation(validate(AblationConfig, source), overrides)
-    path = Path(source)
+    path = Path(str(source))
     if not is_yaml(source):
         known = ablation_files()
         if str(source) in registry().presets():

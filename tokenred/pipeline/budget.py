@@ -175,7 +175,8 @@ def _number(ratio: object) -> float:
     """Return the ratio of a table, which is a text where the table comes from JSON."""
     if isinstance(ratio, str):
         return fraction(ratio)
-    return float(ratio) if isinstance(ratio, int | float) else math.nan
+    is_ratio = isinstance(ratio, int | float) and 0 < ratio <= 1
+    return float(ratio) if is_ratio else math.nan  # type: ignore[arg-type]
 
 
 def _anchor_count(value: object) -> object:
