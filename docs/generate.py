@@ -316,6 +316,8 @@ def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return "`null`"
     if origin is tuple and arguments[-1] is Ellipsis:
         return f"list of {_type(arguments[0])}"
+    if origin is tuple:
+        return f"[{', '.join(map(_type, arguments))}]"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "mapping"
     if annotation is Any:

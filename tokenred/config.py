@@ -2,28 +2,70 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from functools import partial
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 
-from tokenred.errors import ConfigError, nearest
+from tokenred.errors import ConfigError, nearest, quoted
+from tokenred.texts import LONGEST_NUMBER
 
 Model = TypeVar("Model", bound=BaseModel)
 SCHEMA_VERSION = 3
+LONGEST_TEXT = 10_000
+"""Characters of any text among settings."""
+
+
+PER_FRAME_CUES = frozenset({"pooler"})
+"""Cues of a frame as a whole; all others have a value for each of its tokens."""
+
+
+def _of_tokens(name: str) -> str:
+    if name in PER_FRAME_CUES:
+        raise ConfigError(f"'{name}' is a cue of a frame; a cue of its tokens is needed")
+    return name
+
+
+TokenCue = Annotated[str, AfterValidator(_of_tokens)]
+"""``features``, or the name of a cue that every token has."""
+
+
+def _holds_truth(value: object) -> bool:
+    return any(isinstance(each, bool) for each in (value if isinstance(value, list) else [value]))
+
+
+def _takes_truth(annotation: Any) -> bool:
+    inner = get_args(annotation)
+    return annotation in (bool, Any, True, False) or any(map(_takes_truth, inner))
 
 
 class FrozenModel(BaseModel):
     """Base of every config: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=LONGEST_TEXT
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, data: Any) -> Any:
+        """Refuse ``seed: true``, which pydantic takes for 1."""
+        for name in data if isinstance(data, Mapping) else ():
+            info = cls.model_fields.get(name)
+            if info is not None and _holds_truth(data[name]) and not _takes_truth(info.annotation):
+                raise ConfigError(f"expected no true or false, got {quoted(data[name])}", [name])
+        return data
 
 
 class StrategyConfig(FrozenModel):
@@ -35,7 +77,7 @@ class StrategyConfig(FrozenModel):
 class CostTermConfig(StrategyConfig):
     """Base of a cost term's settings: what has a price has a weight in the sum or product."""
 
-    weight: float = Field(1.0, gt=0, description="factor of this term")
+    weight: float = Field(1.0, gt=0, le=1e6, description="factor of this term")
 
 
 def validate(cls: type[Model], data: object) -> Model:
@@ -43,35 +85,63 @@ def validate(cls: type[Model], data: object) -> Model:
     if isinstance(data, cls):
         return data
     if not isinstance(data, Mapping):
-        raise ConfigError(f"expected a mapping of settings, got {data!r}")
+        raise ConfigError(f"expected a mapping of settings, got {quoted(data)}")
     try:
         return cls.model_validate(dict(data))
     except ValidationError as error:
-        raise _first_fault(cls, error) from None
+        raise _first_fault(cls, data, error) from None
 
 
-def _first_fault(cls: type[BaseModel], error: ValidationError) -> ConfigError:
-    fault = error.errors()[0]
-    # Pydantic puts the member of a union that it tried last into the place; no user wrote that.
-    place = [part for part in fault["loc"] if part not in ("int", "float", "str", "bool")]
+def _place(data: object, parts: Iterable[str | int], is_missing: bool) -> list[str | int]:
+    """Return the part of a place that a user wrote; pydantic adds members of unions, for one."""
+    place: list[str | int] = []
+    for part in parts:
+        inside = data if isinstance(data, Mapping) else {}
+        if isinstance(data, list | tuple):
+            inside = dict(enumerate(data))
+        if part in inside or is_missing:
+            place.append(part)
+            data = inside.get(part)
+    return place
+
+
+def _first_fault(
+    cls: type[BaseModel], data: Mapping[str, object], error: ValidationError
+) -> ConfigError:
+    faults = error.errors()  # a misspelt key says more than that the right one is missing
+    fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
+    place = _place(data, fault["loc"], fault["type"] == "missing")
     inner = fault.get("ctx", {}).get("error")
     if isinstance(inner, ConfigError):
         return inner.below(place)
     if fault["type"] == "extra_forbidden":
         key = str(place[-1])
         fields = list(cls.model_fields)
-        return ConfigError(f"unknown key '{key}'{nearest(key, fields)}", place)
+        return ConfigError(f"unknown key {quoted(key)}{nearest(key, fields)}", place)
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         message = "this key is required"
     else:
-        message = f"{message} (got {fault['input']!r})"
+        message = f"{message} (got {quoted(fault['input'])})"
     return ConfigError(message, place)
 
 
 def nested(cls: type[BaseModel]) -> BeforeValidator:
     """Return the annotation that makes faults inside a nested config carry their path."""
     return BeforeValidator(partial(validate, cls))
+
+
+_SHARE = re.compile(r"[0-9]*\.?[0-9]*(e-?[0-9]{1,2})?(/[0-9]+)?", re.IGNORECASE)
+
+
+def fraction(text: str) -> float:
+    """Return the number that a text such as ``0.17`` or ``126/729`` means."""
+    try:
+        if len(text) > LONGEST_NUMBER or not _SHARE.fullmatch(text):
+            raise ValueError
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"{quoted(text)} is no share; write 0.17 or 126/729") from None
 
 
 def canonical_json(data: object) -> str:

@@ -1,14 +1,19 @@
 """Pipelines and ablations as the data of their YAML files, not yet checked."""
 
+import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tokenred.errors import ConfigError
+from tokenred.errors import ConfigError, InputError, quoted, shown
 from tokenred.plugins import registry
+from tokenred.texts import parse_yaml, read_text
 
 SUFFIXES = (".yaml", ".yml")
+MAX_EXTENDS = 16
+MAX_PARTS = 32
+"""Most parts of a dotted path."""
 
 
 def shipped_files(folder: str) -> dict[str, Path]:
@@ -25,19 +30,51 @@ def read_yaml(path: Path) -> dict[str, Any]:
     ConfigError
         If the file cannot be read or holds something else.
     """
-    import yaml  # the help of the command line does without
-
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{path} cannot be read: {reason}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    data, _ = _parsed(path)
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} does not hold a mapping")
+        raise ConfigError(f"{shown(path)} does not hold a mapping")
     return data
+
+
+def _parsed(path: Path) -> tuple[Any, dict[tuple[str, ...], int]]:
+    try:
+        return parse_yaml(read_text(path, "a YAML file"))
+    except InputError as error:
+        raise ConfigError(str(error)) from None
+    except ConfigError as error:
+        raise error.at(shown(path)) from None
+
+
+def located(
+    error: ConfigError, source: object, overrides: Mapping[str, Any] | None = None
+) -> ConfigError:
+    """Return an error about what a YAML file holds with the file, and the line if it is there.
+
+    Parameters
+    ----------
+    source : whatever was read; only of a YAML file there is something to add
+    overrides : dotted paths whose values do not come from the file
+    """
+    place = ".".join(error.path)
+    ours = (each for path in overrides or () for each in (path, f"stages.{path}"))
+    if error.where or not is_yaml(source) or any(f"{place}.".startswith(f"{p}.") for p in ours):
+        return error
+    path = Path(str(source))
+    _, lines = _parsed(path)
+    starts = [error.path[:n] for n in range(len(error.path), 0, -1)]
+    places = [*starts, *(("set", ".".join(each)) for each in starts)]
+    line = next((lines[each] for each in places if each in lines), None)
+    return error.at(shown(path) if line is None else f"{shown(path)}, line {line}")
+
+
+def is_yaml(source: object) -> bool:
+    """Return whether a source is the path of a YAML file, rather than a name."""
+    return isinstance(source, str | Path) and Path(source).suffix in SUFFIXES
+
+
+def is_table(changes: object) -> bool:
+    """Return whether something is a mapping of dotted paths."""
+    return isinstance(changes, Mapping) and all(isinstance(path, str) for path in changes)
 
 
 def read_pipeline(
@@ -51,32 +88,54 @@ def read_pipeline(
     data = dict(source) if isinstance(source, Mapping) else _read_pipeline_file(source)
     if "extends" not in data:
         return data
-    base = str(data.pop("extends"))
-    if base.endswith(SUFFIXES) and not isinstance(source, Mapping):
-        base = str((Path(source).parent / base).resolve())
-    if base in _seen:
-        raise ConfigError(f"'{base}' extends itself", ["extends"])
-    changes = data.pop("set", None) or {}
-    if not isinstance(changes, Mapping):
-        raise ConfigError(f"expected dotted paths and values, got {changes!r}", ["set"])
-    result = {**read_pipeline(base, (*_seen, base)), **data}
-    for path, value in changes.items():
-        result = set_path(result, path, value)
+    try:
+        return _extended(data, None if isinstance(source, Mapping) else Path(source), _seen)
+    except ConfigError as error:
+        raise located(error, source) from None
+
+
+def own_changes(source: object) -> Mapping[str, Any]:
+    """Return what a source sets on what it extends, as far as the source itself says so."""
+    data: Any = read_yaml(Path(str(source))) if is_yaml(source) else source
+    return (data.get("set") or {}) if isinstance(data, Mapping) else {}
+
+
+def _extended(data: dict[str, Any], path: Path | None, seen: tuple[str, ...]) -> dict[str, Any]:
+    base, changes = data.pop("extends"), data.pop("set", None) or {}
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"expected a preset or a YAML file, got {quoted(base)}", ["extends"])
+    if is_yaml(base) and path is not None:
+        base = str(path.parent / base)
+    name = os.path.abspath(base) if is_yaml(base) else base
+    if name in seen:
+        raise ConfigError(f"'{shown(base)}' extends itself", ["extends"])
+    if len(seen) == MAX_EXTENDS:
+        raise ConfigError(f"more than {MAX_EXTENDS} files that extend each other", ["extends"])
+    if not is_table(changes):
+        raise ConfigError(f"expected dotted paths and values, got {quoted(changes)}", ["set"])
+    try:
+        result = {**read_pipeline(base, (*seen, name)), **data}
+    except ConfigError as error:
+        raise error if error.where else error.below(["extends"]) from None
+    for place, value in changes.items():
+        result = set_path(result, place, value)
     return result
 
 
 def _read_pipeline_file(source: str | Path) -> dict[str, Any]:
-    path = Path(source)
-    if path.suffix not in SUFFIXES:
-        path = registry().preset(str(source))
+    path = Path(source) if is_yaml(source) else registry().preset(str(source))
     return {"name": path.stem, **read_yaml(path)}
 
 
 def set_path(data: Mapping[str, Any], path: str, value: object) -> dict[str, Any]:
     """Return a copy of ``data`` with the dotted ``path`` set; a scalar on the way is an error."""
+    if not isinstance(path, str):
+        raise ConfigError(f"a dotted path is a text, got {quoted(path)}")
     head, _, rest = path.partition(".")
     if not head or path.endswith("."):
-        raise ConfigError(f"an empty part in the dotted path '{path}'")
+        raise ConfigError(f"an empty part in the dotted path {quoted(path)}")
+    if rest.count(".") > MAX_PARTS:
+        raise ConfigError(f"more than {MAX_PARTS} parts in the dotted path {quoted(path)}")
     try:
         return {**data, head: _set_inside(data.get(head, {}), rest, value)}
     except ConfigError as error:
@@ -91,13 +150,14 @@ def _set_inside(node: object, path: str, value: object) -> object:
     if isinstance(node, Mapping):
         return set_path(node, path, value)
     if not isinstance(node, list):
-        raise ConfigError(f"cannot set '{path}' inside {node!r}")
+        raise ConfigError(f"cannot set {quoted(path)} inside {quoted(node)}")
     index, _, rest = path.partition(".")
-    if not index.isdigit() or int(index) >= len(node):
-        raise ConfigError(f"a list of {len(node)} has no item '{index}'")
-    copy = list(node)
+    places = {str(place): place for place in range(len(node))}
+    if index not in places:
+        raise ConfigError(f"a list of {len(node)} has no item {quoted(index)}")
+    copy, place = list(node), places[index]
     try:
-        copy[int(index)] = _set_inside(copy[int(index)], rest, value)
+        copy[place] = _set_inside(copy[place], rest, value)
     except ConfigError as error:
         raise error.below([index]) from None
     return copy

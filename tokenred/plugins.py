@@ -14,7 +14,7 @@ from typing import Any
 import pluggy
 
 from tokenred import hookspecs
-from tokenred.errors import PluginError, TokenredError, nearest, told
+from tokenred.errors import PluginError, TokenredError, nearest, quoted, told
 from tokenred.registry import (
     ALL_ROLES,
     FILES,
@@ -155,8 +155,8 @@ def _adders(
             raise PluginError(
                 f"'{name}' of {owner}: unknown role '{role}'{nearest(role, ALL_ROLES)}"
                 if role
-                else f"'{name}' of {owner}: {target!r} is no strategy; derive it from the base "
-                "class of its role, such as tokenred.Coupler"
+                else f"'{name}' of {owner}: {quoted(target)} is no strategy; derive it from the "
+                "base class of its role, such as tokenred.Coupler"
             )
         registry.add(Entry(role, name, _absolute(target, package), owner))
 

@@ -24,7 +24,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import core_schema
 
 from tokenred.config import FrozenModel, StrategyConfig, validate
-from tokenred.errors import ConfigError
+from tokenred.errors import ConfigError, quoted
 from tokenred.plugins import registry
 from tokenred.registry import ROLES, name_key
 from tokenred.strategy import Strategy
@@ -53,7 +53,7 @@ def strategy_config(role: type[Strategy] | str, data: object) -> Any:
         data = {key: data}
     name = data.get(key) if isinstance(data, Mapping) else None
     if not isinstance(name, str):
-        raise ConfigError(f"a {role} is a name or a mapping with a '{key}', got {data!r}")
+        raise ConfigError(f"a {role} is a name or a mapping with a '{key}', got {quoted(data)}")
     try:
         entry = registry().get(role, name)
     except ConfigError as error:

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from tokenred.config import FrozenModel, StrategyConfig, validate
-from tokenred.errors import ConfigError, PluginError, nearest
+from tokenred.errors import ConfigError, PluginError, nearest, quoted
 
 
 class Strategy(ABC):  # noqa: B024, as the roles have the methods
@@ -47,7 +47,7 @@ class Strategy(ABC):  # noqa: B024, as the roles have the methods
             config = validate(wanted, {})
         if not isinstance(config, wanted):
             raise ConfigError(
-                f"{type(self).__name__} has settings of {wanted.__name__}, got {config!r}"
+                f"{type(self).__name__} has settings of {wanted.__name__}, got {quoted(config)}"
             )
         self.config = config
 
@@ -140,7 +140,7 @@ def _check_value(where: str, name: str, wanted: Any, value: object) -> None:
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
             options = ", ".join(map(repr, get_args(wanted)))
-            raise PluginError(f"{where}: {name} is one of {options}, got {value!r}")
+            raise PluginError(f"{where}: {name} is one of {options}, got {quoted(value)}")
     elif not isinstance(value, _plain(wanted)):
         what = getattr(_plain(wanted), "__name__", str(wanted))
-        raise PluginError(f"{where}: {name} is a {what}, got {value!r}")
+        raise PluginError(f"{where}: {name} is a {what}, got {quoted(value)}")

@@ -83,6 +83,11 @@ def test_strategy_settings_are_described(entry):
     assert _undescribed(entry.config_class) == []
 
 
+@pytest.mark.parametrize("name", ["reference/files.md", "reference/strategies.md"])
+def test_types_of_settings_are_in_words(page, name):
+    assert not re.search(r"typing\.|Annotated|FieldInfo|<class", page(name))
+
+
 @pytest.mark.parametrize("name", generate.CONFIGS)
 def test_file_settings_are_described_and_have_their_table(page, name):
     config = generate.CONFIGS[name]

@@ -577,7 +577,7 @@ class TestCommand:
                 2,
                 "unknown key 'modee'; did you mean 'mode'",
             ),
-            (["absent.yaml"], 2, "absent.yaml cannot be read"),
+            (["absent.yaml"], 2, "absent.yaml does not exist"),
             (["vanilla", "--task", "embeded"], 2, "--task: no task or file 'embeded'; tasks: "),
             (
                 ["vanilla", "--executor", "slurm"],

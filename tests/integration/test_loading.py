@@ -191,7 +191,7 @@ def test_another_class_is_refused_with_what_is_supported(folder):
     change(folder / "config.json", architectures=["BertModel"])
     sentence = refusal(CapabilityError, folder)
     assert "no adapter for BertModel" in sentence
-    assert "LlavaOnevisionForConditionalGeneration" in sentence
+    assert "supported: Llava" in sentence
     assert "LlavaMetaForCausalLM" not in sentence  # nothing here could load it
     change(folder / "config.json", architectures=None)
     assert "without architectures" in refusal(CapabilityError, folder)

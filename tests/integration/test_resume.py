@@ -292,8 +292,8 @@ def test_the_command_says_what_it_could_not_write_and_keeps_the_results(
     ("text", "sentence"),
     [
         (None, "holds no run; `tokenred ablate` makes one"),
-        ("{", "run.json cannot be read"),
-        ("[]", "run.json has layout None, this tokenred reads 1"),
+        ("{", "run.json, line 1: not valid JSON"),
+        ("[]", r"run.json holds no mapping, but \[\]"),
         ('{"version": 99}', "run.json has layout 99, this tokenred reads 1"),
         ('{"version": 1}', "run.json cannot be read: 'rows' is missing"),
     ],

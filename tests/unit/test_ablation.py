@@ -15,6 +15,13 @@ def labels(rows) -> list[str]:
     return [row.label for row in rows]
 
 
+def test_a_file_that_means_endless_rows_is_refused() -> None:
+    values = list(range(1, 1001))
+    axes = {f"stages.frame.{name}": values for name in ("n_anchors", "spare_up_to", "max_drop")}
+    with pytest.raises(ConfigError, match=r"^axes: the file means more than 10000 rows"):
+        load_ablation({"base": "random", "axes": axes})
+
+
 def test_a_preset_is_an_ablation_of_itself_among_the_controls() -> None:
     ablation = load_ablation("aot-paper")
     assert ablation.reference == "aot-paper"
@@ -177,10 +184,10 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"rows: [", "x.yaml is not valid YAML"),
+        (b"rows: [", "x.yaml, line 1: not valid YAML"),
         (b"- a", "x.yaml does not hold a mapping"),
         (b"\xff\xfe\x00", "x.yaml cannot be read: it is not UTF-8"),
-        (None, "x.yaml cannot be read: No such file"),
+        (None, "x.yaml does not exist"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(

@@ -296,9 +296,9 @@ def test_dense_models_of_mixed_families_are_accepted():
 
 def test_files_that_are_no_config_are_named(tmp_path):
     file = tmp_path / "config.json"
-    with pytest.raises(InputError, match=r"config\.json cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"config\.json does not exist"):
         find_shape(str(tmp_path))
-    for text, message in [("{", "is not a JSON file"), ("[1]", r"holds no config, but \[1\]")]:
+    for text, message in [("{", "line 1: not valid JSON"), ("[1]", r"holds no mapping, but \[1\]")]:
         file.write_text(text)
         with pytest.raises(InputError, match=message):
             find_shape(str(file))

@@ -105,7 +105,7 @@ def test_a_folder_needs_no_weights(flops, tmp_path):
         (["--schedule", "4x9", "--retention-ratio", "0.1"], 2, "not both"),
         (["qwen2-7b", "--frames", "0"], 2, "'--frames'"),
         (["experts"], 1, "mixture of experts"),
-        (["empty"], 1, "cannot be read"),
+        (["empty"], 1, "does not exist"),
     ],
 )
 def test_faults_end_in_one_sentence(flops, tmp_path, monkeypatch, arguments, exit_code, message):

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("av")
-from fuzz import videos
-from fuzz.videos import FINE, cases, read
+from fuzz import runner, videos
+from fuzz.videos import VIDEOS_KIND, cases
 
 
 def test_a_seed_says_which_videos_and_they_are_read_or_refused(tmp_path: Path) -> None:
@@ -19,8 +19,8 @@ def test_a_seed_says_which_videos_and_they_are_read_or_refused(tmp_path: Path) -
     found = set()
     for _, data, given in first:
         (tmp_path / "damaged").write_bytes(data)
-        found.add(read(tmp_path / "damaged", given))
-    assert {"read with remarks", "refused"} <= found <= set(FINE)
+        found.add(runner.tried(VIDEOS_KIND, tmp_path / "damaged", given))
+    assert {"read with remarks", "refused"} <= found <= set(VIDEOS_KIND.outcomes)
 
 
 @pytest.mark.parametrize("error", [IndexError("no stream"), SystemExit(3)])
@@ -31,16 +31,16 @@ def test_what_is_no_sentence_is_a_finding(
         raise error
 
     monkeypatch.setattr("tokenred.video.read_video", fail)
-    assert read(tmp_path / "x", {}) == f"{type(error).__name__}: {error}"
+    assert runner.tried(VIDEOS_KIND, tmp_path / "x", {}) == f"{type(error).__name__}: {error}"
 
 
 @pytest.mark.slow
 def test_a_process_that_hangs_or_ends_is_noticed_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(videos, "SECONDS", 1.0)
+    monkeypatch.setattr(runner, "SECONDS", 1.0)
     videos.VIDEOS["plain.mp4"].make(tmp_path / "plain.mp4")
-    reader = videos.Reader()
+    reader = runner.Reader(VIDEOS_KIND)
     try:
         assert reader.read(tmp_path / "plain.mp4", {"n_frames": 2}).what == "read"
         reader._process.terminate()

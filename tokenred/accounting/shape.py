@@ -1,6 +1,6 @@
 """The sizes of an LLM that FLOPs formulas read, from any config; no weights are needed."""
 
-import json
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tokenred.errors import ConfigError, InputError, nearest
+from tokenred.errors import ConfigError, InputError, nearest, quoted, shown
+from tokenred.texts import read_json
 
 KEYS = (
     "hidden_size",
@@ -93,19 +94,12 @@ class LlmShape:
         InputError
             If it cannot be read, or as in :meth:`of`.
         """
-        file = path / "config.json" if path.is_dir() else path
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise InputError(f"{file} is not a JSON file") from None
-        if not isinstance(data, dict):
-            raise InputError(f"{file} holds no config, but {data!r:.40}")
+        file = path / "config.json" if os.path.isdir(path) else path
+        data = read_json(file)
         try:
             return cls.of(data)
         except InputError as error:
-            raise InputError(f"{file}: {error}") from None
+            raise InputError(f"{shown(file)}: {error}") from None
 
 
 SHAPES: MappingProxyType[str, LlmShape] = MappingProxyType(
@@ -132,9 +126,10 @@ def find_shape(model: str) -> LlmShape:
     """
     if model in SHAPES:
         return SHAPES[model]
-    if not Path(model).exists():
+    if not os.path.exists(model):
         raise ConfigError(
-            f"'{model}' is no folder, no config.json and no named shape{nearest(model, SHAPES)}"
+            f"'{shown(model)}' is no folder, no config.json and no named shape"
+            f"{nearest(model, SHAPES)}"
         )
     return LlmShape.load(Path(model))
 
@@ -165,10 +160,13 @@ def _check_kind(text: Any) -> None:
     for key in EXPERTS:
         if _get(text, key) not in (None, 0, 1):
             raise InputError(
-                f"this LLM is a mixture of experts ({key} = {_get(text, key)!r:.40}), "
+                f"this LLM is a mixture of experts ({key} = {quoted(_get(text, key))}), "
                 "and the formulas count one dense FFN a layer"
             )
-    others = sorted(set(_get(text, "layer_types") or ()) - ATTENTION)
+    kinds = _get(text, "layer_types") or ()
+    if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
+        raise InputError(f"layer_types must be a list of names, got {quoted(kinds)}")
+    others = sorted(set(kinds) - ATTENTION)
     if others:
         raise InputError(f"the formulas count attention, and this LLM has {', '.join(others)} too")
 
@@ -179,4 +177,4 @@ def _check_sizes(found: Mapping[str, Any]) -> None:
         raise InputError(f"the config has no {', '.join(missing)}, which the formulas need")
     for key, value in found.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{key} must be one whole number above 0, got {value!r:.40}")
+            raise InputError(f"{key} must be one whole number above 0, got {quoted(value)}")

@@ -8,14 +8,15 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from tokenred.cli._common import say
-from tokenred.errors import TokenredError
+from tokenred.errors import BudgetWarning, TokenredError, shown
 from tokenred.plugins import registry
 
 
@@ -126,6 +127,7 @@ def _terminate(*_: object) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; report an error in one sentence with an exit code."""
+    warnings.showwarning = _show_warning
     if arguments is None:  # a process of its own, most of whose objects live as long as it does
         gc.set_threshold(100_000, 50, 50)
         signal.signal(signal.SIGTERM, _terminate)
@@ -140,7 +142,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
-        _fail(f"unexpected {type(error).__name__}: {error}; --debug shows where", 1)
+        _fail(f"unexpected {type(error).__name__}: {shown(str(error))}; --debug shows where", 1)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Say what concerns the user in one line; leave the rest to Python."""
+    if issubclass(category, BudgetWarning):
+        say(f"tokenred: {message}")
+    else:
+        _python_shows(message, category, filename, lineno, file, line)
+
+
+_python_shows = warnings.showwarning
 
 
 def _fail(message: str, exit_code: int) -> None:

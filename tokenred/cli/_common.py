@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenred.errors import ConfigError
+from tokenred.errors import ConfigError, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,19 +79,23 @@ def parse_overrides(pairs: Iterable[str] | None) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If a pair has no ``=``, no path, or a value that is not YAML.
+        If a pair has no ``=``, no path, one that was given before, or a value that is not YAML.
     """
-    import yaml
+    from tokenred.texts import parse_yaml
 
-    overrides = {}
+    overrides: dict[str, Any] = {}
     for pair in pairs or ():
         path, equals, value = pair.partition("=")
-        if not equals or not path.strip():
-            raise ConfigError(f"write --set PATH=VALUE, got '{pair}'")
+        path = path.strip()
+        if not equals or not path:
+            raise ConfigError(f"write --set PATH=VALUE, got {quoted(pair)}")
+        if path in overrides:
+            raise ConfigError("given twice", [path])
         try:
-            overrides[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"'{value}' is not valid YAML", [path.strip()]) from None
+            overrides[path], _ = parse_yaml(value)
+        except ConfigError as error:
+            message = f"{error.message} (got {quoted(value)})"
+            raise ConfigError(message, [path, *error.path]) from None
     return overrides
 
 
@@ -105,6 +109,6 @@ def parse_retention(text: str) -> list[float] | None:
         ratios = []
     if not ratios or not all(0 < ratio <= 1 for ratio in ratios):
         raise ConfigError(
-            f"expected ratios in (0, 1] such as 0.25,0.10, got '{text}'", ["--retention"]
+            f"expected ratios in (0, 1] such as 0.25,0.10, got {quoted(text)}", ["--retention"]
         )
     return list(dict.fromkeys(ratios))

@@ -24,7 +24,9 @@ By = Annotated[
 ]
 Fps = Annotated[
     float | None,
-    typer.Option(min=0.001, help="Frames a second of a video, instead of a number of --frames."),
+    typer.Option(
+        min=0.001, max=1e6, help="Frames a second of a video, instead of a number of --frames."
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -54,10 +56,12 @@ TrustRemoteCode = Annotated[
 ]
 Frames = Annotated[
     int | None,
-    typer.Option(min=1, help=f"Frames to sample; {NUM_FRAMES}, and 8 for the embedded model."),
+    typer.Option(
+        min=1, max=2**20, help=f"Frames to sample; {NUM_FRAMES}, and 8 for the embedded model."
+    ),
 ]
 Threads = Annotated[
-    int, typer.Option(min=1, help="CPU threads; the embedded model is too small for two.")
+    int, typer.Option(min=1, max=1024, help="CPU threads; the embedded model is too small for two.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Load even if memory seems too small.")]
 
@@ -108,7 +112,7 @@ def check_sampling(frames: int | None, by: str, fps: float | None) -> None:
 
 def check_media(path: Path) -> None:
     """Refuse what is no file, before a model is loaded."""
-    from tokenred.video.opening import check_file
+    from tokenred.texts import check_file
 
     check_file(path, "a video or an image file")
 

@@ -51,7 +51,9 @@ def ablate(
     retention: Annotated[
         str, typer.Option(help="Token budgets, such as 0.25,0.10; the file's own by default.")
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Videos to answer about.")] = DEFAULT_LIMIT,
+    limit: Annotated[
+        int, typer.Option(min=1, max=2**31, help="Videos to answer about.")
+    ] = DEFAULT_LIMIT,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results and tables; runs/NAME by default.")
     ] = None,
@@ -109,13 +111,15 @@ def ablate(
         str | None,
         typer.Option(help="Address of a running Ray cluster; default: a local one."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes, with --executor ray.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, max=4096, help="Worker processes, with --executor ray.")
+    ] = 2,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that caches vision tower output for reuse.")
     ] = None,
     cache_gb: Annotated[
         float,
-        typer.Option(min=0.001, help="Size limit of the cache; oldest files go first."),
+        typer.Option(min=0.001, max=1e6, help="Size limit of the cache; oldest files go first."),
     ] = 20.0,
     threads: Threads = 1,
 ) -> None:

@@ -81,9 +81,11 @@ def bench(
         str,
         typer.Option(help="Token budgets, such as 0.25,0.10; each pipeline's own by default."),
     ] = "",
-    repeats: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 20,
-    warmup: Annotated[int, typer.Option(min=0, help="Warm-up rounds, dropped.")] = 3,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate, exactly.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, max=10**6, help="Measured rounds.")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, max=10**6, help="Warm-up rounds, dropped.")] = 3,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, max=2**20, help="Tokens to generate, exactly.")
+    ] = 16,
     threads: Threads = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -108,6 +110,7 @@ def bench(
 
     from tokenred import embedded
     from tokenred.evaluation.bench.measure import candidates
+    from tokenred.evaluation.files import check_place
 
     if formula not in FORMULAS:
         raise ConfigError(f"unknown FLOPs formula '{formula}'{nearest(formula, FORMULAS)}")
@@ -116,8 +119,8 @@ def bench(
     check_sampling(frames, by, fps)
     if video is not None:
         check_media(video)
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"{out} cannot be written: there is no folder {out.parent}")
+    if out is not None:
+        check_place(out)
     torch.set_num_threads(threads)
     loaded, small = load(model, device, dtype, revision, offline, trust_remote_code, force)
     n_frames = frames or default_frames(small)

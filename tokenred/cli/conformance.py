@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tokenred.cli._common import Json, align_columns, emit, say
-from tokenred.errors import ConfigError, nearest
+from tokenred.errors import ConfigError, nearest, quoted
 
 
 def conformance(
@@ -29,7 +29,7 @@ def conformance(
 
     for name in family or ():
         if name not in FAMILIES:
-            raise ConfigError(f"unknown family {name!r}{nearest(name, FAMILIES)}", ["family"])
+            raise ConfigError(f"unknown family {quoted(name)}{nearest(name, FAMILIES)}", ["family"])
     chosen = [FAMILIES[name] for name in family or FAMILIES]
     matrix = run_matrix(
         chosen,

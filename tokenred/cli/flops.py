@@ -31,11 +31,13 @@ def flops(
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Frames; 32, and 8 for the embedded model.")
+        int | None, typer.Option(min=1, max=2**31, help="Frames; 32, and 8 for the embedded model.")
     ] = None,
     tokens_per_frame: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of an unreduced frame; 196, and 49 for the embedded."),
+        typer.Option(
+            min=1, max=2**31, help="Tokens of an unreduced frame; 196, and 49 for the embedded."
+        ),
     ] = None,
     retention_ratio: Annotated[
         float | None,
@@ -49,9 +51,10 @@ def flops(
         ),
     ] = None,
     text_tokens: Annotated[
-        int, typer.Option(min=0, help="Text tokens to count, too; the papers count none.")
+        int,
+        typer.Option(min=0, max=2**31, help="Text tokens to count, too; the papers count none."),
     ] = 0,
-    generated: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 100,
+    generated: Annotated[int, typer.Option(min=1, max=2**31, help="Tokens to generate.")] = 100,
     formula: Annotated[str, typer.Option(help=f"One of {', '.join(FORMULAS)}.")] = "paper",
     json: Json = False,
 ) -> None:

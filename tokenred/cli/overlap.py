@@ -53,7 +53,7 @@ def overlap(
         ),
     ] = None,
     side: Annotated[
-        int, typer.Option(min=2, help="Patches per side of a frame, for --tower.")
+        int, typer.Option(min=2, max=2**20, help="Patches per side of a frame, for --tower.")
     ] = 16,
     pool: Annotated[
         str,
@@ -69,12 +69,15 @@ def overlap(
     frames: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Frames to sample; 32, 16 with --tower, 8 for the embedded model."
+            min=1,
+            max=2**20,
+            help="Frames to sample; 32, 16 with --tower, 8 for the embedded model.",
         ),
     ] = None,
     by: By = "index",
     limit: Annotated[
-        int, typer.Option(min=1, help="Number of generated videos, if no VIDEO is given.")
+        int,
+        typer.Option(min=1, max=2**20, help="Number of generated videos, if no VIDEO is given."),
     ] = 8,
     out: Annotated[
         Path | None, typer.Option(help="Also write JSON, CSV and heat maps into this folder.")

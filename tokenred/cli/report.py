@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from tokenred.cli._common import say
 from tokenred.cli._talk import progress_line
-from tokenred.errors import ConfigError, InputError
+from tokenred.errors import ConfigError, InputError, shown
 
 if TYPE_CHECKING:
     from tokenred.evaluation.manifest import Run
@@ -29,7 +30,10 @@ def report(
         typer.Option("--run", metavar="KEY", help="Which run, where a folder holds several."),
     ] = "",
     samples: Annotated[
-        int, typer.Option(min=0, help="Number of samples with most disagreement on the page.")
+        int,
+        typer.Option(
+            min=0, max=10**6, help="Number of samples with most disagreement on the page."
+        ),
     ] = 24,
     out: Annotated[Path | None, typer.Option(help="Output folder; the run's by default.")] = None,
 ) -> None:
@@ -45,8 +49,8 @@ def report(
     formats = parse_formats(format_)
     manifest = read_run(run, key)
     _tell_of_others(run, manifest)
-    if not (run / STORE).exists():
-        raise InputError(f"{run} holds no results; `tokenred ablate` makes them")
+    if not os.path.exists(run / STORE):
+        raise InputError(f"{shown(run)} holds no results; `tokenred ablate` makes them")
     folder = out or run
     folder.mkdir(parents=True, exist_ok=True)
     with Store(run / STORE) as store:

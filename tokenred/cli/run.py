@@ -63,7 +63,9 @@ def run(
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Longest answer; 64, and one word for the embedded model."),
+        typer.Option(
+            min=1, max=2**20, help="Longest answer; 64, and one word for the embedded model."
+        ),
     ] = None,
     compare: Annotated[
         bool,

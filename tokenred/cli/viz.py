@@ -99,9 +99,9 @@ def viz(
     Writes overlay.png, anchor.png, timeline.png and animation.gif. All of it is read from the
     linear map of the reduction, so it works for any pipeline.
     """
+    from tokenred.errors import shown
     from tokenred.models.loading.memory import memory_errors
     from tokenred.report.viz import anchor_map, animation, overlay, timeline, to_png
-    from tokenred.video.opening import shown
 
     names = list(dict.fromkeys(pipeline or ["aot-paper"]))
     reducers = [_load(name, parse_overrides(set_), retention) for name in names]
@@ -174,15 +174,15 @@ def _parse_anchor(text: str) -> str | tuple[int, int, int]:
 
 
 def _folder_name(video: str, names: Sequence[str]) -> str:
-    from tokenred.video.opening import shown
+    from tokenred.errors import shown
 
     return "-".join([shown(Path(video).stem)[:LONGEST_STEM], *names])
 
 
 def _check_folder(folder: Path) -> None:
     """Raise at once if the folder cannot be written."""
-    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not existing.is_dir():
+    existing = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
+    if not os.path.isdir(existing):
         raise InputError(f"{folder} cannot be a folder: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{folder} cannot be written: no permission in {existing}")

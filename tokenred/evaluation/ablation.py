@@ -5,25 +5,29 @@ strategies that go together, or several of these. ``vanilla``, ``random`` and ``
 every table.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from tokenred.config import FrozenModel, nested, short_hash, validate
-from tokenred.errors import ConfigError, nearest
-from tokenred.files import SUFFIXES, read_pipeline, read_yaml
+from tokenred.errors import LONGEST_NAME, BudgetWarning, ConfigError, nearest, shown
+from tokenred.files import is_yaml, located, read_pipeline, read_yaml
 from tokenred.pipeline import PipelineConfig, load_config
+from tokenred.pipeline.config import RETENTION, build_stages
 from tokenred.plugins import registry
 from tokenred.registry import hint
 from tokenred.slots import build, strategy_config
 
+MAX_ROWS = 10_000
 ALWAYS = ("vanilla", "random", "downsample")
-RETENTION = "budget.retention_ratio"
+Ratio = Annotated[float, Field(gt=0, le=1)]
+Score = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class RowSpec(FrozenModel):
@@ -32,9 +36,9 @@ class RowSpec(FrozenModel):
     pipeline: str | None = Field(default=None, description="preset or file; the base by default")
     set: dict[str, Any] = Field(default_factory=dict, description="dotted path -> value")
     frames: int | None = Field(
-        default=None, ge=1, description="evenly spaced frames of the clip; all"
+        default=None, ge=1, le=2**20, description="evenly spaced frames of the clip; all"
     )
-    only: tuple[float, ...] = Field(
+    only: tuple[Ratio, ...] = Field(
         default=(), description="retention ratios that this row can meet; all by default"
     )
 
@@ -43,7 +47,7 @@ class Published(FrozenModel):
     """Published scores, of another model."""
 
     source: str = Field(description="where they stand, and of which model")
-    scores: dict[str, float | dict[float, float]] = Field(
+    scores: dict[str, Score | dict[Ratio, Score]] = Field(
         description="row label -> score in %, or a table from retention to score"
     )
 
@@ -107,11 +111,13 @@ class Sweep(FrozenModel):
 class AblationConfig(FrozenModel):
     """A complete ablation file."""
 
-    name: str = Field(default="unnamed", description="also the name of the run's folder")
+    name: str = Field(
+        default="unnamed", max_length=LONGEST_NAME, description="also the name of the run's folder"
+    )
     title: str = Field(default="", description="heading of the table")
     question: str = Field(default="", description="what the table answers")
     base: str = Field(default="aot-paper", description="preset or file that rows and axes change")
-    retention: tuple[float, ...] = Field(
+    retention: tuple[Ratio, ...] = Field(
         default=(0.10,), min_length=1, description="kept / vanilla tokens"
     )
     reference: str | None = Field(
@@ -182,6 +188,8 @@ def expand_rows(
     load: Callable[[Mapping[str, Any]], PipelineConfig],
     changes: Mapping[str, Any],
     retentions: Sequence[float] | None,
+    *,
+    is_asked: bool = True,
 ) -> Iterator[Row]:
     """Yield one row a token budget.
 
@@ -191,13 +199,28 @@ def expand_rows(
     Parameters
     ----------
     load : reads the pipeline with dotted paths changed
+    is_asked : whether a user asks for the budgets, who is then told of one that is not followed
     """
     own = load(changes)
     if not retentions or RETENTION in changes or own.budget.retention_ratio == 1:
+        if retentions and is_asked and _drops_otherwise(own):
+            warnings.warn(
+                f"pipeline '{own.name}' has no budget to set: it stays as it is at a retention of "
+                f"{', '.join(f'{each:g}' for each in retentions)}",
+                BudgetWarning,
+                stacklevel=3,
+            )
         yield Row(label, None, own)
         return
     for retention in retentions:
         yield Row(label, retention, load({**changes, RETENTION: retention}))
+
+
+def _drops_otherwise(config: PipelineConfig) -> bool:
+    """Return whether a pipeline drops tokens though its budget keeps all before the LLM."""
+    inside = any(each.inside for each in build_stages(config.stages).values())
+    own = config.budget.retention_ratio == 1
+    return own and (inside or config.budget.mode == "as-released")
 
 
 @dataclass(frozen=True)
@@ -217,13 +240,22 @@ class Ablation:
     ----------
     config : the file
     overrides : dotted paths that change the base, under every row that is built on it
+    source : where it was read, for errors
     """
 
-    def __init__(self, config: AblationConfig, overrides: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: AblationConfig,
+        overrides: Mapping[str, Any] | None = None,
+        source: Path | None = None,
+    ) -> None:
         self.config = config
+        self._source = source
         self._overrides = dict(overrides or {})
         self._read: dict[str, dict[str, Any]] = {}  # pipelines by source, as their files say
-        self._drafts = list(self._all_drafts())
+        self._drafts = list(islice(self._all_drafts(), MAX_ROWS + 1))
+        if len(self._drafts) > MAX_ROWS:
+            raise ConfigError(f"the file means more than {MAX_ROWS} rows", ["axes"])
         labels = [draft.label for draft in self._drafts]
         self.reference = config.reference or labels[0]
         if self.reference not in labels:
@@ -247,7 +279,7 @@ class Ablation:
         for number, draft in enumerate(self._drafts):
             only = draft.spec.only or ratios
             budgets = [each for each in ratios if each in only]
-            for row in self._rows(draft, budgets) if budgets else ():
+            for row in self._rows(draft, budgets, bool(retentions)) if budgets else ():
                 first = budgets[0] if row.retention is None else row.retention
                 found.append((row.retention is not None, ratios.index(first), number, row))
         rows: dict[tuple[str, str], Row] = {}
@@ -269,16 +301,16 @@ class Ablation:
             if name not in given:
                 yield _Draft(name, RowSpec(pipeline=name), ("always", name), control=True)
 
-    def _rows(self, draft: _Draft, retentions: Sequence[float]) -> list[Row]:
+    def _rows(self, draft: _Draft, retentions: Sequence[float], is_asked: bool) -> list[Row]:
         changes = dict(draft.spec.set)
         if draft.spec.pipeline is None:
             changes = self._overrides | changes
         load = partial(self._load, draft.spec.pipeline or self.config.base)
         try:
-            rows = expand_rows(draft.label, load, changes, retentions)
+            rows = expand_rows(draft.label, load, changes, retentions, is_asked=is_asked)
             return [replace(row, frames=draft.spec.frames, control=draft.control) for row in rows]
         except ConfigError as error:
-            raise error.below(draft.path) from None
+            raise located(error.below(draft.path), self._source) from None
 
     def _load(self, source: str, changes: Mapping[str, Any]) -> PipelineConfig:
         if source not in self._read:
@@ -305,22 +337,22 @@ def load_ablation(
     """
     if isinstance(source, Mapping):
         return Ablation(validate(AblationConfig, source), overrides)
-    path = Path(source)
-    if path.suffix not in SUFFIXES:
+    path = Path(str(source))
+    if not is_yaml(source):
         known = ablation_files()
         if str(source) in registry().presets():
             return Ablation(_of_preset(str(source)), overrides)
         if str(source) not in known:
             names, kinds = [*known, *registry().presets()], ("pipeline", "ablation")
             raise ConfigError(
-                f"no ablation or pipeline '{source}'{hint(kinds, str(source), names)}"
+                f"no ablation or pipeline '{shown(source)}'{hint(kinds, str(source), names)}"
             )
         path = known[str(source)]
     data = {"name": path.stem, **read_yaml(path)}
     try:
-        return Ablation(validate(AblationConfig, data), overrides)
+        return Ablation(validate(AblationConfig, data), overrides, path)
     except ConfigError as error:
-        raise ConfigError(f"{path.name}: {error}") from None
+        raise located(error, path) from None
 
 
 def _of_preset(name: str) -> AblationConfig:

@@ -7,9 +7,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tokenred.errors import TokenredError
+from tokenred.errors import InputError, TokenredError, shown
 
 N_PIECES, PIECE_BYTES = 512, 4096
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be written, or where something else than a file stands.
+
+    Raises
+    ------
+    InputError
+        If its folder is missing, or it is a folder, a device or a pipe, which would be replaced.
+    """
+    if not os.path.isdir(path.parent):
+        raise InputError(
+            f"{shown(path)} cannot be written: there is no folder {shown(path.parent)}"
+        )
+    if os.path.isdir(path):
+        raise InputError(f"{shown(path)} cannot be written: it is a folder")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{shown(path)} cannot be written: it is a device or a pipe")
 
 
 @contextmanager
@@ -19,8 +37,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises
     ------
     TokenredError
-        If it cannot be written; the old file is kept.
+        If it cannot be written; the old file is kept, and so is what is no file.
     """
+    check_place(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield draft

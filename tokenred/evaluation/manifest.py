@@ -4,6 +4,7 @@ Manifest and store suffice to rebuild tables and reports without the model.
 """
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Any
 
 from tokenred.accounting import LlmShape
 from tokenred.config import short_hash
-from tokenred.errors import InputError, TokenredError, nearest
+from tokenred.errors import InputError, TokenredError, nearest, shown
 from tokenred.evaluation.ablation import Ablation
 from tokenred.evaluation.files import write_whole
 from tokenred.evaluation.model import EvaluatedModel
@@ -23,10 +24,12 @@ from tokenred.evaluation.store import Origin
 from tokenred.evaluation.task import Task
 from tokenred.evaluation.worker import PlannedRow
 from tokenred.kernels.native import kernels_in_use
+from tokenred.texts import read_json
 
 FILE = "run.json"
 STORE = "results.sqlite"
 MANIFEST_VERSION = 1
+MAX_RUN_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -198,19 +201,15 @@ def read_run(folder: Path, key: str = "") -> Run:
         return _read(folder / FILE)
     runs = read_runs(folder)
     if key not in runs:
-        raise InputError(f"{folder} holds no run '{key}'{nearest(key, runs)}")
+        raise InputError(f"{shown(folder)} holds no run '{key}'{nearest(key, runs)}")
     return runs[key]
 
 
 def _read(path: Path) -> Run:
-    folder = path.parent
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no run; `tokenred ablate` makes one") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    found = data.pop("version", None) if isinstance(data, dict) else None
+    if not os.path.exists(path):
+        raise InputError(f"{shown(path.parent)} holds no run; `tokenred ablate` makes one")
+    data = read_json(path, MAX_RUN_BYTES)
+    found = data.pop("version", None)
     if found != MANIFEST_VERSION:
         raise InputError(f"{path} has layout {found}, this tokenred reads {MANIFEST_VERSION}")
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenred.accounting import LlmShape
 from tokenred.embedded import MODEL_DIR
-from tokenred.errors import InputError, TokenredError
+from tokenred.errors import InputError, TokenredError, quoted
 from tokenred.evaluation.files import sampled_hash
 from tokenred.evaluation.task import Answering, Sample, fingerprint_of
 from tokenred.pipeline import Pipeline
@@ -323,7 +323,7 @@ class VideoLlm:
         ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
         known = {None, tokenizer.pad_token_id, tokenizer.eos_token_id}
         if not ids or ({tokenizer.unk_token_id} - known) & set(ids):
-            raise InputError(f"the model '{self.name}' has no token for parts of {text!r}")
+            raise InputError(f"the model '{self.name}' has no token for parts of {quoted(text)}")
         self._token_ids[text] = ids
         return ids
 

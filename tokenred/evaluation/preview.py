@@ -1,5 +1,6 @@
 """A dry run: every row on one video, nothing stored."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def preview(
 
 
 def _stored(planned: Sequence[PlannedRow], task: Task, path: Path, n_samples: int) -> list[int]:
-    if not path.exists():
+    if not os.path.exists(path):  # nor where it is too long to be one
         return [0] * len(planned)
     ids = [task.sample_id(index) for index in range(n_samples)]
     with Store(path) as store:

@@ -1,5 +1,6 @@
 """Tasks: videos with questions, and their scoring."""
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.config import StrategyConfig, short_hash
-from tokenred.errors import ConfigError, InputError
-from tokenred.files import SUFFIXES, read_yaml
+from tokenred.errors import ConfigError, InputError, quoted, shown
+from tokenred.files import is_yaml, located, read_yaml
 from tokenred.plugins import registry
 from tokenred.slots import build, strategy_config
 from tokenred.strategy import Strategy
@@ -40,10 +41,13 @@ class Question:
 
     def __post_init__(self) -> None:
         if len(set(self.options)) < len(self.options) or len(self.options) == 1:
-            raise InputError(f"options must be several and different, got {list(self.options)}")
+            raise InputError(
+                f"options must be several and different, got {quoted(list(self.options))}"
+            )
         if self.options and not set(self.answers) <= set(self.options):
             raise InputError(
-                f"the answer {list(self.answers)} is not among the options {list(self.options)}"
+                f"the answer {quoted(list(self.answers))} is not among the options "
+                f"{quoted(list(self.options))}"
             )
 
 
@@ -144,14 +148,18 @@ def load_task(source: str | Mapping[str, Any] | StrategyConfig) -> Task:
         If its data cannot be read.
     """
     if not isinstance(source, str) or source in registry().names("task"):
-        config = strategy_config("task", source)
-    elif Path(source).suffix in SUFFIXES:
-        config = strategy_config("task", _read_task(Path(source)))
-    elif Path(source).exists():
-        config = strategy_config("task", {"name": "local", "path": str(Path(source).absolute())})
+        data: Any = source
+    elif is_yaml(source):
+        data = _read_task(Path(source))
+    elif os.path.exists(source):  # of no file where a name cannot be one
+        data = {"name": "local", "path": str(Path(source).absolute())}
     else:
         known = ", ".join(registry().names("task"))
-        raise ConfigError(f"no task or file '{source}'; tasks: {known}", ["--task"])
+        raise ConfigError(f"no task or file '{shown(source)}'; tasks: {known}", ["--task"])
+    try:
+        config = strategy_config("task", data)
+    except ConfigError as error:
+        raise located(error, source) from None
     return build(Task, config)
 
 
@@ -175,7 +183,7 @@ def _read_task(path: Path) -> dict[str, Any]:
     try:
         data = read_yaml(path)
     except ConfigError as error:
-        raise error.below(["--task"]) from None
+        raise error if error.where else error.below(["--task"]) from None
     for key in ("path", "videos"):  # relative to the file that names them
         if isinstance(data.get(key), str) and data[key]:
             data[key] = str(path.parent / data[key])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tokenred.errors import InputError
+from tokenred.errors import InputError, quoted
 from tokenred.evaluation.worker import sample_generator
 from tokenred.models.attach import Attachment
 from tokenred.models.inputs.media import MediaInput
@@ -140,7 +140,7 @@ class Asker:
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.long()
         n_tokens = ids.shape[1]
         if not n_tokens:
-            raise InputError(f"{text!r} has no token of this model")
+            raise InputError(f"{quoted(text)} has no token of this model")
         ready = self._prepare(request)
         inputs = self.loaded.inputs_of(request.prompt, ready.prepared)
         length = inputs["input_ids"].shape[1]

@@ -1,16 +1,16 @@
 """Parse ``--model_args`` of lmms-eval."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tokenred.errors import ConfigError, nearest
+from tokenred.errors import ConfigError, nearest, quoted
 from tokenred.models.attach import POSITIONS
 from tokenred.pipeline import Pipeline, PipelineConfig, load_pipeline
 from tokenred.plugins import registry
+from tokenred.texts import parse_yaml
 from tokenred.video import SAMPLINGS
 
 EMBEDDED = "embedded"
@@ -99,6 +99,8 @@ def read_model_args(given: Mapping[str, Any]) -> ModelArgs:
     )
 
 
+_WHOLE = re.compile("[0-9]{1,9}")
+_WRITE_SET = "write set={path: value, path: value}"
 _OTHER = ("max_frames_num", "batch_size", "max_batch_size")
 
 
@@ -113,11 +115,11 @@ def _pipeline(args: Mapping[str, Any]) -> Pipeline:
     overrides = args.get("set", {})
     if isinstance(overrides, str):
         try:
-            overrides = yaml.safe_load(overrides)
-        except yaml.YAMLError:
-            overrides = None
+            overrides, _ = parse_yaml(overrides)
+        except ConfigError as error:
+            raise ConfigError(f"{_WRITE_SET}: {error.message}", ["set", *error.path]) from None
     if not isinstance(overrides, Mapping):
-        raise ConfigError("write set={path: value, path: value}", ["set"])
+        raise ConfigError(_WRITE_SET, ["set"])
     if "retention_ratio" in args:
         overrides = {**overrides, "budget.retention_ratio": args["retention_ratio"]}
     return load_pipeline(args["pipeline"], overrides)
@@ -148,8 +150,9 @@ def _check_hash(args: Mapping[str, Any], pipeline: Pipeline) -> None:
 
 
 def _count(value: Any, name: str) -> int:
-    if not isinstance(value, int | str) or isinstance(value, bool) or not str(value).isnumeric():
-        raise ConfigError(f"expected a whole number, got {value!r}", [name])
+    is_number = isinstance(value, int | str) and not isinstance(value, bool)
+    if not is_number or not _WHOLE.fullmatch(str(value)):
+        raise ConfigError(f"expected a whole number, got {quoted(value)}", [name])
     if int(value) < 1:
         raise ConfigError("must be 1 or more", [name])
     return int(value)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.errors import CapabilityError, ConfigError, nearest
+from tokenred.errors import CapabilityError, ConfigError, nearest, quoted
 from tokenred.models.adapter import ModelAdapter, adapter_for
 from tokenred.models.inside.llm import inside_llm
 from tokenred.models.splice import Clip, count_newlines
@@ -195,7 +195,7 @@ def attach(
     media = (media,) if isinstance(media, str) else media
     for value in media:
         if value not in MEDIA:
-            raise ConfigError(f"unknown media {value!r}{nearest(str(value), MEDIA)}")
+            raise ConfigError(f"unknown media {quoted(value)}{nearest(str(value), MEDIA)}")
     _check_free(model)
     attachment = Attachment(
         adapter or adapter_for(model),
@@ -214,7 +214,7 @@ def attach(
 def attached(attachment: Attachment, positions: str | None = None) -> Iterator[None]:
     """Run calls of the model through an attachment while the context lasts."""
     if positions is not None and positions not in POSITIONS:
-        raise ConfigError(f"unknown positions {positions!r}{nearest(positions, POSITIONS)}")
+        raise ConfigError(f"unknown positions {quoted(positions)}{nearest(positions, POSITIONS)}")
     adapter = attachment.adapter
     model = adapter.model
     _check_free(model)
@@ -245,6 +245,7 @@ def _resolve(pipeline: Any) -> ReducingPipeline:
         return load_pipeline(pipeline)
     if not isinstance(pipeline, ReducingPipeline):
         raise ConfigError(
-            f"a pipeline, the name of a preset, a path or a mapping is needed, got {pipeline!r}"
+            "a pipeline, the name of a preset, a path or a mapping is needed, got "
+            f"{quoted(pipeline)}"
         )
     return pipeline

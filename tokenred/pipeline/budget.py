@@ -14,11 +14,15 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from tokenred.config import FrozenModel
-from tokenred.errors import BudgetError, ConfigError
+from tokenred.config import FrozenModel, fraction
+from tokenred.errors import BudgetError, ConfigError, quoted
 
+MOST_ANCHORS = 2**20
 Mode = Literal["exact", "calibrated", "as-released"]
 Rounding = Literal["floor", "ceil", "nearest"]
+
+
+Bound = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class BudgetConfig(FrozenModel):
@@ -35,7 +39,7 @@ class BudgetConfig(FrozenModel):
         "ceil", description="how a frame's share is rounded; 'floor' for mode 'as-released' only"
     )
     knob: str | None = Field(None, description="dotted path that a calibrated budget solves for")
-    knob_range: tuple[float, float] | None = Field(
+    knob_range: tuple[Bound, Bound] | None = Field(
         None, description="where a calibrated budget searches"
     )
 
@@ -132,12 +136,9 @@ def trim(counts: Sequence[int], copies: Sequence[int], total: int) -> list[int]:
 
 def _share(value: object) -> float:
     if isinstance(value, str):
-        try:
-            value = float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            raise ConfigError(f"'{value}' is no share; write 0.17 or 126/729") from None
+        value = fraction(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigError(f"a share lies in (0, 1], got {value!r}")
+        raise ConfigError(f"a share lies in (0, 1], got {quoted(value)}")
     return float(value)
 
 
@@ -153,6 +154,7 @@ class OfBudget:
         return max(0, rounded(quota * self.share, rounding) - self.less)
 
 
+_WHOLE = re.compile(r"[0-9]{1,6}")
 _OF_BUDGET = re.compile(r"budget *(?:([*-]) *(\S+))?")
 
 
@@ -164,9 +166,17 @@ def of_budget(spec: object) -> OfBudget | None:
     sign, number = found.groups()
     if sign == "*":
         return OfBudget(share=_share(number))
-    if sign == "-" and not number.isdigit():
-        raise ConfigError(f"expected a whole number after 'budget -', got '{number}'")
+    if sign == "-" and not _WHOLE.fullmatch(number):
+        raise ConfigError(f"expected a whole number after 'budget -', got {quoted(number)}")
     return OfBudget(less=int(number or 0))
+
+
+def _number(ratio: object) -> float:
+    """Return the ratio of a table, which is a text where the table comes from JSON."""
+    if isinstance(ratio, str):
+        return fraction(ratio)
+    is_ratio = isinstance(ratio, int | float) and 0 < ratio <= 1
+    return float(ratio) if is_ratio else math.nan  # type: ignore[arg-type]
 
 
 def _anchor_count(value: object) -> object:
@@ -174,11 +184,14 @@ def _anchor_count(value: object) -> object:
         return str(value).strip()
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
-            raise ConfigError(f"a frame needs at least one anchor, got {value}")
+            raise ConfigError(f"a frame needs at least one anchor, got {quoted(value)}")
+        if value > MOST_ANCHORS:
+            raise ConfigError(f"a frame has at most {MOST_ANCHORS} anchors, got {quoted(value)}")
         return value
     if isinstance(value, Mapping):
-        table = {float(ratio): _share(share) for ratio, share in value.items()}
-        if not table or any(not 0 < ratio <= 1 for ratio in table):
+        ratios = [_number(ratio) for ratio in value]
+        table = {ratio: _share(share) for ratio, share in zip(ratios, value.values())}
+        if not table or len(table) < len(ratios) or any(not 0 < ratio <= 1 for ratio in table):
             raise ConfigError("a table of anchors maps retention ratios in (0, 1] to shares")
         return dict(sorted(table.items()))
     return _share(value)
@@ -187,7 +200,7 @@ def _anchor_count(value: object) -> object:
 _SHARE_SCHEMA = [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"type": "string"}]
 _ANCHOR_SCHEMA = [
     {"type": "string", "pattern": "^budget( *[*-] *[0-9./]+)?$"},
-    {"type": "integer", "minimum": 1},
+    {"type": "integer", "minimum": 1, "maximum": MOST_ANCHORS},
     *_SHARE_SCHEMA,
     {"type": "object", "additionalProperties": {"anyOf": _SHARE_SCHEMA}, "minProperties": 1},
 ]

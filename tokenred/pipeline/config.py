@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from tokenred.config import SCHEMA_VERSION, FrozenModel, nested, short_hash, validate
-from tokenred.errors import ConfigError
-from tokenred.files import read_pipeline, set_path
+from tokenred.errors import LONGEST_NAME, ConfigError, quoted
+from tokenred.files import is_table, located, own_changes, read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.stage import Stage
 from tokenred.slots import NamedConfig, Slot, build, json_schemas
+
+RETENTION = "budget.retention_ratio"
 
 
 class About(FrozenModel):
@@ -32,7 +34,11 @@ class About(FrozenModel):
 class PipelineConfig(FrozenModel):
     """A complete pipeline."""
 
-    name: str = Field("unnamed", description="what tables call it; not part of its identity")
+    name: str = Field(
+        "unnamed",
+        max_length=LONGEST_NAME,
+        description="what tables call it; not part of its identity",
+    )
     about: Annotated[About, nested(About)] = Field(About(), description="for readers")
     budget: Annotated[BudgetConfig, nested(BudgetConfig)] = Field(
         BudgetConfig(), description="how many tokens may be kept"
@@ -40,13 +46,14 @@ class PipelineConfig(FrozenModel):
     stages: dict[str, Slot[Stage]] = Field(
         description="label -> stage, in order; null removes a stage"
     )
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of everything random")
+    _is_budget_asked: bool = PrivateAttr(default=False)
 
     @field_validator("stages", mode="before")
     @classmethod
     def _stages(cls, stages: object) -> dict[str, Any]:
         if not isinstance(stages, Mapping):
-            raise ConfigError(f"expected a mapping of stages, got {stages!r}")
+            raise ConfigError(f"expected a mapping of stages, got {quoted(stages)}")
         return {str(label): stage for label, stage in stages.items() if stage is not None}
 
     @model_validator(mode="after")
@@ -64,6 +71,11 @@ class PipelineConfig(FrozenModel):
             "stages": [[label, s.model_dump(mode="json")] for label, s in self.stages.items()],
             "seed": self.seed,
         }
+
+    @property
+    def is_budget_asked(self) -> bool:
+        """Whether the retention ratio was set on what a file or preset says."""
+        return self._is_budget_asked
 
     @property
     def config_id(self) -> str:
@@ -137,33 +149,45 @@ def load_config(
     the budget: those of the nearest retention ratio apply, before the overrides.
     """
     data = read_pipeline(source)
+    try:
+        config = _validated(data, overrides or {})
+    except ConfigError as error:
+        raise located(error, source, overrides) from None
+    config._is_budget_asked = RETENTION in {**own_changes(source), **(overrides or {})}
+    return config
+
+
+def _validated(data: dict[str, Any], overrides: Mapping[str, Any]) -> PipelineConfig:
     tied = data.pop("by_retention", None)
-    changed = _overridden(data, overrides or {})
+    changed = _overridden(data, overrides)
     if tied is not None:
         nearest_to = _retention(changed)
         table = _by_retention(tied)
         key = min(table, key=lambda ratio: (abs(ratio - nearest_to), ratio))
-        changed = _overridden(_overridden(data, table[key]), overrides or {})
+        changed = _overridden(_overridden(data, table[key]), overrides)
     return validate(PipelineConfig, changed)
 
 
 def _overridden(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     for path, value in overrides.items():
-        head = path.partition(".")[0]
-        if head not in PipelineConfig.model_fields and head in (data.get("stages") or {}):
+        head, stages = str(path).partition(".")[0], data.get("stages")
+        is_stage = isinstance(stages, Mapping) and head in stages
+        if is_stage and head not in PipelineConfig.model_fields:
             path = f"stages.{path}"  # a stage may be named without the prefix
         data = set_path(data, path, value)
     return data
 
 
 def _retention(data: Mapping[str, Any]) -> float:
-    budget = data.get("budget") or {}
-    return validate(BudgetConfig, budget).retention_ratio
+    try:
+        return validate(BudgetConfig, data.get("budget") or {}).retention_ratio
+    except ConfigError as error:
+        raise error.below(["budget"]) from None
 
 
 def _by_retention(tied: object) -> dict[float, Mapping[str, Any]]:
     table = dict(tied) if isinstance(tied, Mapping) else {}
-    pairs = (isinstance(k, int | float) and isinstance(v, Mapping) for k, v in table.items())
+    pairs = (isinstance(k, int | float) and 0 < k <= 1 and is_table(v) for k, v in table.items())
     if not table or not all(pairs):
         raise ConfigError("expected retention ratios, each with paths and values", ["by_retention"])
     return table

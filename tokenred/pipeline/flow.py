@@ -25,9 +25,6 @@ NATIVE_STRIDE = 2
 FORBIDDEN = 1e6
 """The price of a forbidden pair for a coupler that knows none; finite, so that it meets no NaN."""
 
-PER_FRAME_CUES = frozenset({"pooler"})
-"""All other cues have one entry for each token."""
-
 Part = Literal["static", "dynamic"]
 FEATURES = "features"
 

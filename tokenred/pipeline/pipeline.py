@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from tokenred.config import PER_FRAME_CUES
 from tokenred.errors import (
     BudgetError,
     CapabilityError,
@@ -20,8 +21,9 @@ from tokenred.errors import (
 from tokenred.interfaces import CachePruner, LayerReducer
 from tokenred.kernels.pooling import PoolMode
 from tokenred.pipeline.config import PipelineConfig, build_stages, load_config
-from tokenred.pipeline.flow import PER_FRAME_CUES, Flow, Notes, Output
+from tokenred.pipeline.flow import Flow, Notes, Output
 from tokenred.pipeline.inside import InsideLlm
+from tokenred.pipeline.kept import warn_of_budget
 from tokenred.pipeline.stage import Stage
 from tokenred.promises import claims
 from tokenred.types import Realised, ReducedTokens, StageReport, VisualTokens
@@ -44,6 +46,7 @@ class Pipeline:
 
     def __init__(self, config: PipelineConfig) -> None:
         self.config = config
+        self._has_warned = False
         self.stages: Mapping[str, Stage] = MappingProxyType(build_stages(config.stages))
         inside = [(label, stage.inside) for label, stage in self.stages.items()]
         self.inside_llm = InsideLlm(
@@ -96,6 +99,7 @@ class Pipeline:
                 f"met: these stages keep {kept.n_tokens} (retention_ratio "
                 f"{kept.retention_ratio:.4f}), which budget.mode: as-released accepts"
             )
+        self._has_warned = self._has_warned or warn_of_budget(self.config, kept)
         return reduced
 
     def _check(self, tokens: VisualTokens) -> None:

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tokenred.config import TokenCue
 from tokenred.errors import ConfigError, InputError
 from tokenred.interfaces import AnchorSelector, BudgetAllocator
 from tokenred.kernels.merge import padded_index
@@ -34,7 +35,7 @@ class FrameStageConfig(CouplingStageConfig, QuotaConfig):
     sources: Literal["rest", "all"] = Field(
         "rest", description="'all': the other anchors are sources as well"
     )
-    mass: str = Field(
+    mass: TokenCue = Field(
         "uniform",
         description="marginals of the coupling: 'uniform', 'size' (tokens that each stands for), "
         "or the values of a per-token cue",

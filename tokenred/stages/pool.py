@@ -7,20 +7,23 @@ import torch
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from torch import Tensor
 
-from tokenred.errors import CapabilityError, ConfigError
+from tokenred.config import PER_FRAME_CUES
+from tokenred.errors import CapabilityError, ConfigError, quoted
 from tokenred.kernels.pooling import PoolMode, pool_tokens, pooled_grid, pooling_matrix
 from tokenred.kernels.sparse import sparse_map
 from tokenred.pipeline.budget import BudgetConfig
-from tokenred.pipeline.flow import PER_FRAME_CUES, Flow
+from tokenred.pipeline.flow import Flow
 from tokenred.pipeline.stage import Decides, Stage, StageConfig
 
 ATTENTION_CUES = ("attention@", "class-attention@", "salience@")
 
 
 def _keep(value: object) -> object:
-    if value == "count" or (isinstance(value, int | float) and 0 < value <= 1):
+    if value == "count":
         return value
-    raise ConfigError(f"expected 'count' or a threshold in (0, 1], got {value!r}")
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return value
+    raise ConfigError(f"expected 'count' or a threshold in (0, 1], got {quoted(value)}")
 
 
 _KEEP_SCHEMA = {
@@ -34,7 +37,7 @@ class PoolStageConfig(StageConfig):
     mode: Literal["model", "bilinear", "average", "none"] = Field(
         "model", description="'model' pools as the model at hand does"
     )
-    stride: int = Field(2, ge=1, description="tokens per cell and side")
+    stride: int = Field(2, ge=1, le=1024, description="tokens per cell and side")
     keep: Annotated[
         Literal["count"] | float, BeforeValidator(_keep), WithJsonSchema(_KEEP_SCHEMA)
     ] = Field(

@@ -47,7 +47,7 @@ def members(
 class MassNormalisedConfig(StrategyConfig):
     """Settings of the mass-normalised aggregator."""
 
-    strength: float = Field(1.0, ge=0, description="weight of the merged context (lambda)")
+    strength: float = Field(1.0, ge=0, le=1e6, description="weight of the merged context (lambda)")
     mass: Literal["plan", "unit"] = Field(
         "plan", description="ship the plan's own mass (total 1), or unit mass from every source"
     )
@@ -91,7 +91,7 @@ class MassNormalisedAggregator(Aggregator):
 class RowNormalisedConfig(StrategyConfig):
     """Settings of the row-normalised aggregator."""
 
-    strength: float = Field(1.0, ge=0, description="weight of the merged context (lambda)")
+    strength: float = Field(1.0, ge=0, le=1e6, description="weight of the merged context (lambda)")
 
 
 class RowNormalisedAggregator(Aggregator):

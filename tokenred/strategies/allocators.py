@@ -32,7 +32,9 @@ class EqualAllocator(BudgetAllocator):
 class AnchorFramesConfig(StrategyConfig):
     """Settings of the anchor-frames allocator."""
 
-    every: int = Field(4, ge=1, description="frames from one anchor frame to the next (p)")
+    every: int = Field(
+        4, ge=1, le=2**20, description="frames from one anchor frame to the next (p)"
+    )
 
 
 class AnchorFramesAllocator(BudgetAllocator):

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import CostTermConfig, StrategyConfig
+from tokenred.config import CostTermConfig, StrategyConfig, TokenCue
 from tokenred.interfaces import CostTerm
 from tokenred.kernels.similarity import cosine_similarity
 from tokenred.types import TokenGroup
@@ -15,7 +15,7 @@ from tokenred.types import TokenGroup
 class OfConfig(CostTermConfig):
     """Settings of costs that compare vectors."""
 
-    of: str = Field("features", description="what is compared: 'features' or a per-token cue")
+    of: TokenCue = Field("features", description="what is compared: 'features' or a per-token cue")
 
 
 def raw_vectors(group: TokenGroup, of: str) -> Tensor:
@@ -142,9 +142,11 @@ class SpatialCost(CostTerm):
 class TemporalConfig(CostTermConfig):
     """Settings of the temporal cost."""
 
-    sigma_frames: float = Field(1.5, gt=0, description="width of the gap kernel, in frames")
+    sigma_frames: float = Field(
+        1.5, ge=1e-3, le=1e6, description="width of the gap kernel, in frames"
+    )
     max_gap_frames: float | None = Field(
-        None, gt=0, description="pairs further apart are forbidden; null: no limit"
+        None, gt=0, le=1e6, description="pairs further apart are forbidden; null: no limit"
     )
 
 

@@ -20,12 +20,14 @@ def closed_pairs(anchor_mass: Tensor, forbidden: Tensor | None) -> Tensor:
 class SinkhornConfig(StrategyConfig):
     """Settings of the Sinkhorn coupler."""
 
-    epsilon: float = Field(0.1, gt=0, description="entropic regularisation, in the cost's unit")
-    max_iter: int = Field(100, ge=1, description="sweeps at most")
+    epsilon: float = Field(
+        0.1, ge=1e-6, le=1e6, description="entropic regularisation, in the cost's unit"
+    )
+    max_iter: int = Field(100, ge=1, le=10**5, description="sweeps at most")
     stop: Stop = Field(
         "residual", description="stop rule: worst marginal error, change of scaling, or none"
     )
-    tolerance: float = Field(1e-3, gt=0, description="what the stop rule compares with")
+    tolerance: float = Field(1e-3, gt=0, le=1e6, description="what the stop rule compares with")
     last: Side = Field("anchor", description="side updated last, whose marginal is then exact")
     domain: Domain = Field(
         "auto",
@@ -164,7 +166,9 @@ class ExactCoupler(Coupler):
 class CosineCouplerConfig(StrategyConfig):
     """Settings of the cosine coupler."""
 
-    temperature: float = Field(0.1, gt=0, description="soft-max temperature, in the cost's unit")
+    temperature: float = Field(
+        0.1, ge=1e-6, le=1e6, description="soft-max temperature, in the cost's unit"
+    )
 
 
 class CosineCoupler(Coupler):

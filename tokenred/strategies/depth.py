@@ -5,9 +5,11 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from tokenred.errors import ConfigError
+from tokenred.errors import ConfigError, quoted
 
-_INDEX, _SHARE = re.compile(r"\d+"), re.compile(r"0?\.\d+")
+_INDEX, _SHARE = re.compile(r"[0-9]{1,9}"), re.compile(r"0?\.[0-9]{1,30}")
+
+DEEPEST = 1000
 
 
 def depth_key(value: object) -> int | float:
@@ -17,12 +19,12 @@ def depth_key(value: object) -> int | float:
             value = int(value)
         elif _SHARE.fullmatch(value):
             value = float(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= DEEPEST:
         return value
     if isinstance(value, float) and 0 < value < 1:
         return value
     raise ConfigError(
-        f"a layer is an index such as 2 or a share of the depth such as 0.5, got {value!r}"
+        f"a layer is an index such as 2 or a share of the depth such as 0.5, got {quoted(value)}"
     )
 
 
@@ -32,7 +34,7 @@ Depth = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 0},
+                {"type": "integer", "minimum": 0, "maximum": DEEPEST},
                 {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
             ]
         }

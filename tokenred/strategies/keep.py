@@ -69,7 +69,7 @@ class ExpectedCostScore(KeepScore):
 class ThresholdConfig(StrategyConfig):
     """Settings of the threshold decision."""
 
-    tau: float = Field(0.5, description="scores beyond this are kept")
+    tau: float = Field(0.5, ge=-1e6, le=1e6, description="scores beyond this are kept")
     inclusive: bool = Field(False, description="scores equal to tau are kept as well")
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from typing import Annotated, Literal
 
 import torch
@@ -10,8 +9,8 @@ from jaxtyping import Float, Int
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from torch import Tensor
 
-from tokenred.config import StrategyConfig
-from tokenred.errors import ConfigError
+from tokenred.config import StrategyConfig, fraction
+from tokenred.errors import ConfigError, quoted
 from tokenred.interfaces import LayerMerger, LayerReducer, TokenRanker
 from tokenred.slots import Slot, build
 from tokenred.strategies.depth import depth_key, layer_at
@@ -19,6 +18,7 @@ from tokenred.types import LayerReduction, LayerState, LayerStep
 
 Amount = int | float | Literal["adaptive"]
 Rounding = Literal["round", "floor", "ceil"]
+MOST_TOKENS = 2**24
 _ROUND: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor, "ceil": math.ceil}
 
 
@@ -26,27 +26,29 @@ def _amount(value: object) -> Amount:
     if value == "adaptive":
         return "adaptive"
     if isinstance(value, str):
-        try:
-            value = float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            raise ConfigError(f"'{value}' is no share; write 0.17 or 66/576") from None
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        value = fraction(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS:
         return value
     if isinstance(value, float) and 0 <= value <= 1:
         return value
-    raise ConfigError(f"write a count, a share from 0.0 to 1.0, or adaptive, got {value!r}")
+    raise ConfigError(f"write a count, a share from 0.0 to 1.0, or adaptive, got {quoted(value)}")
 
 
 def _schedule(value: object) -> object:
     if not isinstance(value, Mapping) or not value:
-        raise ConfigError(f"a schedule maps layers to how many tokens stay, got {value!r}")
-    return {depth_key(layer): _amount(amount) for layer, amount in value.items()}
+        raise ConfigError(f"a schedule maps layers to how many tokens stay, got {quoted(value)}")
+    layers = [depth_key(layer) for layer in value]
+    if len(set(layers)) < len(layers):
+        raise ConfigError(f"a schedule names each layer once, got {quoted(value)}")
+    return {layer: _amount(amount) for layer, amount in zip(layers, value.values())}
 
 
 _SCHEDULE_SCHEMA = {
     "type": "object",
     "minProperties": 1,
-    "additionalProperties": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]},
+    "additionalProperties": {
+        "anyOf": [{"type": "number", "minimum": 0, "maximum": MOST_TOKENS}, {"type": "string"}]
+    },
 }
 Schedule = Annotated[
     dict[int | float, Amount], BeforeValidator(_schedule), WithJsonSchema(_SCHEDULE_SCHEMA)
@@ -81,6 +83,7 @@ class RankedConfig(StrategyConfig):
     drop_at_least: int = Field(
         0,
         ge=0,
+        le=MOST_TOKENS,
         description="tokens of a quota that go at every step even if the schedule would keep all; "
         "1 in SparseVLM's release",
     )

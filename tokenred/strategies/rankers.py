@@ -45,7 +45,7 @@ class LastQueryRanker(TokenRanker):
 class RandomRankerConfig(StrategyConfig):
     """Settings of the random ranker."""
 
-    seed: int = Field(0, ge=0, description="another seed, another draw")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="another seed, another draw")
 
 
 class RandomRanker(TokenRanker):

@@ -1,6 +1,6 @@
 """Temporal segmenters: which runs of frames are treated together."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -16,7 +16,9 @@ from tokenred.types import Segments
 class FixedLengthConfig(StrategyConfig):
     """Settings of the fixed-length segmenter."""
 
-    segment_frames: int = Field(4, ge=1, description="frames of a segment; the last may be shorter")
+    segment_frames: int = Field(
+        4, ge=1, le=2**20, description="frames of a segment; the last may be shorter"
+    )
 
 
 class FixedLengthSegmenter(TemporalSegmenter):
@@ -45,8 +47,8 @@ class FixedLengthSegmenter(TemporalSegmenter):
 class FixedCountConfig(StrategyConfig):
     """Settings of the fixed-count segmenter."""
 
-    n_segments: int = Field(8, ge=1, description="segments; never more than frames")
-    only_frames: tuple[int, ...] = Field(
+    n_segments: int = Field(8, ge=1, le=2**20, description="segments; never more than frames")
+    only_frames: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = Field(
         (), description="frame counts that are accepted; empty: all (released AOT: 32 and 64)"
     )
 
@@ -105,7 +107,7 @@ class SingleSegmenter(TemporalSegmenter):
 class DynamicConfig(StrategyConfig):
     """Settings of the dynamic segmenter."""
 
-    min_segments: int = Field(8, ge=1, description="segments at least (c)")
+    min_segments: int = Field(8, ge=1, le=2**20, description="segments at least (c)")
     tau: float = Field(0.8, ge=-1, le=1, description="similarities below this cut as well")
     short_video: Literal["clamp", "error"] = Field(
         "clamp", description="with fewer frames than segments: one a frame, or an error as released"
@@ -159,7 +161,7 @@ def neighbour_similarity(
 class ClusteringConfig(StrategyConfig):
     """Settings of the clustering segmenter."""
 
-    n_segments: int = Field(8, ge=1, description="segments; never more than frames")
+    n_segments: int = Field(8, ge=1, le=2**20, description="segments; never more than frames")
     linkage: Literal["ward", "average", "complete"] = Field(
         "average", description="how agglomerative clustering measures two runs"
     )

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tokenred.errors import InputError
+from tokenred.errors import InputError, shown
+from tokenred.texts import check_file
 from tokenred.video.limits import DEFAULT_LIMITS, VideoLimits
-from tokenred.video.opening import check_file, shown
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".avif")
 _FORMATS = (

@@ -9,17 +9,21 @@ from tokenred.errors import InputError
 class VideoLimits(FrozenModel):
     """What is put up with; whatever goes beyond is refused, and the error names the setting."""
 
-    max_frames: int = Field(4096, ge=1, description="frames sampled of one video")
+    max_frames: int = Field(4096, ge=1, le=2**24, description="frames sampled of one video")
     max_frame_pixels: int = Field(
-        2**26, ge=1, description="pixels of one frame or image; 67 million are 8192 x 8192"
+        2**26,
+        ge=1,
+        le=2**40,
+        description="pixels of one frame or image; 67 million are 8192 x 8192",
     )
     max_pixels: int = Field(
         2**31,
         ge=1,
+        le=2**50,
         description="pixels of all sampled frames together, each of which takes 3 bytes",
     )
     max_source_frames: int = Field(
-        2**23, ge=1, description="frames that a video may hold; 8.4 million are 77 hours"
+        2**23, ge=1, le=2**40, description="frames that a video may hold; 8.4 million are 77 hours"
     )
     max_damage: float = Field(
         0.75, ge=0, le=1, description="share of a video's frames that may be lost to damage"

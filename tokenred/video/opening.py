@@ -7,15 +7,13 @@ way to open anything else.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from os import PathLike
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 from typing import Any
 
-from tokenred.errors import InputError
+from tokenred.errors import LONGEST_NAME, InputError, shown
+from tokenred.texts import cannot_open, check_file
 
 READ_BYTES = 2**18
-LONGEST_NAME = 200
 VIDEO_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,vvc,evc,av1,obu,ivf,"
     "m4v,h261,h263,vc1,vc1test,dirac,cavsvideo,avs2,avs3,mjpeg,mjpeg_2000,flv,live_flv,kux,asf,asf_o,"
@@ -91,46 +89,7 @@ def _file(path: Path) -> Any:
     try:
         return open(path, "rb", buffering=0)
     except OSError as error:
-        raise _closed(path, error) from None
-
-
-def _closed(path: Path, error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return InputError(f"{shown(path)} cannot be opened: {reason.lower()}")
-
-
-def check_file(path: Path, wanted: str) -> None:
-    """Refuse what is no regular file with something in it.
-
-    Parameters
-    ----------
-    wanted : what was expected, such as ``a video file``
-
-    Raises
-    ------
-    InputError
-        If it is not there, empty, a directory or a device, or has a name that cannot be.
-    """
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{shown(path)} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise _closed(path, error) from None
-    if S_ISDIR(found.st_mode):
-        raise InputError(f"{shown(path)} is a directory, not {wanted}")
-    if not S_ISREG(found.st_mode):
-        raise InputError(f"{shown(path)} is a device or a pipe, not {wanted}")
-    if found.st_size == 0:
-        raise InputError(f"{shown(path)} is empty")
-
-
-def shown(path: str | PathLike[str]) -> str:
-    """Return a path as a sentence can hold it: on one line, printable, not too long."""
-    text = str(path).encode("utf-8", "backslashreplace").decode()
-    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-    half = LONGEST_NAME // 2
-    return text if len(text) <= LONGEST_NAME else f"{text[:half]}...{text[-half:]}"
+        raise cannot_open(path, error) from None
 
 
 def _refuse(name: str, *_: Any) -> Any:

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tokenred.errors import ConfigError, InputError, nearest
+from tokenred.errors import ConfigError, InputError, nearest, shown
 from tokenred.video.decoding import Survey, Unreliable, collect_samples, fetch, survey
 from tokenred.video.limits import DEFAULT_LIMITS, VideoLimits
-from tokenred.video.opening import opened, shown
+from tokenred.video.opening import opened
 from tokenred.video.pictures import Pictures
 from tokenred.video.sampling import (
     BY,

@@ -14,7 +14,7 @@ from tokenred.evaluation.task import Answering, Question, Sample, Task, score_op
 class EmbeddedTaskConfig(StrategyConfig):
     """Settings of the embedded task."""
 
-    seed: int = Field(0, description="of the collection of videos")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of the collection of videos")
     answering: Answering = Field(
         "likelihood", description="likeliest option, or the option that the model writes"
     )

@@ -1,17 +1,17 @@
 """Tasks from your own files: a JSONL file of questions, or videos alone."""
 
-import json
 import logging
+import os
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, StrictInt, ValidationError, model_validator
+from pydantic import Field, StrictInt, model_validator
 
-from tokenred.config import FrozenModel, StrategyConfig
-from tokenred.errors import ConfigError, InputError, nearest
+from tokenred.config import FrozenModel, StrategyConfig, validate
+from tokenred.errors import ConfigError, InputError, shown
 from tokenred.evaluation.files import sampled_hash
 from tokenred.evaluation.scorers import Scorer
 from tokenred.evaluation.task import (
@@ -23,11 +23,12 @@ from tokenred.evaluation.task import (
     score_option,
 )
 from tokenred.slots import Slot, build
+from tokenred.texts import check_file, parse_json, read_text
 from tokenred.video.limits import VideoLimits
-from tokenred.video.opening import shown
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 LETTERS = string.ascii_uppercase
+MAX_JSONL_BYTES = 2**28
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +37,9 @@ class LocalTaskConfig(StrategyConfig):
 
     path: str = Field(description="JSONL file of questions, a video, or a folder of videos")
     videos: str = Field("", description="folder of the videos; that of the file by default")
-    frames: int = Field(32, ge=1, description="frames sampled from each video, evenly spaced")
+    frames: int = Field(
+        32, ge=1, le=2**20, description="frames sampled from each video, evenly spaced"
+    )
     sampling: Literal["round", "floor", "start"] = Field(
         "round", description="which frames are evenly spaced: see `tokenred.read_video`"
     )
@@ -44,7 +47,7 @@ class LocalTaskConfig(StrategyConfig):
         "index", description="what they are spread over: the frames of a video, or its seconds"
     )
     fps: float | None = Field(
-        None, gt=0, description="frames a second instead of a number of `frames`"
+        None, gt=0, le=1e6, description="frames a second instead of a number of `frames`"
     )
     limits: VideoLimits = Field(
         VideoLimits(), description="how large a video may be, and how damaged"
@@ -58,11 +61,15 @@ class LocalTaskConfig(StrategyConfig):
     scorer: Slot[Scorer] = Field(
         "exact-match", validate_default=True, description="of free answers"
     )
-    max_new_tokens: int = Field(32, ge=1, description="longest answer that a model may write")
+    max_new_tokens: int = Field(
+        32, ge=1, le=2**20, description="longest answer that a model may write"
+    )
     question: str = Field(
         "What happens in this video?", description="asked about videos that come without one"
     )
-    calibration: int = Field(0, ge=0, description="last samples, held out for calibration")
+    calibration: int = Field(
+        0, ge=0, le=2**31, description="last samples, held out for calibration"
+    )
 
     @model_validator(mode="after")
     def _one_number_of_frames(self) -> "LocalTaskConfig":
@@ -77,8 +84,11 @@ class Line(FrozenModel):
     video: str = Field(description="file, relative to the folder of the videos")
     question: str = Field(min_length=1, description="what is asked")
     options: tuple[str, ...] = Field((), description="answers to choose from; none: free text")
-    answer: str | StrictInt | tuple[str, ...] | None = Field(
-        None, description="the right text or texts, or the option's number from 0; none: unlabelled"
+    answer: str | Annotated[StrictInt, Field(ge=-(2**31), le=2**31)] | tuple[str, ...] | None = (
+        Field(
+            None,
+            description="the right text or texts, or the option's number from 0; none: unlabelled",
+        )
     )
     kind: str = Field("all", description="kind of question, for the breakdown")
 
@@ -109,9 +119,8 @@ class LocalTask(Task):
             self._folder = Path(config.videos) if config.videos else path.parent
             lines = _read_lines(path)
         else:
-            self._folder = path if path.is_dir() else path.parent
+            self._folder = path if os.path.isdir(path) else path.parent
             lines = [Line(video=each, question=config.question) for each in _videos(path)]
-        _check_names({line.video for line in lines})
         grouped: dict[str, list[Line]] = {}
         for line in lines:
             grouped.setdefault(line.video, []).append(line)
@@ -193,38 +202,24 @@ def _answers(line: Line) -> tuple[str, ...]:
 
 
 def _read_lines(path: Path) -> list[Line]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read: {reason}") from None
+    text = read_text(path, "a JSONL file", MAX_JSONL_BYTES)
     lines = []
     for number, raw in enumerate(text.split("\n"), 1):  # splitlines also splits inside of texts
         if raw.strip():
             try:
                 lines.append(_line(raw))
-            except InputError as error:
-                raise InputError(f"{path}, line {number}: {error}") from None
+            except (ConfigError, InputError) as error:
+                raise InputError(f"{shown(path)}, line {number}: {error}") from None
     if not lines:
-        raise InputError(f"{path} holds no question")
+        raise InputError(f"{shown(path)} holds no question")
     return lines
 
 
 def _line(raw: str) -> Line:
-    try:
-        data = json.loads(raw)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error.msg}") from None
+    data = parse_json(raw, where="")
     if not isinstance(data, dict):
         raise InputError("not a JSON object")
-    try:
-        line = Line.model_validate(data)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"][:1])
-        if fault["type"] == "extra_forbidden":
-            raise InputError(f"unknown key '{key}'{nearest(key, Line.model_fields)}") from None
-        raise InputError(f"{key}: {fault['msg'].lower()}") from None
+    line = validate(Line, data)
     if len(line.options) > len(LETTERS):
         raise InputError(f"{len(line.options)} options; there are letters for {len(LETTERS)}")
     Question(line.kind, line.question, line.options, _answers(line))  # says what does not fit
@@ -232,14 +227,15 @@ def _line(raw: str) -> Line:
 
 
 def _videos(path: Path) -> list[str]:
-    if path.is_dir():
+    if not os.path.isdir(path):
+        check_file(path, "a video file")
+        found = [path.name]
+    else:
         found = [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEO_SUFFIXES]
-        if not found:
-            raise InputError(f"{path} holds no video ({', '.join(VIDEO_SUFFIXES)})")
-        return found
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    return [path.name]
+    if not found:
+        raise InputError(f"{shown(path)} holds no video ({', '.join(VIDEO_SUFFIXES)})")
+    _check_names(found)
+    return found
 
 
 def _check_names(videos: Iterable[str]) -> None:

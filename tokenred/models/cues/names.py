@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tokenred.errors import CapabilityError, nearest
+from tokenred.errors import CapabilityError, nearest, quoted
 
 LAYER_CUES = ("attention", "class-attention", "keys", "salience")
 """Cues of one layer of the tower, named ``CUE@LAYER``."""
@@ -65,7 +65,8 @@ def resolve_layer(layer: str, depth: int) -> int:
         index = int(share * depth) if share >= 0 else -1
     else:
         raise CapabilityError(
-            f"layer {layer!r} is neither an index such as -2 nor a share of the depth such as 0.2"
+            f"layer {quoted(layer)} is neither an index such as -2 nor a share of the depth "
+            "such as 0.2"
         )
     if not 0 <= index < depth:
         raise CapabilityError(
@@ -98,13 +99,13 @@ def _parse(name: str, depth: int, class_token: bool, frame_group: int) -> Cue:
         return Cue(name, name)
     kind, marker, place = name.partition("@")
     if not marker or kind not in (*LAYER_CUES, PIXELS):
-        raise CapabilityError(f"a vision tower gives no cue {name!r}{nearest(name, _KNOWN)}")
+        raise CapabilityError(f"a vision tower gives no cue {quoted(name)}{nearest(name, _KNOWN)}")
     if kind == PIXELS:
         return Cue(name, kind, frame=_frame(place, frame_group))
     layer = resolve_layer(place, depth)
     if kind == "class-attention" and not class_token:
         raise CapabilityError(
-            f"cue {name!r} needs a class token, which this vision tower lacks; "
+            f"cue {quoted(name)} needs a class token, which this vision tower lacks; "
             f"'salience@{place}' is the attention received there"
         )
     if kind == "salience":

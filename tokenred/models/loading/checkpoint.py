@@ -1,6 +1,6 @@
 """The files of a checkpoint, in a local folder or from the hub; nothing is loaded yet."""
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tokenred.errors import InputError
+from tokenred.texts import read_json
 
 SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 """What is fetched from the hub before the load is announced."""
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+MAX_JSON_BYTES = 2**26
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -145,10 +147,10 @@ def find_checkpoint(
     InputError
         If there is no such folder or model, it cannot be had, or it has no readable config.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     commit = None
-    if not folder.is_dir():
-        if folder.exists():
+    if not os.path.isdir(folder):
+        if os.path.exists(folder):
             raise cannot_load(name, "that is a file, not a folder")
         if not _HUB_ID.fullmatch(name) or name.startswith("."):
             raise cannot_load(name, "there is no such folder")
@@ -196,9 +198,6 @@ def _from_hub(
 
 def _read_json(name: str, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise cannot_load(name, f"{path.name} cannot be read ({error})") from error
-    if not isinstance(found, dict):
-        raise cannot_load(name, f"{path.name} holds no mapping")
-    return found
+        return read_json(path, MAX_JSON_BYTES, finite=False)
+    except InputError as error:
+        raise cannot_load(name, str(error)) from error

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError, nearest
+from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError, nearest, quoted
 from tokenred.models.adapter import ModelAdapter, adapter_for, check_transformers
 from tokenred.models.inputs.media import MediaInput
 from tokenred.models.inputs.preparing import Prepared, tokenise
@@ -329,7 +329,9 @@ def _device(name: Any) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
-        raise ConfigError(f"{name!r} is not a device, such as cpu or cuda:0", ["device"]) from None
+        raise ConfigError(
+            f"{quoted(name)} is not a device, such as cpu or cuda:0", ["device"]
+        ) from None
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
             raise CapabilityError(f"there is no device {device} on this machine")
@@ -342,7 +344,9 @@ def _dtype(name: Any) -> torch.dtype | None:
         return None
     if _dtype_name(name) not in DTYPES:
         known = ["auto", *DTYPES]
-        raise ConfigError(f"unknown dtype {str(name)!r}{nearest(str(name), known)}", ["dtype"])
+        raise ConfigError(
+            f"unknown dtype {quoted(str(name))}{nearest(str(name), known)}", ["dtype"]
+        )
     return DTYPES[_dtype_name(name)]
 
 

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import StrategyConfig
+from tokenred.config import StrategyConfig, TokenCue
 from tokenred.interfaces import AnchorSelector
 from tokenred.kernels.clustering import density_peaks
 from tokenred.kernels.merge import gather_tokens, padded_index
@@ -18,12 +18,15 @@ class DensityPeaksConfig(StrategyConfig):
     """Settings of the density-peaks selector."""
 
     neighbours: int = Field(
-        7, ge=1, description="nearest neighbours that make a density, the token itself counted"
+        7,
+        ge=1,
+        le=2**20,
+        description="nearest neighbours that make a density, the token itself counted",
     )
     at_most_anchors: bool = Field(
         False, description="no more neighbours than anchors, as HoliTom has it"
     )
-    of: str = Field("features", description="what is clustered: 'features' or a per-token cue")
+    of: TokenCue = Field("features", description="what is clustered: 'features' or a per-token cue")
 
 
 class DensityPeaksSelector(AnchorSelector):

@@ -1,6 +1,6 @@
 """What selectors that rank by attention share."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +11,15 @@ from tokenred.config import StrategyConfig
 from tokenred.errors import CapabilityError
 from tokenred.types import VisualTokens
 
-LayerSpec = int | float | Literal["pooler"]
+LayerSpec = (
+    Annotated[int, Field(ge=-1000, le=1000)]
+    | Annotated[float, Field(ge=0, le=1)]
+    | Literal["pooler"]
+)
 """An index (negative from the end), a share of the depth in (0, 1), or the pooling head."""
+
+Windows = Annotated[int, Field(ge=1, le=1024)]
+"""How many windows divide one side of the grid."""
 
 Query = Literal["tokens", "class", "any"]
 """Whose attention counts: of all tokens, of the class token, or of that if the tower has one."""

@@ -6,7 +6,12 @@ from torch import Tensor
 
 from tokenred.config import StrategyConfig
 from tokenred.interfaces import AnchorSelector
-from tokenred.strategies.selectors.importance import LayerSpec, attention_cue, importance_of
+from tokenred.strategies.selectors.importance import (
+    LayerSpec,
+    Windows,
+    attention_cue,
+    importance_of,
+)
 from tokenred.strategies.selectors.windows import window_mask
 from tokenred.types import VisualTokens
 
@@ -14,7 +19,9 @@ from tokenred.types import VisualTokens
 class LocalConfig(StrategyConfig):
     """Settings of the local selector."""
 
-    windows: tuple[int, int] = Field((3, 3), description="rows and columns of windows in the grid")
+    windows: tuple[Windows, Windows] = Field(
+        (3, 3), description="rows and columns of windows in the grid"
+    )
     layer: LayerSpec = Field(0.2, description="layer of the importance")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import (
     TwoLayersConfig,
+    Windows,
     importance_of,
     top_index,
 )
@@ -19,7 +20,9 @@ from tokenred.types import VisualTokens
 class LocalGlobalConfig(TwoLayersConfig):
     """Settings of the local-global selector."""
 
-    windows: tuple[int, int] = Field((3, 3), description="rows and columns of windows in the grid")
+    windows: tuple[Windows, Windows] = Field(
+        (3, 3), description="rows and columns of windows in the grid"
+    )
     global_ratio: float = Field(0.5, ge=0, le=1, description="share of the anchors chosen globally")
     rounding: Literal["exact", "floor"] = Field(
         "exact", description="'floor' loses what the windows do not divide, as released"

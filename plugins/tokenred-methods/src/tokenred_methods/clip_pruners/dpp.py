@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
+from tokenred.config import TokenCue
 from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import importance_of
 from tokenred_methods.clip_pruners._spaces import OF_TEXT, needs_of, unit_vectors
@@ -22,7 +23,7 @@ class DppConfig(StrategyConfig):
         description="per-token cue with the relevance: one that the caller brings, or attention "
         "such as 'salience@-2'; null: all tokens are equally relevant",
     )
-    of: str = Field("features", description=OF_TEXT)
+    of: TokenCue = Field("features", description=OF_TEXT)
     released: bool = Field(
         False,
         description="scale relevance over all frames at once and pick without a guard, so that "

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import InputError, StrategyConfig, VisualTokens
+from tokenred.config import TokenCue
 from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import (
     QUERY_TEXT,
@@ -23,8 +24,8 @@ class DuplicateRemovalConfig(StrategyConfig):
 
     layer: LayerSpec = Field(-2, description="layer of the attention that orders the tokens")
     query: Query = Field("any", description=QUERY_TEXT)
-    of: str = Field("features", description=OF_TEXT)
-    per_round: int = Field(8, ge=1, description="tokens that one round removes at most")
+    of: TokenCue = Field("features", description=OF_TEXT)
+    per_round: int = Field(8, ge=1, le=2**20, description="tokens that one round removes at most")
     released: bool = Field(
         False, description="refuse the counts with which the released code fails"
     )

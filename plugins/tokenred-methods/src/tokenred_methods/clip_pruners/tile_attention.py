@@ -13,6 +13,7 @@ from tokenred.strategies.selectors.importance import (
     QUERY_TEXT,
     LayerSpec,
     Query,
+    Windows,
     attention_cue,
     importance_of,
     top_index,
@@ -26,7 +27,7 @@ class TileAttentionConfig(StrategyConfig):
     alpha: float = Field(0.5, ge=0, le=1, description="share of the anchors for the overview")
     layer: LayerSpec = Field(0, description="(early) layer of the overview's attention")
     query: Query = Field("any", description=QUERY_TEXT)
-    tiles: tuple[int, int] | None = Field(
+    tiles: tuple[Windows, Windows] | None = Field(
         None, description="rows and columns of tiles; null: as square as their number allows"
     )
     released: bool = Field(

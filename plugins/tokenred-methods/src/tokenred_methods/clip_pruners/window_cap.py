@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Int
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from tokenred import VisualTokens
@@ -12,6 +12,7 @@ from tokenred.strategies.selectors.importance import (
     LayerSpec,
     Query,
     TwoLayersConfig,
+    Windows,
     importance_of,
     top_index,
 )
@@ -21,7 +22,7 @@ from tokenred.strategies.selectors.windows import window_rank
 class WindowCapConfig(TwoLayersConfig):
     """Settings of the window-cap selector."""
 
-    window: tuple[PositiveInt, PositiveInt] = Field(
+    window: tuple[Windows, Windows] = Field(
         (4, 4), description="rows and columns of tokens in a window"
     )
     shallow_layer: LayerSpec = Field(0.22, description="layer of the local importance")

@@ -15,7 +15,9 @@ from tokenred_methods.fastvid.whole import context_counts, floor, segments_of
 class FastvidContextConfig(StrategyConfig):
     """Settings of the fastvid-context allocator."""
 
-    every: int = Field(4, ge=1, description="frames from one anchor frame to the next (p)")
+    every: int = Field(
+        4, ge=1, le=2**20, description="frames from one anchor frame to the next (p)"
+    )
     released: Literal["onevision", "llava-video", "qwen2.5-vl"] | None = Field(
         None, description="round, cap and fail as the release for that model; null: none of it"
     )

@@ -19,6 +19,7 @@ class FastvidSalientConfig(StrategyConfig):
     ignore: float | None = Field(
         None,
         ge=-1,
+        le=2,
         description="a frame whose similarity with the next of its segment reaches this gets "
         "nothing; null: every frame gets its share",
     )
@@ -34,7 +35,7 @@ class FastvidSalientConfig(StrategyConfig):
         0.4, gt=0, lt=1, description="share of the context tokens (d), which released Qwen reads"
     )
     every: int = Field(
-        4, ge=1, description="distance of anchor frames (p), which released Qwen reads"
+        4, ge=1, le=2**20, description="distance of anchor frames (p), which released Qwen reads"
     )
 
 

@@ -13,10 +13,16 @@ class PixelDifferenceConfig(CostTermConfig):
     """Settings of the pixel difference."""
 
     frame: int = Field(
-        0, description="which of the frames that a source stands for: 0 the first, -1 the last"
+        0,
+        ge=-(2**20),
+        le=2**20,
+        description="which of the frames that a source stands for: 0 the first, -1 the last",
     )
     reference_frame: int = Field(
-        -1, description="which of the frames that an anchor stands for; released: 0, and frame: -1"
+        -1,
+        ge=-(2**20),
+        le=2**20,
+        description="which of the frames that an anchor stands for; released: 0, and frame: -1",
     )
 
 

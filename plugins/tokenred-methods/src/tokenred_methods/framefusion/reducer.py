@@ -34,7 +34,10 @@ class FrameFusionConfig(StrategyConfig):
         "frames, they merge at once",
     )
     assumed_layers: int | None = Field(
-        None, ge=1, description="layers in the budget; null: those of the LLM; 28 as released"
+        None,
+        ge=1,
+        le=1000,
+        description="layers in the budget; null: those of the LLM; 28 as released",
     )
 
 

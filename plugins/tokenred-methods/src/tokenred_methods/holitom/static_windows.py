@@ -17,7 +17,7 @@ class StaticWindowsConfig(StrategyConfig):
     tau: float = Field(
         0.8, ge=-1, le=1, description="a place repeats in the next frame if its cosine is above"
     )
-    max_window_frames: int = Field(1024, ge=1, description="frames of a window at most")
+    max_window_frames: int = Field(1024, ge=1, le=2**20, description="frames of a window at most")
 
 
 class StaticWindowsSegmenter(TemporalSegmenter):

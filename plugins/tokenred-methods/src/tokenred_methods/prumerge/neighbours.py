@@ -14,7 +14,7 @@ from tokenred.interfaces import Coupler
 class NeighboursConfig(StrategyConfig):
     """Settings of the neighbours coupler."""
 
-    neighbours: int = Field(32, ge=1, description="sources that every anchor takes in")
+    neighbours: int = Field(32, ge=1, le=2**20, description="sources that every anchor takes in")
     fewer: Literal["all", "error"] = Field(
         "all", description="where there are fewer: take them all, or fail as the release does"
     )

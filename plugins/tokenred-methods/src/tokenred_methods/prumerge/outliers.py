@@ -25,7 +25,10 @@ class OutliersConfig(StrategyConfig):
     layer: LayerSpec = Field(-1, description="layer of the importance, or the pooling head")
     query: Query = Field("any", description=QUERY_TEXT)
     fence: float = Field(
-        1.5, ge=0, description="how many interquartile ranges above the third quartile outliers lie"
+        1.5,
+        ge=0,
+        le=1e6,
+        description="how many interquartile ranges above the third quartile outliers lie",
     )
     scope: Literal["frame", "video"] = Field(
         "frame",

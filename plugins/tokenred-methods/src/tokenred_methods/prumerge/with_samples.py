@@ -21,7 +21,7 @@ class WithSamplesConfig(StrategyConfig):
         "top-attention", validate_default=True, description="which tokens are chosen first"
     )
     samples: float = Field(
-        1.0, gt=0, description="evenly spaced tokens for each that 'first' chooses"
+        1.0, gt=0, le=1e6, description="evenly spaced tokens for each that 'first' chooses"
     )
     released: Literal["no", "adaptive", "fixed"] = Field(
         "no",

@@ -16,7 +16,9 @@ class FrameClustersConfig(StrategyConfig):
     """Settings of the frame-clusters segmenter."""
 
     share: float = Field(0.25, gt=0, le=1, description="clusters a frame, rounded down")
-    neighbours: int = Field(7, ge=1, description="frames that make the density, itself among them")
+    neighbours: int = Field(
+        7, ge=1, le=2**20, description="frames that make the density, itself among them"
+    )
     released: bool = Field(
         False,
         description="fail on videos with fewer frames than `neighbours` or than one cluster needs, "

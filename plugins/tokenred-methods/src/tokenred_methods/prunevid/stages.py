@@ -10,7 +10,10 @@ class PruneVidReleasedFrameStageConfig(FrameStageConfig):
     """Settings of the frame stage, and when a frame is spared."""
 
     spare_up_to: int = Field(
-        0, ge=0, description="a frame with at most so many tokens in the part is left as it is"
+        0,
+        ge=0,
+        le=2**20,
+        description="a frame with at most so many tokens in the part is left as it is",
     )
 
 

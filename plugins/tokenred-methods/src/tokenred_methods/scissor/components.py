@@ -20,9 +20,12 @@ from tokenred_methods.scissor.maps import in_a_row, joined_map, mean_map, placed
 class ComponentsConfig(StrategyConfig):
     """Settings of the components grouper."""
 
-    tau: float = Field(0.9, description="tokens are linked if their cosine is above")
+    tau: float = Field(0.9, ge=-2, le=2, description="tokens are linked if their cosine is above")
     epsilon: float = Field(
-        0.05, gt=0, description="links of ln(n) / epsilon^2 random tokens of n count; small: of all"
+        0.05,
+        ge=1e-3,
+        le=1e6,
+        description="links of ln(n) / epsilon^2 random tokens of n count; small: of all",
     )
     released: bool = Field(
         False, description="tokens deep in a tree of the union-find are in no component"

@@ -18,6 +18,7 @@ class TextRatersConfig(StrategyConfig):
     heads: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="only this many heads, those with the most attention from raters to "
         "candidates; 14 in SparseVLM+, null for all heads",
     )

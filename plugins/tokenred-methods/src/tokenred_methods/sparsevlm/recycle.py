@@ -18,7 +18,10 @@ class RecycleConfig(StrategyConfig):
         0.3, ge=0, le=1, description="share of the dropped tokens that is recycled, plus one token"
     )
     tokens_per_cluster: int = Field(
-        10, ge=1, description="recycled tokens that make a cluster; one cluster more is made"
+        10,
+        ge=1,
+        le=2**20,
+        description="recycled tokens that make a cluster; one cluster more is made",
     )
 
 

@@ -19,10 +19,15 @@ class QuadtreeConfig(StrategyConfig):
     """Settings of the quadtree grouper."""
 
     threshold: float = Field(
-        0.85, description="a cell stays whole if it is as similar as this to each of its quarters"
+        0.85,
+        ge=-10,
+        le=10,
+        description="a cell stays whole if it is as similar as this to each of its quarters",
     )
     temporal_threshold: float | None = Field(
         0.65,
+        ge=-10,
+        le=10,
         description="a leaf joins one of the frame before that it overlaps and that is as similar; "
         "null: none does",
     )
@@ -34,6 +39,7 @@ class QuadtreeConfig(StrategyConfig):
     root_level: int = Field(
         1,
         ge=-1,
+        le=20,
         description="where the trees begin: 0: at most 2x2 cells a frame, 1: the next finer grid "
         "and so on; -1: single tokens",
     )
@@ -41,7 +47,10 @@ class QuadtreeConfig(StrategyConfig):
         False, description="average tokens; otherwise average cells, whatever their size"
     )
     head_dim: int | None = Field(
-        None, ge=1, description="compare as the mean over heads of this width; null: in one piece"
+        None,
+        ge=1,
+        le=2**20,
+        description="compare as the mean over heads of this width; null: in one piece",
     )
     released: bool = Field(
         False,

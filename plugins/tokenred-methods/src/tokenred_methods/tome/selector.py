@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
+from tokenred.config import TokenCue
 from tokenred.errors import CapabilityError, InputError
 from tokenred.interfaces import AnchorSelector
 from tokenred_methods.tome.matching import best_partner
@@ -14,7 +15,7 @@ from tokenred_methods.tome.matching import best_partner
 class BipartiteConfig(StrategyConfig):
     """Settings of the bipartite selector."""
 
-    of: str = Field(
+    of: TokenCue = Field(
         "features", description="what is compared: 'features' or a per-token cue such as keys@-1"
     )
 

@@ -1,5 +1,7 @@
 """How common a token is: its likeness to the mean of the video, and to that of its frame."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,7 +17,7 @@ class CommonnessConfig(StrategyConfig):
     channels: float = Field(
         0.5, gt=0, le=1, description="share of the channels that count, those that vary least"
     )
-    widths: tuple[float, ...] = Field(
+    widths: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = Field(
         (0.125, 0.25, 0.5, 1.0, 2.0),
         min_length=1,
         description="squared widths of the Gaussians whose sum is the likeness",
@@ -43,6 +45,8 @@ def commonness(
     return _likeness(points, of_video, config.widths), _likeness(points, of_frame, config.widths)
 
 
-def _likeness(points: Tensor, centre: Tensor, widths: tuple[float, ...]) -> Tensor:
+def _likeness(
+    points: Tensor, centre: Tensor, widths: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
+) -> Tensor:
     distance = (points - centre).square().sum(-1)
     return torch.stack([(-distance / (2 * width)).exp() for width in widths]).sum(0)

@@ -12,7 +12,7 @@ from tokenred_methods.vidcom2.commonness import CommonnessConfig, commonness
 class UniquenessConfig(CommonnessConfig):
     """Settings of the uniqueness allocator."""
 
-    temperature: float = Field(0.01, gt=0, description="of the softmax over the frames")
+    temperature: float = Field(0.01, ge=1e-6, le=1e6, description="of the softmax over the frames")
     released: bool = Field(
         False, description="one token a frame at least and all of them at most, as released"
     )
