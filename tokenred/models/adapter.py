@@ -216,14 +216,41 @@ class ModelAdapter(ABC):
         return self.prompt_scores(clip, reduced, prompts, inside=inside).logits
 
 
+def unwrapped(model: Any) -> Any:
+    """Return the model inside wrappers of PEFT and of data-parallel training.
+
+    Raises
+    ------
+    CapabilityError
+        If the wrapper would go round what is attached.
+    """
+    if hasattr(model, "_orig_mod"):
+        raise CapabilityError(
+            "a compiled model runs what was compiled, reduced or not; attach the model itself "
+            "(`_orig_mod`), and compile it inside the `with` block if need be"
+        )
+    if hasattr(model, "get_base_model"):
+        return unwrapped(model.get_base_model())
+    if type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
+        if len(getattr(model, "device_ids", None) or ()) > 1:
+            raise CapabilityError(
+                "DataParallel copies its model to every GPU; attach one model a process instead"
+            )
+        return unwrapped(model.module)
+    return model
+
+
 def adapter_for(model: Any) -> ModelAdapter:
     """Return the adapter of a model: the one registered for the nearest class of its ancestry.
+
+    The model may be wrapped by PEFT.
 
     Raises
     ------
     CapabilityError
         If no adapter serves the model's class, or transformers is outside the supported range.
     """
+    model = unwrapped(model)
     known = registry().adapters()
     for cls in type(model).__mro__:
         if cls.__name__ in known:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
@@ -22,6 +23,7 @@ from tokenred.types import Realised, ReducedTokens, VisualTokens
 POSITIONS = ("contiguous", "original")
 MEDIA = ("image", "video")
 _attached: WeakSet[Any] = WeakSet()
+_claiming = Lock()
 
 
 @runtime_checkable
@@ -162,7 +164,8 @@ def attach(
     """Reduce every image and video that the model reads while the context lasts.
 
     Calls of ``model.generate`` and ``model`` that carry any are encoded and reduced first; the
-    model then runs on the short embedded prompt. ``generate`` still returns the original prompt in
+    model then runs on the short embedded prompt. Calls of several threads take turns, so that each
+    is answered as it would be alone; ``realised`` and ``reduced`` are of the latest call of any. ``generate`` still returns the original prompt in
     front of the new tokens. Calls without pass through untouched, and everything is as before after
     the ``with``, exceptions included.
 
@@ -196,7 +199,6 @@ def attach(
     for value in media:
         if value not in MEDIA:
             raise ConfigError(f"unknown media {quoted(value)}{nearest(str(value), MEDIA)}")
-    _check_free(model)
     attachment = Attachment(
         adapter or adapter_for(model),
         _resolve(pipeline),
@@ -216,28 +218,40 @@ def attached(attachment: Attachment, positions: str | None = None) -> Iterator[N
     if positions is not None and positions not in POSITIONS:
         raise ConfigError(f"unknown positions {quoted(positions)}{nearest(positions, POSITIONS)}")
     adapter = attachment.adapter
-    model = adapter.model
-    _check_free(model)
-    adapter.check(attachment.needs)
-    within = getattr(attachment.pipeline, "inside_llm", None)
-    if within and not adapter.reduces_inside_llm:
-        raise CapabilityError(
-            f"stages inside the LLM cannot run on {type(model).__name__}; use the model's class in "
-            "transformers"
-        )
-    _attached.add(model)
-    try:
+    with _claimed(adapter.model):
+        adapter.check(attachment.needs)
+        within = getattr(attachment.pipeline, "inside_llm", None)
+        if within and not adapter.reduces_inside_llm:
+            raise CapabilityError(
+                f"stages inside the LLM cannot run on {type(adapter.model).__name__}; use the "
+                "model's class in transformers"
+            )
         with inside_llm(adapter.text_model, within) if within else nullcontext() as inside:
             attachment._inside = inside
             with adapter.reduced_calls(attachment, positions or adapter.default_positions, inside):
                 yield
+
+
+@contextmanager
+def _claimed(model: Any) -> Iterator[None]:
+    """Keep a model for one attachment: no other thread's, and no copy takes it along."""
+    with _claiming:
+        if model in _attached:
+            raise CapabilityError("this model is attached already; leave that `with` block first")
+        _attached.add(model)
+    try:
+        vars(model)["__getstate__"] = _refuse_copy
+        yield
     finally:
+        vars(model).pop("__getstate__", None)
         _attached.discard(model)
 
 
-def _check_free(model: Any) -> None:
-    if model in _attached:
-        raise CapabilityError("this model is attached already; leave that `with` block first")
+def _refuse_copy() -> Any:
+    """Stand for ``__getstate__``, which copying, pickling and ``torch.save`` ask for."""
+    raise CapabilityError(
+        "an attached model cannot be copied or saved; do so outside the `with` block"
+    )
 
 
 def _resolve(pipeline: Any) -> ReducingPipeline:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -44,6 +45,8 @@ PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 """Inputs with one entry a token, which the model may be given beside the mask."""
 
 _MISSING = object()
+_PROMPT = "_tokenred_prompt"
+"""Attribute of a cache: the reduced prompt it begins with, which its caller may continue."""
 
 
 @contextmanager
@@ -64,6 +67,9 @@ def wrapped_calls(
         model.forward = calls.wrap_forward(model.forward)
         yield
     finally:
+        calls.turn.acquire()  # a call of another thread ends first
+        calls.over.append(True)
+        calls.turn.release()
         for name, value in own.items():
             if value is not _MISSING:
                 setattr(model, name, value)
@@ -80,48 +86,65 @@ class _Calls:
     positions: str
     inside: Inside
     running: list[Spliced] = field(default_factory=list)
-    read: list[Spliced] = field(default_factory=list)
-    """The latest prompt of a plain call, which its caller may continue."""
+    turn: Any = field(default_factory=RLock)
+    """Held by the thread whose call is under way: what works in the model is shared."""
+    over: list[bool] = field(default_factory=list)
 
     def wrap_forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # functools.wraps keeps the signature, which generate() inspects.
         @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            inputs = _by_name(original, args, kwargs)
-            if not self._has_clips(inputs):
-                return original(*args, **kwargs, **self._positions_after(inputs))
-            spliced, rest = self._shorten(inputs)
-            self.read[:] = [spliced]
-            if (labels := rest.get("labels")) is not None:
-                rest["labels"] = spliced.layout.take(labels, -100)
-            with self._during(spliced):
-                return original(**rest)
+            with self.turn:
+                return self._forward(original, args, kwargs)
 
         return forward
+
+    def _forward(
+        self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        inputs = _by_name(original, args, kwargs)
+        if not self._has_clips(inputs):
+            return original(*args, **kwargs, **self._positions_after(inputs))
+        spliced, rest = self._shorten(inputs)
+        if (labels := rest.get("labels")) is not None:
+            rest["labels"] = spliced.layout.take(labels, -100)
+        with self._during(spliced):
+            output = original(**rest)
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None:
+            setattr(cache, _PROMPT, spliced)
+        return output
 
     def wrap_generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def generate(*args: Any, **kwargs: Any) -> Any:
-            inputs = _by_name(original, args, kwargs)
-            if inputs.get("inputs") is not None:
-                inputs["input_ids"] = inputs.pop("inputs")
-            if not self._has_clips(inputs):
-                self._refuse_second_turn(inputs)
-                return original(*args, **kwargs)
-            default = self.adapter.model.generation_config
-            _refuse_decoding(inputs, default)
-            prompt = inputs["input_ids"]
-            with torch.no_grad():
-                spliced, rest = self._shorten(inputs)
-            short = spliced.layout.input_ids
-            _lower_limits(rest, prompt.shape[1] - short.shape[1], default)
-            with self._during(spliced):
-                output = original(input_ids=short, **rest)
-            if self.inside is not None:
-                self.inside.end()
-            return _restore_prompt(output, prompt, short.shape[1])
+            with self.turn:
+                return self._generate(original, args, kwargs)
 
         return generate
+
+    def _generate(
+        self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        inputs = _by_name(original, args, kwargs)
+        if inputs.get("inputs") is not None:
+            inputs["input_ids"] = inputs.pop("inputs")
+        if not self._has_clips(inputs):
+            self._refuse_second_turn(inputs)
+            return original(*args, **kwargs)
+        default = self.adapter.model.generation_config
+        _refuse_decoding(inputs, default, self.inside is not None)
+        prompt = inputs["input_ids"]
+        _refuse_right_padding(prompt, inputs.get("attention_mask"))
+        with torch.no_grad():
+            spliced, rest = self._shorten(inputs)
+        short = spliced.layout.input_ids
+        _lower_limits(rest, prompt.shape[1] - short.shape[1], default)
+        with self._during(spliced):
+            output = original(input_ids=short, **rest)
+        if self.inside is not None:
+            self.inside.end()
+        return _restore_prompt(output, prompt, short.shape[1])
 
     def _has_clips(self, inputs: Mapping[str, Any]) -> bool:
         kinds = self.adapter.visual_inputs
@@ -129,6 +152,8 @@ class _Calls:
         if any(encoded.get(kind) is not None for kind in kinds):
             raise CapabilityError("images and videos that are encoded beforehand cannot be reduced")
         if any(inputs.get(names[0]) is not None for names in kinds.values()):
+            if self.over:
+                raise CapabilityError("this call waited until its `with attach` block was left")
             return True
         if self.inside is not None and not self.running and not _continues(inputs):
             self.inside.end()  # a new conversation, without media
@@ -150,7 +175,7 @@ class _Calls:
 
         A model with plain positions would count on from the length of its cache.
         """
-        spliced = next(iter(self.read), None)
+        spliced = getattr(inputs.get("past_key_values"), _PROMPT, None)
         if self.running or spliced is None or not _continues(inputs):
             return {}
         given = inputs.get("input_ids", inputs.get("inputs_embeds"))
@@ -240,9 +265,21 @@ def _refuse(inputs: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_decoding(inputs: Mapping[str, Any], default: Any) -> None:
+def _refuse_right_padding(ids: Any, mask: Tensor | None) -> None:
+    """Raise where new tokens would stand behind padding."""
+    if mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
+        raise InputError("prompts are padded on the right; generate continues those padded left")
+
+
+def _refuse_decoding(inputs: Mapping[str, Any], default: Any, inside: bool) -> None:
     """Raise for decoding that needs the prompt's token ids: the model gets embeddings."""
     config = inputs.get("generation_config") or default
+    guidance = inputs.get("guidance_scale") or getattr(config, "guidance_scale", None)
+    if inside and guidance not in (None, 1, 1.0):
+        raise CapabilityError(
+            "guidance_scale reads a second prompt beside the first, which cannot be used with "
+            "stages inside the LLM"
+        )
     for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size"):
         if (inputs.get(name) or getattr(config, name, None)) is not None:
             raise CapabilityError(f"{name} cannot be used while images or videos are reduced")
