@@ -65,7 +65,7 @@ def test_threads_get_what_each_would_get_alone(loaded, model, name):
 
 
 def test_a_loop_by_hand_goes_on_with_its_own_prompt(loaded, model):
-    """Two conversations take turns, with positions that the models would not count by themselves."""
+    """Two conversations take turns, with positions that the model would not count itself."""
     first, second, *_ = prompts(loaded)
 
     def begun(inputs):

@@ -395,7 +395,7 @@ SHAPES = (
     "frame-segment",
     "segment",
     "both",
-    "settled",
+    "pinned",
     "cut",
     "parts",
     "reference",
@@ -424,7 +424,7 @@ def compositions(draw: st.DrawFn, mode: str = "exact") -> dict[str, Any]:
         }
     elif shape == "segment":
         stages = {"pool": pool, "segment": draw(segment_stages(exact))}
-    elif shape == "settled":
+    elif shape == "pinned":
         first = draw(st.sampled_from(("budget * 3/4", "budget - 1", 1, 0.1)))
         stages = {
             "pool": pool,

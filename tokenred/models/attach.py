@@ -164,10 +164,10 @@ def attach(
     """Reduce every image and video that the model reads while the context lasts.
 
     Calls of ``model.generate`` and ``model`` that carry any are encoded and reduced first; the
-    model then runs on the short embedded prompt. Calls of several threads take turns, so that each
-    is answered as it would be alone; ``realised`` and ``reduced`` are of the latest call of any. ``generate`` still returns the original prompt in
+    model then runs on the short embedded prompt. ``generate`` still returns the original prompt in
     front of the new tokens. Calls without pass through untouched, and everything is as before after
-    the ``with``, exceptions included.
+    the ``with``, exceptions included. Calls of several threads take turns, so that each is answered
+    as it would be alone; ``realised`` and ``reduced`` are of the latest call of any.
 
     Parameters
     ----------

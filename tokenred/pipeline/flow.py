@@ -38,7 +38,7 @@ class Flow:
     ``mass`` (frames, tokens) counts the tokens averaged into each token. ``keep_value`` says how
     firmly the last stage kept a token. ``pooled`` says that the grid is the LLM's. ``trace`` is the
     sparse map from encoder tokens to the current dense tokens, None while it is the identity.
-    ``settled`` marks tokens that stay whatever later stages do. ``static`` splits the tokens into
+    ``pinned`` marks tokens that stay whatever later stages do. ``static`` splits the tokens into
     two parts, the static one True; ``decided`` names the parts that a stage has brought to their
     number, and ``split`` counts the tokens that were alive at the split. ``order`` (frames, tokens)
     sorts the output inside a frame before the raster does. ``output`` is what goes to the LLM where
@@ -54,7 +54,7 @@ class Flow:
     keep_value: Tensor | None = None
     pooled: bool = False
     trace: Tensor | None = None
-    settled: Tensor | None = None
+    pinned: Tensor | None = None
     static: Tensor | None = None
     decided: frozenset[Part] = frozenset()
     split: int = 0
@@ -110,9 +110,9 @@ class Flow:
         return self.unflushed.segments or Segments((0, self.frames))
 
     def open(self, part: Literal["all", "static", "dynamic"] = "all") -> Tensor:
-        """Return (frames, tokens): alive, not settled, and in a part."""
+        """Return (frames, tokens): alive, not pinned, and in a part."""
         keep = self.unflushed.keep
-        mask = keep if self.settled is None else keep & ~self.settled
+        mask = keep if self.pinned is None else keep & ~self.pinned
         if part == "all":
             return mask
         static = torch.zeros_like(mask) if self.static is None else self.static
@@ -132,9 +132,9 @@ class Flow:
         """Return the error to raise when only ``possible`` tokens can be kept."""
         return unreachable(self.target, bound, possible, self.frames, self.vanilla_cells)
 
-    def settle(self, tokens: Tensor) -> None:
+    def pin(self, tokens: Tensor) -> None:
         """Keep these tokens for good."""
-        self.settled = tokens if self.settled is None else self.settled | tokens
+        self.pinned = tokens if self.pinned is None else self.pinned | tokens
 
     def order_last(self, tokens: Tensor, rank: Tensor | None = None) -> None:
         """Let these tokens stand behind all others of their frame, by ``rank`` if it is given."""
@@ -151,7 +151,7 @@ class Flow:
         if "cues" in changes:
             self._patches = {k: v for k, v in self._patches.items() if k == FEATURES}
 
-    def own(self, features: Tensor, **changes: object) -> None:
+    def replace_features(self, features: Tensor, **changes: object) -> None:
         """Replace the features by a tensor that nobody else holds, and other fields."""
         self.update(features=features.contiguous(), **changes)
         self._patches[FEATURES] = Patched(self.unflushed.features, owned=True)
@@ -159,7 +159,7 @@ class Flow:
     def rearrange(self, source: Tensor) -> None:
         """Move tokens to other places: what stands at a flat place comes from ``source`` of it."""
         moved = self.tokens.features.flatten(0, 1).index_select(0, source)
-        self.own(moved.view_as(self.tokens.features))
+        self.replace_features(moved.view_as(self.tokens.features))
         self.mass = self.mass.flatten()[source].view_as(self.mass)
         if self.tracing:
             size = len(source)

@@ -48,12 +48,12 @@ def anchor_counts(flow: Flow, config: QuotaConfig, allocator: BudgetAllocator) -
     """Return the number of anchors of every frame.
 
     Under an exact budget ``budget`` means all that is left to spend; what a frame cannot take goes
-    to others. Otherwise it is what the budget gives a frame, less what is settled in it.
+    to others. Otherwise it is what the budget gives a frame, less what is pinned in it.
 
     Raises
     ------
     BudgetError
-        If the open tokens are fewer than an exact budget wants, or settled ones exceed it.
+        If the open tokens are fewer than an exact budget wants, or pinned ones exceed it.
     InputError
         If a frame has fewer open tokens than the number asked for.
     """
@@ -70,8 +70,8 @@ def anchor_counts(flow: Flow, config: QuotaConfig, allocator: BudgetAllocator) -
         rounding=config.rounding,
     )
     wanted = [number] * flow.frames
-    if config.n_anchors == "budget" and flow.settled is not None:
-        wanted = [max(0, number - n) for n in flow.settled.sum(-1).tolist()]
+    if config.n_anchors == "budget" and flow.pinned is not None:
+        wanted = [max(0, number - n) for n in flow.pinned.sum(-1).tolist()]
     total = sum(wanted)
     last = flow.exact and config.n_anchors == "budget"
     if last and flow.pooled:
@@ -83,15 +83,15 @@ def anchor_counts(flow: Flow, config: QuotaConfig, allocator: BudgetAllocator) -
         if flow.exact:
             return apportion(total, allocator.allocate(view, total / flow.frames).tolist(), have)
         each = _unrounded(flow, config)
-        if config.n_anchors == "budget" and flow.settled is not None:
-            each = max(0.0, each - int(flow.settled.sum()) / flow.frames)
+        if config.n_anchors == "budget" and flow.pinned is not None:
+            each = max(0.0, each - int(flow.pinned.sum()) / flow.frames)
         wanted_ = allocator.allocate(view, each).tolist()
         return [min(rounded(n, allocator.rounding), cap) for n, cap in zip(wanted_, have)]
     if last:
         return apportion(total, [float(n) for n in wanted], have)
-    if flow.settled is not None:  # what was settled may be all that a frame had
-        settled = flow.settled.any(-1).tolist()
-        wanted = [min(n, cap) if some else n for n, cap, some in zip(wanted, have, settled)]
+    if flow.pinned is not None:  # what was pinned may be all that a frame had
+        pinned = flow.pinned.any(-1).tolist()
+        wanted = [min(n, cap) if some else n for n, cap, some in zip(wanted, have, pinned)]
     short = [cap for n, cap in zip(wanted, have) if n > cap]
     if short:
         raise InputError(f"{number} anchors asked for, a frame has {min(short)} tokens left")
@@ -114,12 +114,12 @@ def _unrounded(flow: Flow, config: QuotaConfig) -> float:
 
 def _left(flow: Flow, available: int) -> int:
     """Return what an exact budget leaves for the open tokens of all parts."""
-    settled = int(flow.tokens.keep.sum()) - int(flow.open().sum())
-    if settled > flow.target:
-        raise flow.unreachable("least", settled)
-    if flow.target - settled > available:
-        raise flow.unreachable("most", settled + available)
-    return flow.target - settled
+    pinned = int(flow.tokens.keep.sum()) - int(flow.open().sum())
+    if pinned > flow.target:
+        raise flow.unreachable("least", pinned)
+    if flow.target - pinned > available:
+        raise flow.unreachable("most", pinned + available)
+    return flow.target - pinned
 
 
 def _of_part(flow: Flow, config: QuotaConfig, have: Sequence[int]) -> list[int]:

@@ -41,7 +41,7 @@ class FrameStageConfig(CouplingStageConfig, QuotaConfig):
         "or the values of a per-token cue",
     )
     rest: Literal["drop", "leave"] = Field(
-        "drop", description="'leave': anchors are settled, the others stay for later stages"
+        "drop", description="'leave': anchors are pinned, the others stay for later stages"
     )
     order: Literal["raster", "stage", "selection"] = Field(
         "raster",
@@ -96,7 +96,7 @@ class FrameStage(CouplingStage):
         return anchor_counts(flow, self.config, self.allocator)
 
     def _step(self, flow: Flow, tokens: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Select ``counts`` anchors a frame among ``tokens``; merge, settle or drop the rest.
+        """Select ``counts`` anchors a frame among ``tokens``; merge, pin or drop the rest.
 
         Returns the anchors as a mask, and each one's place in the selector's order.
         """
@@ -109,7 +109,7 @@ class FrameStage(CouplingStage):
             flow.order_last(anchors, rank if self.config.order == "selection" else None)
         flow.keep_value = anchors.float()
         if self.config.rest == "leave":
-            flow.settle(anchors)
+            flow.pin(anchors)
         else:
             flow.update(keep=flow.unflushed.keep & ~rest)
         return anchors, rank

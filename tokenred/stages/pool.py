@@ -107,7 +107,7 @@ class PoolStage(Stage):
         if features is None:
             flow.update(**changes)
         else:
-            flow.own(features, **changes)
+            flow.replace_features(features, **changes)
         if narrowed or self.config.keep == "count":
             flow.update(keep=self._kept(flow, value))
 

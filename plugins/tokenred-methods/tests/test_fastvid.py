@@ -45,10 +45,10 @@ def test_context_contract(check):
     check()
 
 
-def video(frames, tokens=20, bounds=None, settled=None):
-    """Return a video cut at ``bounds``, in which ``settled`` tokens of each frame are not open."""
+def video(frames, tokens=20, bounds=None, pinned=None):
+    """Return a video cut at ``bounds``, in which ``pinned`` tokens of each frame are not open."""
     keep = torch.ones(frames, tokens, dtype=torch.bool)
-    for frame, n in enumerate(settled or [0] * frames):
+    for frame, n in enumerate(pinned or [0] * frames):
         keep[frame, :n] = False
     return VisualTokens(
         torch.zeros(frames, tokens, 2),
@@ -74,7 +74,7 @@ def test_every_fourth_frame_from_the_end_of_each_segment_is_an_anchor_frame():
 
 
 def test_anchor_frames_are_counted_among_frames_that_hold_tokens():
-    tokens = video(6, settled=[3, 0, 3, 0, 0, 3])
+    tokens = video(6, pinned=[3, 0, 3, 0, 0, 3])
     assert context(tokens, 1.0, every=2) == [3, 0, 0, 0, 0, 3]
     assert context(tokens, 1.0, every=2, released="onevision") == [0, 2, 0, 2, 0, 2]
 
@@ -135,7 +135,7 @@ def test_released_qwen_caps_what_a_frame_keeps():
     # 3 tokens a frame, 15 in all: 6 context tokens, of which a frame takes 5, and 9 salient ones.
     asked = {"released": "qwen2.5-vl", "ignore": -1}
     assert salient(tokens, 1.8, **asked) == [0, 0, 0, 0, 5]
-    assert context(video(5, 10, settled=[0, 0, 0, 0, 5]), 1.2, released="qwen2.5-vl")[-1] == 5
+    assert context(video(5, 10, pinned=[0, 0, 0, 0, 5]), 1.2, released="qwen2.5-vl")[-1] == 5
     # A context share that comes to nothing still makes one token, which salient ones give up.
     assert salient(tokens, 0.2 * 0.99, released="qwen2.5-vl", ignore=-1, context=0.01)[-1] == 0
 
