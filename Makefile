@@ -119,9 +119,10 @@ simulate: setup-dev  ## whether intervals and detectable differences keep their 
 faults: setup-dev  ## seeded faults, each of which a test must catch; ARGS="--only store" runs some
 	@PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
-fuzz: setup-dev  ## damaged videos and settings, each read or refused by a sentence; ARGS="--n 1000 --seed 0 --keep DIR"
+fuzz: setup-dev  ## damaged videos, settings and strategies, each read or refused by a sentence; ARGS="--n 1000 --seed 0 --keep DIR"
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.videos $(ARGS)
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.configs $(ARGS)
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.strategies $(ARGS)
 
 browser:  ## a Chromium for the test of the report page; Debian's is installed where there is none
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \

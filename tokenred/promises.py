@@ -349,6 +349,9 @@ def _reduce(strategy: Any, answer: Any, state: LayerState) -> Facts:
     n_tokens, width = state.hidden.shape
     _tensor(answer.source, (len(answer.source),), state.hidden, "sources", "whole")
     yield from _within(answer.source, -1, n_tokens, "a source")
+    kept = torch.zeros_like(state.visual)
+    kept[answer.source.clamp(0, n_tokens - 1)] = True
+    yield (kept | state.visual | state.newline).all(), "dropped text of the prompt"
     if answer.hidden is not None:
         shape = (len(answer.source), width)
         _tensor(answer.hidden, shape, state.hidden, "hidden states", "real")
