@@ -14,10 +14,10 @@ def test_broken_strategies_are_refused_by_a_sentence(
 ) -> None:
     monkeypatch.setattr(strategies, "presets", lambda: SOME)
     found = {}
-    for number, (name, data, given) in enumerate(strategies.cases(150, 5, tmp_path)):
+    for number, (name, data, given) in enumerate(strategies.cases(50, 5, tmp_path)):
         path = tmp_path / name
         path.write_bytes(data)
         found[number] = tried(strategies.STRATEGIES_KIND, path, given)
     fine = strategies.STRATEGIES_KIND.outcomes
     assert {number: what for number, what in found.items() if what not in fine} == {}
-    assert list(found.values()).count("refused") > 40
+    assert list(found.values()).count("refused") > 10

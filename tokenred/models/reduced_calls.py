@@ -67,14 +67,15 @@ def wrapped_calls(
         model.forward = calls.wrap_forward(model.forward)
         yield
     finally:
-        calls.turn.acquire()  # a call of another thread ends first
-        calls.over.append(True)
-        calls.turn.release()
-        for name, value in own.items():
-            if value is not _MISSING:
-                setattr(model, name, value)
-            elif name in vars(model):
-                delattr(model, name)
+        try:
+            with calls.turn:  # a call of another thread ends first
+                calls.over.append(True)
+        finally:
+            for name, value in own.items():
+                if value is not _MISSING:
+                    setattr(model, name, value)
+                elif name in vars(model):
+                    delattr(model, name)
 
 
 @dataclass(frozen=True)
