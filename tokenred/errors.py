@@ -61,7 +61,7 @@ def told(error: BaseException) -> str:
     """Return a stranger's exception in one line, whatever its own text does."""
     try:
         text = " ".join(str(error).split())
-    except Exception:
+    except (Exception, SystemExit):
         text = ""
     kind = type(error).__name__
     return f"{kind}: {text[:200]}" if text else kind
@@ -128,10 +128,8 @@ class PluginError(TokenredError):
     exit_code = 2
 
 
-class StrategyError(PluginError):
+class StrategyError(TokenredError):
     """A strategy that raised something, or gave an answer that its role does not allow."""
-
-    exit_code = 1
 
 
 class InputError(TokenredError, ValueError):

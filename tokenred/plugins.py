@@ -77,7 +77,9 @@ def load_registry(third_party: bool | None = None) -> tuple[Registry, list[Plugi
             error = None
         except TokenredError as failure:
             error = str(failure)
-        except (Exception, SystemExit, GeneratorExit) as failure:  # a stranger may raise anything
+        except KeyboardInterrupt:  # the user's, as far as anybody can tell
+            raise
+        except BaseException as failure:  # a stranger may raise anything
             error = told(failure)
         statuses.append(PluginStatus(point.name, owner, dist.version if dist else "?", error))
     _loading.pop()

@@ -19,7 +19,7 @@ from typing import (
     runtime_checkable,
 )
 
-from pydantic import BaseModel, SerializeAsAny
+from pydantic import BaseModel, PydanticUserError, SerializeAsAny
 from pydantic.json_schema import models_json_schema
 from pydantic_core import core_schema
 
@@ -120,9 +120,12 @@ def json_schemas(
     """
     classes, entries = list(classes), registry().entries()
     wanted = dict.fromkeys([*classes, *(entry.config_class for entry in entries)])
-    described = [cls for cls in wanted if _has_schema(cls)]
-    references, root = models_json_schema([(cls, "validation") for cls in described])
-    references |= {(cls, "validation"): {} for cls in wanted if cls not in described}
+    try:
+        references, root = models_json_schema([(cls, "validation") for cls in wanted])
+    except PydanticUserError:  # a stranger's field; its settings are left open
+        described = [cls for cls in wanted if _has_schema(cls)]
+        references, root = models_json_schema([(cls, "validation") for cls in described])
+        references |= {(cls, "validation"): {} for cls in wanted if cls not in described}
     definitions = root["$defs"]
     for role in ROLES:
         options = [
@@ -139,10 +142,10 @@ def json_schemas(
 
 
 def _has_schema(cls: type[BaseModel]) -> bool:
-    """Return whether JSON schema can state a config; what it cannot is left open."""
+    """Return whether JSON schema can state a config."""
     try:
         cls.model_json_schema()
-    except Exception:  # a stranger's field may be anything
+    except PydanticUserError:
         return False
     return True
 

@@ -146,6 +146,9 @@ def test_a_copy_would_stay_reduced(model):
         ):
             with pytest.raises(CapabilityError, match="cannot be copied or saved"):
                 take(model)
+        for part in (model.model, model.model.language_model):
+            with pytest.raises(CapabilityError, match="cannot be copied or saved"):
+                copy.deepcopy(part)
     assert "__getstate__" not in vars(model)
     copy.deepcopy(model)
 
@@ -172,6 +175,23 @@ def test_prompts_padded_on_the_right_are_not_continued(loaded, model):
         with pytest.raises(InputError, match="padded on the right"):
             greedy(model, inputs)
         logits_of(model, inputs)  # nothing is continued here
+
+
+def test_padding_is_found_without_a_mask_as_generate_finds_it(loaded, model):
+    inputs = make_inputs(loaded, "<video> what?", "<video> and what happens then?")
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    pad = int(ids[mask == 0][0])
+    assert not bool((ids[mask == 1] == pad).any())
+    bare = {name: value for name, value in inputs.items() if name != "attention_mask"}
+    with attach(model, "random", positions="original"):
+        wanted = greedy(model, inputs, pad_token_id=pad)
+        assert torch.equal(greedy(model, bare, pad_token_id=pad), wanted)
+        right = make_inputs(
+            loaded, "<video> what?", "<video> and what happens then?", padding="right"
+        )
+        del right["attention_mask"]
+        with pytest.raises(InputError, match="padded on the right"):
+            greedy(model, right, pad_token_id=pad)
 
 
 def test_guidance_is_refused_inside_the_llm(loaded, model):

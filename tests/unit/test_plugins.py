@@ -466,6 +466,7 @@ class Unspeakable(Exception):
     [
         (SystemExit(3), "SystemExit: 3"),
         (Unspeakable(), "Unspeakable"),
+        (BaseException("neither"), "BaseException: neither"),
         (RecursionError("too deep\nby far"), "RecursionError: too deep by far"),
     ],
 )

@@ -67,6 +67,18 @@ def test_answers_of_earlier_runs_keep_their_labels(run: Run, tmp_path: Path) -> 
     assert all(line["row"] for line in lines)
 
 
+def test_answers_of_another_model_have_no_label_of_this_one(run: Run, tmp_path: Path) -> None:
+    rows = tuple(
+        replace(row, origin=replace(row.origin, model_revision="other")) for row in run.rows
+    )
+    (tmp_path / "run.json").unlink()
+    write_run(replace(run, rows=rows), tmp_path)
+    export_answers(tmp_path, tmp_path / "all.csv")
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "all.csv").read_text(encoding="utf-8"))))
+    assert lines
+    assert not any(line["row"] for line in lines)
+
+
 def test_report_tells_of_other_runs_and_takes_one(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +138,7 @@ def test_a_store_that_goes_away_is_no_success(tmp_path: Path, change: str) -> No
     ("statement", "fault"),
     [
         ("UPDATE results SET option_scores = '{'", "sample 'toy/000', question 0"),
+        ("UPDATE results SET option_scores = '5'", "sample 'toy/000', question 0"),
         ("UPDATE results SET frame_indices = 'x'", "sample 'toy/000', question 0"),
         ("UPDATE results SET n_tokens = 'many'", "n_tokens is no number"),
         ("UPDATE results SET reducer_ms = x'00'", "reducer_ms is no number"),
@@ -142,9 +155,9 @@ def test_spoilt_answers_are_named(run: Run, tmp_path: Path, statement: str, faul
 
 
 def test_cells_are_no_formulas() -> None:
-    for text in ("=1+1", "+1", "-a", "@x", "\tx"):
+    for text in ("=1+1", "+1", "-a", "@x", "\t=x", " =x", "\n=x", "\N{FULLWIDTH EQUALS SIGN}x"):
         assert inert(text) == f"'{text}"
-        (line,) = csv.DictReader(io.StringIO(csv_text([{"a": text}])))
+        (line,) = csv.DictReader(io.StringIO(csv_text([{"a": text}]), newline=""))
         assert line["a"] == f"'{text}"
     assert [inert(each) for each in ("a=b", -1.5, None, "")] == ["a=b", -1.5, None, ""]
 
@@ -159,8 +172,10 @@ def test_a_library_that_others_may_change_is_not_loaded(tmp_path: Path) -> None:
     folder.mkdir(mode=0o700)
     file = folder / "library.so"
     file.write_bytes(b"")
+    file.with_suffix(".json").write_text("{}")
     library.check_trust(file)
-    for path, mode in ((file, 0o666), (folder, 0o777), (folder, 0o770)):
+    others = (file.with_suffix(".json"), 0o666), (file, 0o1666)
+    for path, mode in ((file, 0o666), (folder, 0o777), (folder, 0o770), *others):
         before = path.stat().st_mode
         path.chmod(mode)
         with pytest.raises(ValueError, match=f"{path} is not trusted: others may write to it"):
@@ -168,3 +183,8 @@ def test_a_library_that_others_may_change_is_not_loaded(tmp_path: Path) -> None:
         path.chmod(before)
     folder.chmod(0o1777)  # nobody else can replace what is in it
     library.check_trust(file)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "open" / "link").symlink_to(folder)
+    with pytest.raises(ValueError, match="open is not trusted"):
+        library.check_trust(tmp_path / "open" / "link" / file.name)

@@ -2,13 +2,14 @@
 
 import csv
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from tokenred.errors import ConfigError, TokenredError
 from tokenred.evaluation.files import inert, whole_file
 from tokenred.evaluation.manifest import STORE, Run, read_runs
-from tokenred.evaluation.store import STORED, Store
+from tokenred.evaluation.store import STORED, Origin, Store
 
 SUFFIXES = (".csv", ".parquet")
 _BATCH = 20_000
@@ -42,13 +43,13 @@ def export_answers(folder: Path, path: Path) -> int:
 
 
 def _labelled(runs: Iterable[Run], store: Store) -> Iterator[dict[str, Any]]:
-    known: dict[tuple[str, str], tuple[str, float | None]] = {}
+    known: dict[Origin, tuple[str, float | None]] = {}
     for run in runs:  # the latest first
         for each in run.rows:
-            origin = each.origin.config_id, each.origin.code_version
-            known.setdefault(origin, (each.label, each.retention))
+            known.setdefault(each.origin, (each.label, each.retention))
     for row in store.rows():
-        label, retention = known.get((row["config_id"], row["code_version"]), (None, None))
+        origin = Origin(*(row[each.name] for each in fields(Origin)))
+        label, retention = known.get(origin, (None, None))
         yield {"row": label, "retention": retention, **row}
 
 

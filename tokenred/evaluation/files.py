@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,9 +58,12 @@ def write_whole(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+_FORMULA = ("=", "+", "-", "@")
+
+
 def inert(value: Any) -> Any:
     """Return a cell of a CSV file; text that a spreadsheet would take for a formula is quoted."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if isinstance(value, str) and unicodedata.normalize("NFKC", value.strip())[:1] in _FORMULA:
         return f"'{value}"
     return value
 

@@ -5,6 +5,7 @@ left alone.
 """
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -178,15 +179,16 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._file: os.stat_result | None = None
+        self._sound = False
         with self._sentences("open"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             self._write_ahead()
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._prepare()
-            in_memory = str(self.path) == ":memory:"
-            self._file = None if in_memory else self.path.stat()
-        self._sound = False
+            if str(self.path) != ":memory:":
+                self._file = self.path.stat()
 
     def __enter__(self) -> "Store":
         return self
@@ -442,8 +444,7 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        if hasattr(self, "_file"):
-            self.check_file()
+        self.check_file()
         with self._sentences("write to"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -538,7 +539,11 @@ def _list(text: str) -> tuple[Any, ...]:
     return tuple(json.loads(text))
 
 
-_READERS: dict[type, Callable[[Any], Any]] = {tuple: _list, dict: json.loads, bool: bool}
+def _mapping(text: str) -> dict[str, Any]:
+    return {**json.loads(text)}
+
+
+_READERS: dict[type, Callable[[Any], Any]] = {tuple: _list, dict: _mapping, bool: bool}
 _READER = {
     name: read
     for name, each in {**_ANSWER, **_COST}.items()

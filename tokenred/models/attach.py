@@ -239,18 +239,21 @@ def _claimed(model: Any) -> Iterator[None]:
         if model in _attached:
             raise CapabilityError("this model is attached already; leave that `with` block first")
         _attached.add(model)
+    parts = list(model.modules()) if hasattr(model, "modules") else [model]
     try:
-        vars(model)["__getstate__"] = _refuse_copy
+        for part in parts:
+            vars(part)["__getstate__"] = _refuse_copy
         yield
     finally:
-        vars(model).pop("__getstate__", None)
+        for part in parts:
+            vars(part).pop("__getstate__", None)
         _attached.discard(model)
 
 
 def _refuse_copy() -> Any:
     """Stand for ``__getstate__``, which copying, pickling and ``torch.save`` ask for."""
     raise CapabilityError(
-        "an attached model cannot be copied or saved; do so outside the `with` block"
+        "an attached model and its parts cannot be copied or saved; leave the `with` block first"
     )
 
 

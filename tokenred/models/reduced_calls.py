@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import RLock
+from threading import Event, RLock
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -69,7 +69,9 @@ def wrapped_calls(
     finally:
         try:
             with calls.turn:  # a call of another thread ends first
-                calls.over.append(True)
+                calls.over.set()
+                if inside is not None:
+                    inside.end()
         finally:
             for name, value in own.items():
                 if value is not _MISSING:
@@ -89,7 +91,8 @@ class _Calls:
     running: list[Spliced] = field(default_factory=list)
     turn: Any = field(default_factory=RLock)
     """Held by the thread whose call is under way: what works in the model is shared."""
-    over: list[bool] = field(default_factory=list)
+    over: Event = field(default_factory=Event)
+    """Set once the context is left."""
 
     def wrap_forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # functools.wraps keeps the signature, which generate() inspects.
@@ -136,7 +139,8 @@ class _Calls:
         default = self.adapter.model.generation_config
         _refuse_decoding(inputs, default, self.inside is not None)
         prompt = inputs["input_ids"]
-        _refuse_right_padding(prompt, inputs.get("attention_mask"))
+        _infer_mask(inputs, default)
+        _refuse_right_padding(inputs.get("attention_mask"))
         with torch.no_grad():
             spliced, rest = self._shorten(inputs)
         short = spliced.layout.input_ids
@@ -153,7 +157,7 @@ class _Calls:
         if any(encoded.get(kind) is not None for kind in kinds):
             raise CapabilityError("images and videos that are encoded beforehand cannot be reduced")
         if any(inputs.get(names[0]) is not None for names in kinds.values()):
-            if self.over:
+            if self.over.is_set():
                 raise CapabilityError("this call waited until its `with attach` block was left")
             return True
         if self.inside is not None and not self.running and not _continues(inputs):
@@ -266,7 +270,22 @@ def _refuse(inputs: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_right_padding(ids: Any, mask: Tensor | None) -> None:
+def _infer_mask(inputs: dict[str, Any], default: Any) -> None:
+    """Take padding ids for padding where no mask is given, as ``generate`` does by itself."""
+    ids = inputs.get("input_ids")
+    if inputs.get("attention_mask") is not None or not isinstance(ids, Tensor):
+        return
+    config = inputs.get("generation_config") or default
+    pad, end = (
+        inputs[name] if inputs.get(name) is not None else getattr(config, name, None)
+        for name in ("pad_token_id", "eos_token_id")
+    )
+    ends = end if isinstance(end, list | tuple) else [end]
+    if pad is not None and pad not in ends and bool((ids == pad).any()):
+        inputs["attention_mask"] = (ids != pad).long()
+
+
+def _refuse_right_padding(mask: Tensor | None) -> None:
     """Raise where new tokens would stand behind padding."""
     if mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
         raise InputError("prompts are padded on the right; generate continues those padded left")

@@ -130,7 +130,7 @@ def _check_budget(budget: BudgetConfig, stages: Mapping[str, Stage]) -> None:
     pooled_later = False
     for label, stage in reversed(list(stages.items())):
         if stage.decides != "nothing":
-            if stage.decides != "exactly" or pooled_later:
+            if stage.decides != "exact" or pooled_later:
                 raise ConfigError(stage.cannot_decide(), ["stages", label])
             return
         pooled_later = pooled_later or stage.pools

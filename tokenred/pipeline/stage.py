@@ -11,7 +11,7 @@ from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.flow import Flow
 from tokenred.strategy import Strategy
 
-Decides = Literal["nothing", "exactly", "as it comes"]
+Decides = Literal["nothing", "exact", "adaptive"]
 
 
 class StageConfig(FrozenModel):
@@ -37,7 +37,7 @@ class Stage(Strategy, role="stage"):
 
     @property
     def decides(self) -> Decides:
-        """How many tokens stay: all, exactly what the budget leaves, or what its own rules say."""
+        """How many tokens stay: all, what an exact budget leaves, or what data and settings say."""
         return "nothing"
 
     @property

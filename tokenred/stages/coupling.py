@@ -84,7 +84,7 @@ class KeepRuleStage(CouplingStage):
     @property
     def decides(self) -> Decides:
         """As the keep decision says of itself."""
-        return "exactly" if self.decision.exact else "as it comes"
+        return "exact" if self.decision.exact else "adaptive"
 
     def cannot_decide(self) -> str:
         """Return which decisions count."""

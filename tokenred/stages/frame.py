@@ -73,7 +73,7 @@ class FrameStage(CouplingStage):
         """It drops what are no anchors."""
         if self.config.rest == "leave":
             return "nothing"
-        return "exactly" if self.config.n_anchors == "budget" else "as it comes"
+        return "exact" if self.config.n_anchors == "budget" else "adaptive"
 
     @property
     def leaves_grid(self) -> bool:

@@ -30,7 +30,7 @@ class GroupStage(Stage):
     """
 
     config: GroupStageConfig
-    decides = "as it comes"
+    decides = "adaptive"
 
     def __init__(self, config: GroupStageConfig) -> None:
         super().__init__(config)

@@ -60,7 +60,7 @@ class PoolStage(Stage):
     @property
     def decides(self) -> Decides:
         """It counts cells if it is told to."""
-        return "exactly" if self.config.keep == "count" else "nothing"
+        return "exact" if self.config.keep == "count" else "nothing"
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage], budget: BudgetConfig) -> None:
         """What comes before leaves whole grids, or a mask of anchors."""

@@ -124,7 +124,7 @@ def _run(
 ) -> tuple[Flow, ReducedTokens]:
     generator = torch.Generator().manual_seed(seed)
     if budget is None:
-        mode = "exact" if stage.decides == "exactly" else "as-released"
+        mode = "exact" if stage.decides == "exact" else "as-released"
         budget = BudgetConfig(mode=mode, retention_ratio=0.5)
     pool = "bilinear" if stage.pools else "none"
     flow = Flow.start(replace(tokens, native_pool=pool), budget, generator, tracing=True)
@@ -155,4 +155,4 @@ def contract(stage: Stage) -> Bodies:
     """Return what holds for it."""
     if stage.inside is not None:
         return (keeps_all,)
-    return (*_BEFORE_THE_LLM, *((meets_the_budget,) if stage.decides == "exactly" else ()))
+    return (*_BEFORE_THE_LLM, *((meets_the_budget,) if stage.decides == "exact" else ()))

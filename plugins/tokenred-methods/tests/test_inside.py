@@ -1,40 +1,17 @@
 """Strategies inside the LLM of published methods."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from property.cases import make
 from tokenred_methods.framefusion.reducer import dropped_share
-from torch import Tensor
 
+from tests.ranked_cases import left, ranked, run
 from tokenred import CapabilityError
 from tokenred.kernels.clustering import density_peaks
 from tokenred.testing import cache_states, layer_state, through_layers
 from tokenred.testing.inside import with_attention
-from tokenred.types import LayerReduction, LayerState
-
-
-def ranked(schedule: Any, **settings: Any) -> Any:
-    return make("layer reducer", "ranked", schedule=schedule, **settings)
-
-
-def by_frame(state: LayerState, candidates: Tensor) -> Tensor:
-    """Rank the tokens of later frames first, in a frame those of larger index."""
-    return (state.frame_index * 100 + state.token_index)[candidates].float()
-
-
-def run(reducer: Any, state: LayerState) -> list[LayerReduction | None]:
-    return [reduction for _, reduction in through_layers(reducer, state)]
-
-
-def left(state: LayerState, reduction: LayerReduction | None) -> tuple[list[int], list[int]]:
-    """Return frame and place of the visual tokens that are left."""
-    assert reduction is not None
-    source = reduction.source[reduction.source >= 0]
-    visual = source[state.visual[source]]
-    return state.frame_index[visual].tolist(), state.token_index[visual].tolist()
 
 
 def test_the_rank_of_the_attention_is_how_many_stay() -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.kernels.native.library import STOPS, BackendSolution, find_library, library_key
+from tokenred.kernels.native.library import STOPS, BackendSolution, find_library, library_checksum
 
 __all__ = ["BackendSolution", "kernels_in_use", "solve"]
 
@@ -70,5 +70,5 @@ def solve(
 
 
 def kernels_in_use() -> str:
-    """Return ``torch``, or ``native`` with the key of the library: float32 sums differ in order."""
-    return "torch" if find_library() is None else f"native {library_key()}"
+    """Return ``torch``, or ``native`` with a hash of the library: float32 sums differ in order."""
+    return "torch" if find_library() is None else f"native {library_checksum()[:16]}"

@@ -237,20 +237,30 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@cache
+def library_checksum() -> str:
+    """Return the checksum of the library in ``FOLDER``: compilers differ under the same key."""
+    return checksum(library_path(FOLDER))
+
+
 def check_trust(path: Path) -> None:
     """Make sure that nobody else can have put a library there.
 
     Raises
     ------
     ValueError
-        If the file, or a folder above it, belongs to somebody else than the user and root, or
-        others may write to it. Folders with a sticky bit, such as /tmp, keep what is in them.
+        If the file, what was written down of it, or a folder above them belongs to somebody else
+        than the user and root, or others may write to it. Folders with a sticky bit, such as /tmp,
+        keep what is in them.
     """
     if not hasattr(os, "getuid"):
         return
-    for each in (path, *path.resolve().parents):
+    above = {*path.absolute().parents, *path.resolve().parents}
+    for each in (path, path.with_suffix(".json"), *sorted(above)):
         found = each.stat()
-        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
+            shared = 0
         if found.st_uid not in (os.getuid(), 0) or shared:
             raise ValueError(f"{each} is not trusted: others may write to it, or own it")
 
@@ -293,6 +303,7 @@ def _found(folder: Path) -> Library | None:
 def forget_library() -> None:
     """Look for the library again the next time; what is loaded stays in memory."""
     _found.cache_clear()
+    library_checksum.cache_clear()
 
 
 def _processor() -> str:
