@@ -33,8 +33,8 @@ class VisualTokens:
         queries), ``class-attention@LAYER`` (what the class token gives it), ``salience@LAYER`` (the
         latter where a tower has a class token, else the former), ``attention@pooler`` (what the
         pooling head gives it), ``keys@LAYER`` (mean over heads), ``tower`` (what the projector
-        reads), or a cue that the caller brings. ``LAYER`` is an index (negative from the end) or a
-        share of the depth.
+        reads), or a cue that the caller brings. ``LAYER`` is an index (negative from the end), a
+        share of the depth, or ``features``: the block whose output the model reads.
     native_pool : the pooling that the model itself applies before its LLM
     segments : runs of frames that belong together; None: the whole video is one
     """

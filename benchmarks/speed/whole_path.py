@@ -44,8 +44,8 @@ DEPTH = 26
 KINDS = ("attention", "class-attention", "keys")
 NEEDS: dict[str, frozenset[str]] = {
     **{name: load_pipeline(name).needs for name in ("aot-paper", "top-attention")},
-    "visionzip": frozenset({"attention@-2", "keys@-2"}),
-    "visionzip, class token": frozenset({"class-attention@-2", "keys@-2"}),
+    "visionzip": frozenset({"attention@features", "keys@features"}),
+    "visionzip, class token": frozenset({"class-attention@features", "keys@features"}),
 }
 """Whose cues are priced; VisionZip is a plugin, so what it asks for is written out."""
 ROWS = (1, 2, 4, 8)

@@ -85,6 +85,26 @@ def test_layer_is_an_index_or_a_share(layer, depth, index):
     assert resolve_layer(layer, depth) == index
 
 
+@pytest.mark.parametrize(
+    ("layer", "features", "index"),
+    [
+        ("features", -1, 23),
+        ("features", -2, 22),
+        ("features", 5, 5),
+        ("features-1", -2, 21),
+        ("features+1", -2, 23),
+    ],
+)
+def test_layer_is_named_by_what_gives_the_features(layer, features, index):
+    assert resolve_layer(layer, 24, features) == index
+
+
+@pytest.mark.parametrize(("layer", "features"), [("features+1", -1), ("features-3", 2)])
+def test_layer_beside_the_tower_is_refused(layer, features):
+    with pytest.raises(CapabilityError, match="lies outside this vision tower"):
+        resolve_layer(layer, 24, features)
+
+
 @pytest.mark.parametrize("layer", ["26", "-27", "1.0", "1.5", "-0.2"])
 def test_layer_outside_names_the_depth(layer):
     with pytest.raises(CapabilityError, match=f"layer {layer} .* has 26 layers"):
@@ -93,7 +113,7 @@ def test_layer_outside_names_the_depth(layer):
 
 @pytest.mark.parametrize("layer", ["", "last", "1e0", "0x1", "--2"])
 def test_layer_that_is_no_number(layer):
-    with pytest.raises(CapabilityError, match="neither an index"):
+    with pytest.raises(CapabilityError, match="no index such as"):
         resolve_layer(layer, 26)
 
 
@@ -258,9 +278,9 @@ def test_everything_is_restored_after_an_exception(model, videos):
     assert name == "tokenred_sdpa"
     assert vars(tower.config) == before
     assert capturing._recorders.get() == {}
-    assert len(captured.attention) == 1
+    assert len(captured.of("attention")) == 1
     tower(videos[0])
-    assert len(captured.attention) == 1
+    assert len(captured.of("attention")) == 1
 
 
 @torch.no_grad()
@@ -282,9 +302,9 @@ def test_captures_nest(model, videos):
         with capture({last: {"keys"}}) as inner:
             tower(videos[0])
         tower(videos[0])
-    assert len(outer[first].attention) == 2
-    assert len(inner[last].keys) == 1
-    assert inner[last].attention == []
+    assert len(outer[first].of("attention")) == 2
+    assert len(inner[last].of("keys")) == 1
+    assert inner[last].of("attention") == []
     assert tower.config._attn_implementation == "sdpa"
 
 

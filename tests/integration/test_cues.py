@@ -65,7 +65,7 @@ def maps_of(name, layer):
     [
         ("class-atention@-2", "did you mean 'class-attention@LAYER'"),
         ("sailence@3", "did you mean 'salience@LAYER'"),
-        ("attention@poler", "neither an index"),
+        ("attention@poler", "no index such as"),
         ("attention", "no cue 'attention'"),
         ("towers", "did you mean 'tower'"),
         ("tower@3", "did you mean 'tower'"),
@@ -106,6 +106,45 @@ def test_class_attention_is_the_row_of_the_class_token(name):
     assert (tokens.cues["class-attention@1"] - row).abs().max() < 1e-6
     assert torch.equal(tokens.cues["salience@1"], tokens.cues["class-attention@1"])
     assert not torch.allclose(tokens.cues["salience@1"], tokens.cues["attention@1"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("LLaVA-NeXT", "-2"),
+        ("LLaVA-NeXT-Video", "-2"),
+        *((each, "-1") for each in (*SIGLIP, *QWEN)),
+    ],
+)
+def test_the_block_that_gives_the_features(name, same):
+    needs = {f"{cue}@{layer}" for cue in ("salience", "keys") for layer in ("features", same)}
+    for tokens in encoded(name, needs):
+        for cue in ("salience", "keys"):
+            assert torch.equal(tokens.cues[f"{cue}@features"], tokens.cues[f"{cue}@{same}"])
+
+
+@pytest.mark.parametrize("name", ["LLaVA-NeXT", "LLaVA-OneVision"])
+def test_all_heads_as_one(name):
+    model = model_of(name)
+    adapter = adapter_for(model)
+    attention = attention_layers(adapter.tower)[1]
+    inputs = adapter.prepare(*pictures(name), settings=FAMILIES[name].settings).inputs
+    seen = []
+    hook = attention.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]),
+        with_kwargs=True,
+    )
+    with torch.no_grad():
+        clips = adapter.encode(inputs, {"joint-salience@1", "joint-keys@1"})
+        hook.remove()
+        queries, keys = attention.q_proj(seen[0]), attention.k_proj(seen[0])
+        weights = (queries @ keys.mT / keys.shape[-1] ** 0.5).softmax(-1)
+    expected = weights[:, 0, 1:] if adapter.vision.class_token else weights.mean(1)
+    found = clips[0].tokens.cues
+    n = len(found["joint-salience@1"])
+    torch.testing.assert_close(found["joint-salience@1"], expected[:n])
+    expected_keys = keys[:n, 1:] if adapter.vision.class_token else keys[:n]
+    torch.testing.assert_close(found["joint-keys@1"], expected_keys)
 
 
 def test_tiles_of_an_image_bring_their_own():

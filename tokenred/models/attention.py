@@ -42,28 +42,31 @@ class Captured:
 
     Attributes
     ----------
-    attention : (batch, tokens) float32, attention received, mean over heads and queries
-    class_attention : (batch, tokens) float32, what the first token gives, mean over heads
-    keys : (batch, tokens, head_dim), mean over heads, in the model's dtype
+    calls : by kind: ``attention``, (batch, tokens) float32, received, mean over heads and queries;
+        ``class-attention``, the same shape, what the first token gives, mean over heads; ``keys``,
+        (batch, tokens, head_dim), mean over heads, in the model's dtype. With ``joint-`` in front,
+        all heads count as one, as wide as they are together
     """
 
-    attention: list[Tensor] = field(default_factory=list)
-    class_attention: list[Tensor] = field(default_factory=list)
-    keys: list[Tensor] = field(default_factory=list)
+    calls: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def add(self, kinds: Collection[str], query: Tensor, key: Tensor, scaling: Any) -> None:
         """Record one call, queries and keys as (batch, heads, tokens, head_dim)."""
         query, key = query.detach(), key.detach()
-        if "attention" in kinds:
-            self.attention.append(received_attention(query, key, scaling))
-        if "class-attention" in kinds:
-            self.class_attention.append(given_attention(query[:, :, 0], key, scaling))
-        if "keys" in kinds:
-            self.keys.append(key.mean(dim=1))
+        for kind in kinds:
+            plain = kind.removeprefix("joint-")
+            seen = (query, key, scaling)
+            if plain != kind:
+                seen = (_one_head(query), _one_head(key), None)
+            self.calls.setdefault(kind, []).append(_RECORDS[plain](*seen))
 
     def of(self, kind: str) -> list[Tensor]:
         """Return the recordings of one kind."""
-        return getattr(self, kind.replace("-", "_"))
+        return self.calls.get(kind, [])
+
+
+def _one_head(values: Float[Tensor, "batch heads tokens width"]) -> Tensor:
+    return values.transpose(1, 2).flatten(2)[:, None]
 
 
 # A context variable, so that two threads may capture on two models at the same time.
@@ -131,6 +134,13 @@ def given_attention(
     return torch.cat([weights.mean(dim=1) for weights in given])
 
 
+_RECORDS: Mapping[str, Callable[[Tensor, Tensor, float | None], Tensor]] = {
+    "attention": lambda query, key, scaling: received_attention(query, key, scaling),
+    "class-attention": lambda query, key, scaling: given_attention(query[:, :, 0], key, scaling),
+    "keys": lambda query, key, scaling: key.mean(dim=1),
+}
+
+
 def pooling_head(tower: nn.Module) -> Any:
     """Return the head that sums up a frame by attention from a learnt probe, or None."""
     for module in tower.modules():
@@ -194,7 +204,7 @@ def capture(modules: Mapping[nn.Module, Collection[str]]) -> Iterator[dict[nn.Mo
     Parameters
     ----------
     modules : for every attention module of a transformers model, what to record: ``attention``,
-        ``class-attention`` or ``keys``, or several
+        ``class-attention`` or ``keys``, or several, also with ``joint-`` in front
 
     Yields
     ------

@@ -15,7 +15,11 @@ from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.flow import Flow
 from tokenred.pipeline.stage import Decides, Stage, StageConfig
 
-ATTENTION_CUES = ("attention@", "class-attention@", "salience@")
+ATTENTION_CUES = tuple(
+    f"{joint}{kind}@"
+    for joint in ("", "joint-")
+    for kind in ("attention", "class-attention", "salience")
+)
 
 
 def _keep(value: object) -> object:

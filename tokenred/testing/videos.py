@@ -76,7 +76,7 @@ def drawn_cue(
 def cue_width(name: str, cues: Mapping[str, int] | None = None) -> int:
     """Return how wide a cue is for each token; 0 is one positive number."""
     widths = {**WIDTHS, **(cues or {})}
-    for known in (name, name.partition("@")[0]):
+    for known in (name, name.partition("@")[0].removeprefix("joint-")):
         if known in widths:
             return widths[known]
     raise ValueError(f"no rule to draw the cue '{name}': name its width in `cues`")

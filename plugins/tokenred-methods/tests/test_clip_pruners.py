@@ -82,13 +82,13 @@ def test_duplicates_go_round_by_round(n_keep, per_round):
     chosen = choose(selector, replace(tokens, keep=keep), n_keep)
     unit = torch.nn.functional.normalize(tokens.features, dim=-1)
     for frame in range(2):
-        attention = tokens.cues["salience@-2"][frame]
+        attention = tokens.cues["salience@features"][frame]
         order = [t for t in attention.argsort(descending=True).tolist() if keep[frame, t]]
         assert chosen[frame].tolist() == thinned(order, unit[frame], n_keep, per_round)
 
 
 def test_released_duplicate_removal_refuses_what_fails_upstream():
-    tokens = video_tokens(1, (3, 5), needs={"salience@-2"}, similar=0.0)
+    tokens = video_tokens(1, (3, 5), needs={"salience@features"}, similar=0.0)
     released = DuplicateRemovalSelector(DuplicateRemovalConfig(released=True))
     with pytest.raises(InputError, match="8 of 15 tokens"):
         choose(released, tokens, 5)
@@ -105,7 +105,7 @@ def test_a_similarity_needs_vectors():
     with pytest.raises(CapabilityError, match="one number a token"):
         choose(selector, video_tokens(1, (3, 4), needs=selector.needs), 2)
     with pytest.raises(CapabilityError, match="attention@3"):
-        choose(selector, video_tokens(1, (3, 4), needs={"salience@-2"}), 2)
+        choose(selector, video_tokens(1, (3, 4), needs={"salience@features"}), 2)
 
 
 # --- dpp
@@ -382,7 +382,10 @@ def test_vispruner_keeps_the_important_half():
     for frame in range(4):
         kept = set(reduced.token_index[reduced.frame_index == frame].tolist())
         assert len(kept) == 16
-        assert set(tokens.cues["salience@-2"][frame].argsort(descending=True)[:8].tolist()) < kept
+        assert (
+            set(tokens.cues["salience@features"][frame].argsort(descending=True)[:8].tolist())
+            < kept
+        )
 
 
 def test_vscan_released_loses_what_windows_do_not_divide():

@@ -183,7 +183,7 @@ def test_salient_tokens_stay_as_they_are_and_nothing_is_lost_or_doubled():
     """The sane form is a partition: every token that is no salient one is in one anchor."""
     one_segment = {"segments.segmenter.min_segments": 1, "segments.segmenter.tau": -1.0}
     tokens = tower(8, "none", "fastvid", side=6)
-    best = tokens.cues["attention@-1"].argsort(dim=-1, descending=True, stable=True)[:, :6]
+    best = tokens.cues["attention@features"].argsort(dim=-1, descending=True, stable=True)[:, :6]
     reduced = load_pipeline("fastvid", {"budget.retention_ratio": 0.25, **one_segment}).run(
         tokens, trace=True
     )
@@ -212,7 +212,7 @@ def test_the_release_for_onevision_keeps_less_than_asked_for():
 
 
 def test_the_release_for_qwen_keeps_less_than_asked_for():
-    tokens = video_tokens(15, (10, 10), needs={"attention@-1"}, dim=8, similar=0.97)
+    tokens = video_tokens(15, (10, 10), needs={"attention@features"}, dim=8, similar=0.97)
     asked = {
         "budget.retention_ratio": 0.27,
         "segments.segmenter": {"name": "fixed-length", "segment_frames": 5},

@@ -37,7 +37,7 @@ def video(frames=32, side=27, pool="bilinear", seed=0):
     still = (torch.arange(n) % side < side // 2)[:, None]
     video = torch.where(still, scenes + 0.05 * noise, noise)
     attention = torch.rand(frames, n, generator=draw)
-    cues = {"attention@-1": attention / attention.sum(-1, keepdim=True)}
+    cues = {"attention@features": attention / attention.sum(-1, keepdim=True)}
     return VisualTokens.of(video, (side, side), cues=cues, native_pool=pool)
 
 
@@ -151,7 +151,7 @@ def test_the_release_ends_slightly_above_its_ratio(name):
 
 def test_a_still_video_is_one_window_of_one_frame():
     still = torch.randn(1, 36, 8, generator=torch.Generator().manual_seed(0)).expand(8, -1, -1)
-    tokens = VisualTokens.of(still, (6, 6), cues={"attention@-1": torch.rand(8, 36)})
+    tokens = VisualTokens.of(still, (6, 6), cues={"attention@features": torch.rand(8, 36)})
     reduced = load_pipeline("holitom-outer-released", {"budget.retention_ratio": 0.5}).run(tokens)
     assert reduced.realised.tokens_per_frame == (36, 0, 0, 0, 0, 0, 0, 0)
     torch.testing.assert_close(reduced.features, still[0])

@@ -225,7 +225,8 @@ def test_the_number_follows_from_the_attention(name):
     cue = torch.linspace(1, 2, 729).repeat(4, 1)
     for frame, n in enumerate((2, 4, 8, 16)):
         cue[frame, 108 : 108 + n] = 10.0
-    reduced = pipeline.run(replace(tokens, cues={**tokens.cues, "salience@-1": cue}))
+    (name_of_cue,) = pipeline.stages["kept"].selector.needs
+    reduced = pipeline.run(replace(tokens, cues={**tokens.cues, name_of_cue: cue}))
     assert reduced.realised.tokens_per_frame == NUMBERS[name]
 
 
@@ -258,11 +259,11 @@ def test_the_last_token_of_a_frame_stands_for_all_that_was_dropped():
 
 
 def test_the_released_order_is_that_of_attention():
-    selector = {"name": "top-attention", "layer": -1, "query": "any"}
+    selector = {"name": "top-attention", "layer": -1, "query": "any-joint"}
     overrides = {"kept.n_anchors": 9, "kept.selector": selector}
     pipeline, tokens = on_video("prumerge-released", overrides, "none")
     kept = pipeline.run(tokens).token_index.view(4, 10)
-    best = tokens.cues["salience@-1"].argsort(dim=-1, descending=True, stable=True)
+    best = tokens.cues["joint-salience@-1"].argsort(dim=-1, descending=True, stable=True)
     assert torch.equal(kept, best[:, :10])
 
 

@@ -28,7 +28,7 @@ def test_selector_contract(check):
     check()
 
 
-@parametrize_checks(BipartiteSelector(BipartiteConfig(of="keys@-1")))
+@parametrize_checks(BipartiteSelector(BipartiteConfig(of="keys@features")))
 def test_selector_of_keys_contract(check):
     check()
 
@@ -112,15 +112,15 @@ def test_more_than_half_is_refused_by_name_of_the_way_out():
     ):
         BipartiteSelector(BipartiteConfig()).select(tokens, 2, generator=torch.Generator())
     whole = {"budget.retention_ratio": 0.3, "frame.kind": "frame"}
-    video = video_tokens(2, (6, 6), needs={"keys@-1"})
+    video = video_tokens(2, (6, 6), needs={"keys@features"})
     with pytest.raises(InputError, match="stage 'frame'"):
         load_pipeline("tome", whole).run(video)
 
 
 def test_a_missing_cue_is_named():
     tokens = VisualTokens.of(LINE, (2, 3))
-    with pytest.raises(CapabilityError, match="keys@-1"):
-        BipartiteSelector(BipartiteConfig(of="keys@-1")).select(
+    with pytest.raises(CapabilityError, match="keys@features"):
+        BipartiteSelector(BipartiteConfig(of="keys@features")).select(
             tokens, 4, generator=torch.Generator()
         )
 
@@ -142,18 +142,18 @@ def test_even_sources_are_kept_from_even_anchors_only():
 @pytest.mark.parametrize("n", [36, 49])
 def test_one_round_of_the_preset_is_one_matching(n):
     side = int(n**0.5)
-    tokens = video_tokens(3, (side, side), needs={"keys@-1"}, dim=8)
+    tokens = video_tokens(3, (side, side), needs={"keys@features"}, dim=8)
     settings = {"frame.n_anchors": n - n // 3, "frame.order": "selection"}
     as_it_is = {"budget": {"mode": "as-released", "retention_ratio": 1.0}}
     reduced = load_pipeline("tome", {**as_it_is, **settings}).run(tokens)
-    matching = match(tokens.cues["keys@-1"], n // 3)
+    matching = match(tokens.cues["keys@features"], n // 3)
     merged, size = merge_by_size(tokens.features, matching)
     torch.testing.assert_close(reduced.features, merged.flatten(0, 1))
     assert torch.equal(reduced.mass, size.flatten())
 
 
 def test_after_any_number_of_rounds_a_token_is_the_plain_mean_of_what_it_took_in():
-    tokens = video_tokens(3, (9, 9), needs={"keys@-1"}, dim=8)
+    tokens = video_tokens(3, (9, 9), needs={"keys@features"}, dim=8)
     reduced = load_pipeline("tome", {"budget.retention_ratio": 0.06}).run(tokens, trace=True)
     trace = reduced.trace.to_dense()
     assert reduced.realised.n_tokens == 15
@@ -165,7 +165,7 @@ def test_after_any_number_of_rounds_a_token_is_the_plain_mean_of_what_it_took_in
 def test_keys_merge_with_the_tokens():
     """Two rounds on frames whose keys are their features, beside two rounds done by hand."""
     tokens = video_tokens(2, (4, 8), dim=6)
-    tokens = VisualTokens.of(tokens.features, (4, 8), cues={"keys@-1": tokens.features})
+    tokens = VisualTokens.of(tokens.features, (4, 8), cues={"keys@features": tokens.features})
     by_features = {"frame.selector.of": "features", "frame.cost.0.of": "features"}
     quarter = {"budget.retention_ratio": 0.25}
     by_keys = load_pipeline("tome", quarter).run(tokens)
@@ -176,7 +176,7 @@ def test_keys_merge_with_the_tokens():
 @pytest.mark.parametrize("ratio", [0.25, 0.20, 0.15, 0.10])
 @pytest.mark.parametrize(("pool", "frames", "cells"), [("bilinear", 32, 196), ("average", 4, 169)])
 def test_budgets_are_met_in_every_frame(ratio, pool, frames, cells):
-    tokens = video_tokens(frames, (27, 27), needs={"keys@-1"}, dim=8, native_pool=pool)
+    tokens = video_tokens(frames, (27, 27), needs={"keys@features"}, dim=8, native_pool=pool)
     reduced = load_pipeline("tome", {"budget.retention_ratio": ratio}).run(tokens)
     quota = math.ceil(round(cells * ratio, 9))
     assert reduced.realised.tokens_per_frame == (quota,) * frames
@@ -186,7 +186,7 @@ def test_budgets_are_met_in_every_frame(ratio, pool, frames, cells):
 @pytest.mark.parametrize("swap", SWAPS)
 def test_any_part_can_be_swapped(swap):
     pipeline = load_pipeline("tome", {"budget.retention_ratio": 0.2, **SWAPS[swap]})
-    tokens = video_tokens(4, (8, 8), needs={"keys@-1", *pipeline.needs}, dim=8)
+    tokens = video_tokens(4, (8, 8), needs={"keys@features", *pipeline.needs}, dim=8)
     whole = load_pipeline("tome", {"budget.retention_ratio": 0.2}).run(tokens)
     other = pipeline.run(tokens)
     assert other.realised.n_tokens == whole.realised.n_tokens == 4 * 13
@@ -206,7 +206,7 @@ def test_the_matching_serves_a_transport_of_others():
 
 @pytest.mark.parametrize("pool", ["none", "bilinear"])
 def test_the_trace_explains_every_token(pool):
-    tokens = video_tokens(4, (12, 12), needs={"keys@-1"}, dim=8, native_pool=pool)
+    tokens = video_tokens(4, (12, 12), needs={"keys@features"}, dim=8, native_pool=pool)
     reduced = load_pipeline("tome").run(tokens, trace=True)
     torch.testing.assert_close(
         reduced.trace @ tokens.features.flatten(0, 1), reduced.features, atol=1e-5, rtol=0

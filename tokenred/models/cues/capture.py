@@ -34,6 +34,7 @@ class Tower:
     module : what runs
     reader : what reads its tokens, such as a projector; cue ``tower`` is what that is given. By
         default the tower's last hidden state
+    features : index of the block whose output the model reads; by default the last one
     class_token : whether a class token stands in front of the patches, which the model drops
     frame_group : frames that the tower reads as one
     pooler : whether its output has a ``pooler_output``
@@ -44,6 +45,7 @@ class Tower:
 
     module: Any
     reader: nn.Module | None = None
+    features: int = -1
     class_token: bool = False
     frame_group: int = 1
     pooler: bool = False
@@ -62,6 +64,7 @@ class Tower:
         cues = parse_cues(
             needs,
             len(attention_layers(self.module)),
+            features=self.features,
             class_token=self.class_token,
             frame_group=self.frame_group,
         )

@@ -8,6 +8,8 @@ from tokenred.errors import CapabilityError, nearest, quoted
 
 LAYER_CUES = ("attention", "class-attention", "keys", "salience")
 """Cues of one layer of the tower, named ``CUE@LAYER``."""
+JOINT = "joint-"
+"""In front of a cue of a layer: of all heads side by side, as if they were one."""
 POOLER = "pooler"
 POOLER_ATTENTION = "attention@pooler"
 TOWER = "tower"
@@ -17,11 +19,12 @@ _KNOWN = (
     POOLER,
     POOLER_ATTENTION,
     TOWER,
-    *(f"{each}@LAYER" for each in LAYER_CUES),
+    *(f"{joint}{each}@LAYER" for joint in ("", JOINT) for each in LAYER_CUES),
     f"{PIXELS}@FRAME",
 )
 _INDEX = re.compile(r"-?\d+")
 _SHARE = re.compile(r"-?\d*\.\d+|-?\d+\.")
+_FROM_FEATURES = re.compile(r"features([+-]\d{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class Cue:
     Attributes
     ----------
     name : as the pipeline wrote it, and the key under which it is handed over
-    kind : source in this tower: ``attention``, ``class-attention``, ``keys``, ``pooler``,
-        ``attention@pooler``, ``tower`` or ``pixels``; ``salience`` is one of the first two
+    kind : source in this tower: ``attention``, ``class-attention``, ``keys`` (these also with
+        ``joint-`` in front), ``pooler``, ``attention@pooler``, ``tower`` or ``pixels``;
+        ``salience`` is one of the first two
     layer : index of the tower's layer, from 0; None for cues of no layer
     frame : for ``pixels``, which of the frames that the tower reads as one
     """
@@ -42,22 +46,31 @@ class Cue:
     layer: int | None = None
     frame: int = 0
 
+    @property
+    def is_received(self) -> bool:
+        """Whether it is attention that tokens receive from all others."""
+        return self.layer is not None and self.kind.removeprefix(JOINT) == "attention"
 
-def resolve_layer(layer: str, depth: int) -> int:
-    """Return the index of a layer that is named by index or by share of the depth.
+
+def resolve_layer(layer: str, depth: int, features: int = -1) -> int:
+    """Return the index of a layer that is named by index, by share of the depth or by features.
 
     Parameters
     ----------
     layer : an index (``"5"``, ``"-2"`` from the end) or, with a dot, a share (``"0.2"`` is
-        ``int(0.2 * depth)``: layer 5 of 26, layer 0 of 4)
+        ``int(0.2 * depth)``: layer 5 of 26, layer 0 of 4), or ``features``, the layer whose output
+        the model reads, and from there ``features-1``, ``features+1``
     depth : number of layers of the tower
+    features : index of the layer whose output the model reads
 
     Raises
     ------
     CapabilityError
-        If ``layer`` is neither, or lies outside the tower.
+        If ``layer`` is none of these, or lies outside the tower.
     """
-    if _INDEX.fullmatch(layer):
+    if from_features := _FROM_FEATURES.fullmatch(layer):
+        index = features % depth + int(from_features[1] or 0)
+    elif _INDEX.fullmatch(layer):
         index = int(layer)
         index += depth if index < 0 else 0
     elif _SHARE.fullmatch(layer):
@@ -65,8 +78,8 @@ def resolve_layer(layer: str, depth: int) -> int:
         index = int(share * depth) if share >= 0 else -1
     else:
         raise CapabilityError(
-            f"layer {quoted(layer)} is neither an index such as -2 nor a share of the depth "
-            "such as 0.2"
+            f"layer {quoted(layer)} is no index such as -2, no share of the depth such as 0.2, and "
+            "not 'features', the layer that gives the features"
         )
     if not 0 <= index < depth:
         raise CapabilityError(
@@ -76,12 +89,18 @@ def resolve_layer(layer: str, depth: int) -> int:
 
 
 def parse_cues(
-    names: Iterable[str], depth: int, *, class_token: bool = False, frame_group: int = 1
+    names: Iterable[str],
+    depth: int,
+    *,
+    features: int = -1,
+    class_token: bool = False,
+    frame_group: int = 1,
 ) -> tuple[Cue, ...]:
     """Resolve cue names on a tower of ``depth`` layers, in the order of the names.
 
     Parameters
     ----------
+    features : index of the layer whose output the model reads
     class_token : whether the tower puts a class token in front of the patches
     frame_group : frames that the tower reads as one
 
@@ -91,26 +110,28 @@ def parse_cues(
         If no vision tower gives such a cue, its layer or frame lies outside this one, or it needs a
         class token that this one lacks.
     """
-    return tuple(_parse(name, depth, class_token, frame_group) for name in sorted(names))
+    return tuple(_parse(name, depth, features, class_token, frame_group) for name in sorted(names))
 
 
-def _parse(name: str, depth: int, class_token: bool, frame_group: int) -> Cue:
+def _parse(name: str, depth: int, features: int, class_token: bool, frame_group: int) -> Cue:
     if name in (POOLER, POOLER_ATTENTION, TOWER):
         return Cue(name, name)
-    kind, marker, place = name.partition("@")
-    if not marker or kind not in (*LAYER_CUES, PIXELS):
+    given, marker, place = name.partition("@")
+    kind = given.removeprefix(JOINT)
+    joint = JOINT * (kind != given)
+    if not marker or kind not in (LAYER_CUES if joint else (*LAYER_CUES, PIXELS)):
         raise CapabilityError(f"a vision tower gives no cue {quoted(name)}{nearest(name, _KNOWN)}")
     if kind == PIXELS:
         return Cue(name, kind, frame=_frame(place, frame_group))
-    layer = resolve_layer(place, depth)
+    layer = resolve_layer(place, depth, features)
     if kind == "class-attention" and not class_token:
         raise CapabilityError(
             f"cue {quoted(name)} needs a class token, which this vision tower lacks; "
-            f"'salience@{place}' is the attention received there"
+            f"'{joint}salience@{place}' is the attention received there"
         )
     if kind == "salience":
         kind = "class-attention" if class_token else "attention"
-    return Cue(name, kind, layer)
+    return Cue(name, joint + kind, layer)
 
 
 def _frame(frame: str, frame_group: int) -> int:

@@ -58,10 +58,18 @@ class LlavaAdapter(FamilyAdapter):
         return Tower(
             self.tower,
             reader=self.model.model.multi_modal_projector,
+            features=self._features_block,
             class_token=self.config.vision_feature_select_strategy == "default",
             pooler=getattr(vision, "vision_use_head", True),
             pixels=lambda pixels, _: square_pixels(pixels, vision.patch_size, self.normalisation),
         )
+
+    @property
+    def _features_block(self) -> int:
+        """Block behind the hidden states that the model reads; of several, the last one named."""
+        chosen = self.config.vision_feature_layer
+        state = chosen if isinstance(chosen, int) else chosen[-1]
+        return state if state < 0 else state - 1  # states from the front begin before all blocks
 
     def prepare(
         self,

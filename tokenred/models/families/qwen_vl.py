@@ -251,7 +251,7 @@ class QwenAdapter(FamilyAdapter):
             shape = (layout.frames, layout.grid[0] * layout.grid[1])
             found = {name: values[index].unflatten(0, shape) for name, values in by_cue.items()}
             for cue in cues:
-                if cue.kind == "attention":  # of all queries of the frame, whatever they can see
+                if cue.is_received:  # of all queries of the frame, whatever they can see
                     found[cue.name] = found[cue.name] / (shape[1] * self.merge**2)
             given = times_of(frame_times, index, len(layouts), features.device)
             tokens = VisualTokens.of(
@@ -281,8 +281,9 @@ class QwenAdapter(FamilyAdapter):
             return captured.value(cue)
         if cue.kind == TOWER:
             return captured.value(cue).unflatten(0, (-1, self.merge**2)).flatten(1)
-        received = cue.kind == "attention"
-        calls = [each[0] * each.shape[1] if received else each[0] for each in captured.calls(cue)]
+        calls = [
+            each[0] * each.shape[1] if cue.is_received else each[0] for each in captured.calls(cue)
+        ]
         return torch.cat(calls).unflatten(0, (-1, self.merge**2)).mean(1)
 
     def _times(

@@ -15,17 +15,31 @@ LayerSpec = (
     Annotated[int, Field(ge=-1000, le=1000)]
     | Annotated[float, Field(ge=0, le=1)]
     | Literal["pooler"]
+    | Annotated[str, Field(pattern=r"^features([+-][0-9]{1,3})?$")]
 )
-"""An index (negative from the end), a share of the depth in (0, 1), or the pooling head."""
+"""A block of the tower: an index (negative from the end), a share of the depth in (0, 1),
+``features`` (the block whose output the model reads; ``features-1`` is the one before it), or the
+pooling head."""
 
 Windows = Annotated[int, Field(ge=1, le=1024)]
 """How many windows divide one side of the grid."""
 
-Query = Literal["tokens", "class", "any"]
-"""Whose attention counts: of all tokens, of the class token, or of that if the tower has one."""
+Query = Literal["tokens", "class", "any", "any-joint"]
+"""Whose attention counts: of all tokens, of the class token, or of that if the tower has one.
 
-_CUES = {"tokens": "attention", "class": "class-attention", "any": "salience"}
-QUERY_TEXT = "whose attention counts: all tokens', the class token's, or the latter if there is one"
+Heads are averaged; ``any-joint`` takes all heads side by side as one.
+"""
+
+_CUES = {
+    "tokens": "attention",
+    "class": "class-attention",
+    "any": "salience",
+    "any-joint": "joint-salience",
+}
+QUERY_TEXT = (
+    "whose attention counts: all tokens', the class token's, or the latter if there is one "
+    "('any-joint': all heads taken as one)"
+)
 
 
 def attention_cue(layer: LayerSpec, query: Query = "tokens") -> str:

@@ -83,10 +83,13 @@ class LlavaPackageAdapter(ModelAdapter):
     def vision(self) -> Tower:
         """The tower; a class token in front of the patches is dropped by the package."""
         names = {name.rpartition(".")[2] for name, _ in self.tower.named_parameters()}
+        class_token = not names.isdisjoint({"class_embedding", "class_token", "cls_token"})
+        # CLIP's wrapper reads the state that it is told; SigLIP's cuts what comes behind its own.
         return Tower(
             self.tower,
             reader=self.model.get_model().mm_projector,
-            class_token=not names.isdisjoint({"class_embedding", "class_token", "cls_token"}),
+            features=getattr(self.tower, "select_layer", -1) if class_token else -1,
+            class_token=class_token,
             listen=_projections,
         )
 

@@ -24,7 +24,9 @@ CHANGES = {
     "selector duplicate-removal.released": Change(
         "vispruner", f"{DIVERSE}.released", False, True, {"budget.retention_ratio": 0.3}, WHOLE
     ),
-    "selector dpp.relevance": Change("dpp", f"{CHOICE}.relevance", "salience@-2", None, QUARTER),
+    "selector dpp.relevance": Change(
+        "dpp", f"{CHOICE}.relevance", "salience@features", None, QUARTER
+    ),
     "selector dpp.of": Change("dpp", f"{CHOICE}.of", "features", "tower", QUARTER, WHOLE),
     # 9 picks in 5 dimensions repeat.
     "selector dpp.released": Change("dpp", f"{CHOICE}.released", False, True, QUARTER, WHOLE),
@@ -64,7 +66,7 @@ VARIANTS = {
     ("selector", "duplicate-removal"): [{"per_round": 1}, {"of": "tower", "query": "class"}],
     ("selector", "dpp"): [
         {"relevance": "relevance"},
-        {"relevance": "salience@-2", "of": "keys@-1"},
+        {"relevance": "salience@features", "of": "keys@-1"},
         {"relevance": "relevance", "released": True},
     ],
     ("selector", "window-cap"): [{"window": (2, 3), "global_ratio": 0.0}, {"global_ratio": 1.0}],

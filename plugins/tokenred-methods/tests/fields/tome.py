@@ -10,13 +10,15 @@ MERGING = {
     "stages.frame.aggregator": "mean",
 }
 CHANGES = {
-    "selector bipartite.of": Change("tome", "stages.frame.selector.of", "keys@-1", "features"),
+    "selector bipartite.of": Change(
+        "tome", "stages.frame.selector.of", "keys@features", "features"
+    ),
     "stage rounds-frame.max_drop": Change(
         "top-attention", "stages.frame.max_drop", 0.5, 0.3, MERGING
     ),
 }
 REQUIRED = {("stage", "rounds-frame"): {"selector": "random"}}
 VARIANTS = {
-    ("selector", "bipartite"): [{"of": "keys@-1"}],
+    ("selector", "bipartite"): [{"of": "keys@features"}],
     ("stage", "rounds-frame"): [{"coupler": "nearest", "aggregator": "mean"}],
 }

@@ -15,7 +15,7 @@ from tokenred.strategies.selectors.windows import window_ids, window_rank
 
 Tensors = Mapping[str, Tensor]
 Params = Mapping[str, Any]
-DEEP = "salience@-2"
+DEEP = "salience@features"
 RELEASED = {"budget.mode": "as-released"}
 
 
@@ -189,7 +189,7 @@ def vscan_qwen(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     grid = params["token_h"], params["token_w"]
     cues = {
         "attention@0.22": inputs["attention_local"][None],
-        "attention@-1": inputs["attention_global"][None],
+        "attention@features": inputs["attention_global"][None],
     }
     tokens = _tokens(features, cues, grid)
     window = [params["window_size"]] * 2

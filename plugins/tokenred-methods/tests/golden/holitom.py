@@ -94,7 +94,7 @@ def holitom_outer(inputs: Tensors, params: Params) -> dict[str, Tensor]:
             drawn[run[0]] = noise.pop(0)
     assert not noise
     Replay(stage_of(pipeline, "static"), drawn)
-    tokens = VisualTokens.of(features, grid, cues={"attention@-1": inputs["attention"]})
+    tokens = VisualTokens.of(features, grid, cues={"attention@features": inputs["attention"]})
     reduced = pipeline.run(tokens)
     frame, out = reduced.frame_index, reduced.features
     if params["newline"] == "grid":

@@ -1,7 +1,6 @@
 """PruMerge's algorithms as the golden cases name them, each a run of its released presets.
 
-The release computes one soft-max over all heads side by side; the runner does that here and hands
-it over as the cue. The mode of a fixed number repeats tokens, which no stage of a pipeline emits
+The mode of a fixed number repeats tokens, which no stage of a pipeline emits
 twice: there the strategies of the preset are called on the repeated groups.
 """
 
@@ -13,25 +12,22 @@ from tokenred_methods.prumerge.outliers import outlier_limit
 from torch import Tensor
 
 from tokenred import Pipeline, load_pipeline
-from tokenred.kernels.attention import attention_rows
 from tokenred.kernels.merge import apply_merge, gather_tokens
+from tokenred.models.attention import Captured
+from tokenred.models.cues.names import parse_cues
 from tokenred.types import TokenGroup, VisualTokens
 
 Tensors = Mapping[str, Tensor]
 Params = Mapping[str, Any]
 
 
-def _class_attention(inputs: Tensors) -> Tensor:
-    """Return what the class token gives each patch, all heads taken as one."""
-    pairs = zip(inputs["query"], inputs["key"], strict=True)
-    rows = [attention_rows(query[None, :1], key[None])[0, 0, 1:] for query, key in pairs]
-    return torch.stack(rows)
-
-
 def _tokens(inputs: Tensors, pipeline: Pipeline) -> VisualTokens:
-    features, attention = inputs["hidden_states"][:, 1:], _class_attention(inputs)
-    keys = inputs["key"][:, 1:]
-    cues = {name: keys if name.startswith("keys@") else attention for name in pipeline.needs}
+    """Let tokenred see queries and keys as it sees those of a tower with a class token."""
+    features = inputs["hidden_states"][:, 1:]
+    wanted = parse_cues(pipeline.needs, 24, class_token=True)
+    seen = Captured()
+    seen.add({cue.kind for cue in wanted}, inputs["query"][:, None], inputs["key"][:, None], None)
+    cues = {cue.name: seen.of(cue.kind)[0][:, 1:] for cue in wanted}
     side = int(features.shape[1] ** 0.5)
     return VisualTokens.of(features, (side, side), cues=cues)
 
@@ -49,7 +45,8 @@ def _run(pipeline: Pipeline, inputs: Tensors, params: Params) -> dict[str, Tenso
         "complement_indices": dropped.nonzero()[:, 1].view(frames, -1),
     }
     if params["adaptive"]:
-        attention = _class_attention(inputs).reshape(1, -1)
+        (cue,) = pipeline.stages["kept"].selector.needs
+        attention = tokens.cues[cue].reshape(1, -1)
         above = attention > outlier_limit(attention, 1.5)
         outputs["outlier_ratio"] = above.double().mean(-1)
     return outputs
@@ -58,7 +55,7 @@ def _run(pipeline: Pipeline, inputs: Tensors, params: Params) -> dict[str, Tenso
 def prumerge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     overrides: dict[str, Any] = {}
     if not params["adaptive"]:
-        selector = {"name": "top-attention", "layer": -1, "query": "any"}
+        selector = {"name": "top-attention", "layer": -1, "query": "any-joint"}
         n_tokens = inputs["key"].shape[1] - 1
         overrides = {
             "kept.selector": selector,
@@ -70,7 +67,7 @@ def prumerge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 def prumerge_plus(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     if params["adaptive"]:
         return _run(load_pipeline("prumerge-plus-released"), inputs, params)
-    first = {"name": "top-attention", "layer": -1, "query": "any"}
+    first = {"name": "top-attention", "layer": -1, "query": "any-joint"}
     overrides = {
         "kept.selector.first": first,
         "kept.selector.samples": 1.0,

@@ -51,7 +51,7 @@ def _one_round(metric: Tensor, x: Tensor, size: Tensor | None, r: int) -> dict[s
         },
     )
     pipeline = Pipeline(config)
-    tokens = VisualTokens.of(x, (1, n), cues={"keys@-1": metric})
+    tokens = VisualTokens.of(x, (1, n), cues={"keys@features": metric})
     if size is None:
         reduced = pipeline.run(tokens, trace=True)
         assert reduced.trace is not None

@@ -21,7 +21,7 @@ class DppConfig(StrategyConfig):
     relevance: str | None = Field(
         None,
         description="per-token cue with the relevance: one that the caller brings, or attention "
-        "such as 'salience@-2'; null: all tokens are equally relevant",
+        "such as 'salience@features'; null: all tokens are equally relevant",
     )
     of: TokenCue = Field("features", description=OF_TEXT)
     released: bool = Field(

@@ -22,7 +22,9 @@ from tokenred_methods.clip_pruners._spaces import OF_TEXT, needs_of, unit_vector
 class DuplicateRemovalConfig(StrategyConfig):
     """Settings of the duplicate-removal selector."""
 
-    layer: LayerSpec = Field(-2, description="layer of the attention that orders the tokens")
+    layer: LayerSpec = Field(
+        "features", description="layer of the attention that orders the tokens"
+    )
     query: Query = Field("any", description=QUERY_TEXT)
     of: TokenCue = Field("features", description=OF_TEXT)
     per_round: int = Field(8, ge=1, le=2**20, description="tokens that one round removes at most")
