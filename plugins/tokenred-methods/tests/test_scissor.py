@@ -4,7 +4,7 @@ import pytest
 import torch
 from profiles import combinations
 from tokenred_methods.scissor import graph
-from tokenred_methods.scissor.components import ComponentsConfig, ComponentsGrouper
+from tokenred_methods.scissor.components import ComponentsConfig, ComponentsGrouper, two_passes
 from tokenred_methods.scissor.connected import connected_components
 from tokenred_methods.scissor.graph import components, neighbours, sample_size
 from tokenred_methods.scissor.union_find import union_find
@@ -106,7 +106,7 @@ def test_the_release_leaves_out_what_hangs_deep():
 def test_in_the_end_every_token_joins_the_component_it_resembles():
     """A chain from 0 to 40 degrees has its mean at 20; at 52 stands one alone, nearer to 40."""
     tokens = VisualTokens.of(directions(0, 10, 20, 30, 40, 52)[None], (2, 3))
-    found = grouper(tau=NEAR)._find(tokens.features[0], [6], torch.Generator())
+    found = two_passes(tokens.features[0], [6], ComponentsConfig(tau=NEAR), lambda *_: None)
     assert found.spatial.label.tolist() == [0, 0, 0, 0, 0, 1]
     assert found.nearest.tolist() == [0, 0, 0, 0, 1, 1]
     grouping = grouper(tau=NEAR).group(tokens, generator=torch.Generator())
@@ -119,7 +119,9 @@ def test_in_the_end_every_token_joins_the_component_it_resembles():
 
 def test_components_of_frames_are_joined_across_the_video():
     tokens = VisualTokens.of(directions(0, 90, 5, 95, 0, 180).view(3, 2, 2), (1, 2))
-    found = grouper(tau=NEAR)._find(tokens.features.flatten(0, 1), [2, 2, 2], torch.Generator())
+    found = two_passes(
+        tokens.features.flatten(0, 1), [2, 2, 2], ComponentsConfig(tau=NEAR), lambda *_: None
+    )
     assert found.spatial.label.tolist() == [0, 1, 2, 3, 4, 5]
     assert found.overall.label.tolist() == [0, 1, 0, 1, 0, 2]
     grouping = grouper(tau=NEAR).group(tokens, generator=torch.Generator())

@@ -6,7 +6,11 @@ import pytest
 import torch
 from tokenred_methods.vidcom2.commonness import CommonnessConfig, commonness
 from tokenred_methods.vidcom2.rarity import RarityConfig, RaritySelector
-from tokenred_methods.vidcom2.uniqueness import UniquenessAllocator, UniquenessConfig
+from tokenred_methods.vidcom2.uniqueness import (
+    UniquenessAllocator,
+    UniquenessConfig,
+    frame_factors,
+)
 
 from tokenred import VisualTokens, load_pipeline
 from tokenred.testing import parametrize_checks, video_tokens
@@ -45,7 +49,7 @@ def test_the_odd_token_is_kept_and_its_frame_gets_more():
     generator = torch.Generator()
     chosen = RaritySelector(RarityConfig()).select(tokens, 1, generator=generator)
     assert chosen[2].item() == 5
-    factors = UniquenessAllocator(UniquenessConfig())._factors(tokens)
+    factors = frame_factors(tokens, UniquenessConfig())
     assert factors.argmax() == 2
     assert factors.mean() == pytest.approx(1)
 

@@ -18,6 +18,12 @@ CHANGES = {
         RATERS, f"{RANKER}.divide_rotary", False, True
     ),
     "layer merger recycle.share": Change(RECYCLE, f"{MERGER}.share", 0.0, 0.9),
+    "layer merger recycle.ties": Change(
+        ranked(merger={"name": "recycle", "share": 1.0, "tokens_per_cluster": 20}),
+        f"{MERGER}.ties",
+        "order",
+        "noise",
+    ),
     "layer merger recycle.tokens_per_cluster": Change(
         RECYCLE, f"{MERGER}.tokens_per_cluster", 1, 10
     ),

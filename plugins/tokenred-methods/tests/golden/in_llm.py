@@ -1,10 +1,12 @@
-"""The methods inside the LLM as the golden cases name them: a state of the case's tensors, a call.
+"""The methods inside the LLM as the golden cases name them: what a preset has there, and a call.
 
 The layers between two steps are the case's business; what is asked of attention is read from it.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from tokenred_methods.framefusion.reducer import (
@@ -14,11 +16,12 @@ from tokenred_methods.framefusion.reducer import (
 )
 from tokenred_methods.holitom.fold import fold_targets
 from tokenred_methods.sparsevlm.raters import choose_raters, rater_relevance
+from tokenred_methods.sparsevlm.recycle import recycled
 from torch import Tensor
 
+from tokenred import load_pipeline
 from tokenred.kernels.attention import attention_rows
 from tokenred.kernels.clustering import cluster_means, density_peaks
-from tokenred.slots import build, strategy_config
 from tokenred.types import CacheState, LayerReduction, LayerState
 
 Tensors = Mapping[str, Tensor]
@@ -26,8 +29,25 @@ Params = Mapping[str, Any]
 LAYER, DEPTH = 2, 32
 
 
-def make(role: str, name: str, **settings: Any) -> Any:
-    return build(role, strategy_config(role, {"name": name, **settings}))
+def inside_of(preset: str, settings: Mapping[str, Any]) -> Any:
+    """Return what a preset does inside the LLM, with some settings changed."""
+    pipeline = load_pipeline(preset, settings)
+    (inside,) = (each.inside for each in pipeline.stages.values() if each.inside)
+    return inside
+
+
+SPARSEVLM_2 = {
+    "prune.reducer.ranker": {"name": "text-raters", "heads": 14, "divide_rotary": True},
+    "prune.reducer.merger": "drop",
+    "prune.reducer.positions": "keep",
+}
+"""The second version, as `--set` turns the first into it."""
+
+
+def sparsevlm_of(version: str, schedule: Mapping[int, int]) -> Any:
+    second = {"prune.reducer.merger.ties": "noise"} if version == "1_0" else SPARSEVLM_2
+    changed = {"prune.reducer.schedule": schedule, "prune.reducer.drop_at_least": 1}
+    return inside_of("sparsevlm", {**changed, **second})
 
 
 def _no_rows(*args: Any, **kwargs: Any) -> Tensor:
@@ -79,7 +99,7 @@ def applied(state: LayerState, reduction: LayerReduction | None) -> tuple[Tensor
 def fastv_select(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     by_rank = params["rule"] == "rank"
     amount = params["rank"] if by_rank else 1.0 - params["r"]
-    reducer = make("layer reducer", "ranked", schedule={LAYER: amount})
+    reducer = inside_of("fastv", {"prune.reducer.schedule": {LAYER: amount}})
     start, length = params["image_start"], params["image_len"]
     attention = rows_of(inputs["attention"][0])
     state = state_of(inputs["hidden_states"][0], start, length, attention=attention)
@@ -93,13 +113,7 @@ def fastv_select(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 
 def holitom_inner_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    reducer = make(
-        "layer reducer",
-        "ranked",
-        schedule={LAYER: 1 - params["r"]},
-        merger="fold",
-        newlines="rank",
-    )
+    reducer = inside_of("holitom-released", {"merge.reducer.schedule": {LAYER: 1 - params["r"]}})
     start, length = params["image_start"], params["image_len"]
     state = state_of(
         inputs["hidden_states"][0], start, length, attention=rows_of(inputs["attention"][0])
@@ -109,9 +123,10 @@ def holitom_inner_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     newline[start + length - 1] = True
     fields = {**vars(state), "visual": state.visual & ~newline, "newline": newline}
     state = LayerState(**{**fields, "n_visual": length - 1})
-    seen = _Seen(reducer)
     source, hidden = applied(state, reducer.reduce(state))
-    kept, block = seen.kept, torch.arange(start, start + length)
+    block = torch.arange(start, start + length)
+    order = block[reducer.ranker.rank(state, block).argsort(descending=True, stable=True)]
+    kept = order[torch.isin(order, source)]
     dropped = block[~torch.isin(block, kept)]
     targets = fold_targets(state.hidden, kept, dropped) if len(dropped) else dropped
     return {
@@ -120,18 +135,6 @@ def holitom_inner_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
         "top_index": kept,
         "merge_target": kept[targets],
     }
-
-
-class _Seen:
-    """Listens to what a ranked reducer keeps, in the order of the ranking."""
-
-    def __init__(self, reducer: Any) -> None:
-        self._best = reducer._best
-        reducer._best = self
-
-    def __call__(self, *args: Any) -> Tensor:
-        self.kept: Tensor = self._best(*args)
-        return self.kept
 
 
 def sparsevlm_text_raters(inputs: Tensors, params: Params) -> dict[str, Tensor]:
@@ -145,16 +148,17 @@ def sparsevlm_text_raters(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 
 def sparsevlm_cluster_and_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    merger = make("layer merger", "recycle")
-    merger._noise = _replay(inputs)
-    merged = merger._cluster(inputs["x"][0])
+    per_cluster = sparsevlm_of("1_0", {LAYER: 1}).merger.config.tokens_per_cluster
+    noise = next((inputs[name][0] for name in inputs if name.startswith("noise_")), None)
+    merged = recycled(inputs["x"][0], per_cluster, noise)
     assert len(merged) == params["cluster_num"]
     return {"merged": merged[None]}
 
 
-def _replay(inputs: Tensors) -> Callable[[int], Tensor]:
-    drawn = iter([inputs[name][0] for name in sorted(inputs) if name.startswith("noise_")])
-    return lambda n: next(drawn)
+def drawn_again(inputs: Tensors) -> AbstractContextManager[Any]:
+    """Let ``torch.rand`` give what it gave in the run of the release."""
+    noise = [inputs[name][0] for name in sorted(inputs) if name.startswith("noise_")]
+    return patch.object(torch, "rand", side_effect=noise)
 
 
 TABLES = {
@@ -168,19 +172,7 @@ STAGES = {2: 0, 6: 1, 15: 2}
 def sparsevlm_stage(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     first = params["version"] == "1_0"
     table = TABLES[params["version"], params["retain_tokens"]]
-    reducer = make(
-        "layer reducer",
-        "ranked",
-        schedule={LAYER: table[STAGES[params["layer"]]]},
-        ranker={"name": "text-raters"}
-        if first
-        else {"name": "text-raters", "heads": 14, "divide_rotary": True},
-        merger="recycle" if first else "drop",
-        positions="renumber" if first else "keep",
-        drop_at_least=1,
-    )
-    if first:
-        reducer.merger._noise = _replay(inputs)
+    reducer = sparsevlm_of(params["version"], {LAYER: table[STAGES[params["layer"]]]})
     hidden = inputs["layer_output"][0]
     start, length = params["image_start"], params["v_token_num"]
     raters = inputs["rater_index"] + start + length
@@ -193,7 +185,8 @@ def sparsevlm_stage(inputs: Tensors, params: Params) -> dict[str, Tensor]:
         sin=inputs["sin"][: len(hidden)],
         memory={"raters": raters},
     )
-    reduction = reducer.reduce(state)
+    with drawn_again(inputs):
+        reduction = reducer.reduce(state)
     source, left = applied(state, reduction)
     columns = state.visual.nonzero()[:, 0]
     made = source == -1
@@ -212,7 +205,9 @@ def sparsevlm_stage(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 def sparsevlm_rank_select_video(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     attention = inputs["attention"][0]
     start, length = params["image_start"], params["v_token_num"]
-    reducer = make("layer reducer", "ranked", schedule={LAYER: "adaptive"}, ranker="text-raters")
+    reducer = inside_of(
+        "sparsevlm", {"prune.reducer.schedule": {LAYER: "adaptive"}, "prune.reducer.merger": "drop"}
+    )
     state = state_of(
         torch.zeros(attention.shape[-1], 4),
         start,
@@ -255,16 +250,19 @@ def framefusion_merge_tokens(inputs: Tensors, params: Params) -> dict[str, Tenso
     }
 
 
+def framefusion_of(params: Params) -> Any:
+    settings = {
+        "fuse.reducer.cost": params["cost"],
+        "fuse.reducer.similarity": params["similarity_lower_bound"],
+        "fuse.reducer.merge_at_least": params["ratio_lower_bound"],
+        "fuse.reducer.newlines": "merge",
+        "fuse.reducer.assumed_layers": 28,
+    }
+    return inside_of("framefusion", settings)
+
+
 def framefusion_forward_chain(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    reducer = make(
-        "layer reducer",
-        "framefusion",
-        cost=params["cost"],
-        similarity=params["similarity_lower_bound"],
-        merge_at_least=params["ratio_lower_bound"],
-        newlines="merge",
-        assumed_layers=28,
-    )
+    reducer = framefusion_of(params)
     kind, n_kinds = inputs["patch_type"][0], params["patch_num"]
     # A grid of 4x4 and a column of newlines behind it, where the case has 20 kinds.
     newline = (kind >= 0) & (kind % 5 == 4) & torch.tensor(n_kinds == 20)
@@ -313,19 +311,16 @@ def framefusion_forward_chain(inputs: Tensors, params: Params) -> dict[str, Tens
 
 
 def dycoke_kv_pruning(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    pruner = make(
-        "cache pruner",
-        "dycoke",
-        layer=params["layer"],
-        drop_ratio=params["prune_ratio"],
-        unchanged="all",
-        spare_last=True,
-    )
+    settings = {
+        "cache.pruner.layer": params["layer"],
+        "cache.pruner.drop_ratio": params["prune_ratio"],
+    }
     start, length, prefill = params["image_start"], params["image_len"], params["prefill_len"]
     # The release counts one visual token too few, so that the last always stays.
     n_visual = min(length + 1, prefill - start)
     if n_visual == length:
-        pruner.config = pruner.config.model_copy(update={"spare_last": False})
+        settings["cache.pruner.spare_last"] = False
+    pruner = inside_of("dycoke-released", settings)
     outputs: dict[str, Tensor] = {}
     memory: dict[str, Any] = {}
     pruned, similarity, before = [], [], None
@@ -360,14 +355,9 @@ def prunevid_dpc_knn(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 
 def prunevid_llm_select(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    reducer = make(
-        "layer reducer",
-        "ranked",
-        schedule={params["selected_layer"] + 1: float(params["alpha"])},
-        ranker="position-free",
-        rounding="floor",
-        quota="group",
-        cut_cache=True,
+    layer = params["selected_layer"] + 1
+    reducer = inside_of(
+        "prunevid-released", {"prune.reducer.schedule": {layer: float(params["alpha"])}}
     )
     visual = inputs["input_ids"][0] == params["pad"]
     sizes = []
@@ -381,7 +371,7 @@ def prunevid_llm_select(inputs: Tensors, params: Params) -> dict[str, Tensor]:
         inputs["hidden_states"][0],
         params["pre"],
         int(visual.sum()),
-        layer=params["selected_layer"] + 1,
+        layer=layer,
         group=group,
         probe=rows_of(inputs["attention"][0]),
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from tokenred_methods.scissor.components import two_passes
 from torch import Tensor
 
 from tokenred.pipeline import load_pipeline
@@ -26,8 +27,7 @@ def scissor_compress(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     grouper.samples = list(samples)
     reduced = pipeline.run(tokens)
     assert grouper.samples == []
-    grouper.samples = list(samples)
-    found = grouper._find(features, [n] * frames, torch.Generator())
+    found = two_passes(features, [n] * frames, grouper.config, lambda *_: samples.pop(0))
     return {
         "tokens": reduced.features,
         "num_tokens": torch.tensor(len(reduced.features)),

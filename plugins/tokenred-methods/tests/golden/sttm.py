@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tokenred_methods.sttm.quadtree import QuadtreeGrouper
+from tokenred_methods.sttm.quadtree import QuadtreeGrouper, whole_cells
 from torch import Tensor
 
 from tokenred.pipeline import load_pipeline
@@ -40,7 +40,7 @@ def sttm_quadtree(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 def _boxes(grouper: QuadtreeGrouper, tokens: VisualTokens) -> Tensor:
     """Return (places, 2): where the leaf of every token ends, in rows and columns."""
-    leaf = grouper._leaves(tokens).of_token.flatten()
+    leaf = whole_cells(tokens, grouper.config).of_token.flatten()
     n, columns = tokens.keep.shape[1], tokens.grid[1]
     place = torch.arange(len(leaf)) % n
     corner = torch.stack([place // columns, place % columns], 1) + 1

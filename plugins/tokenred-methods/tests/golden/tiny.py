@@ -1,14 +1,13 @@
 """Whole forward passes: the case's weights in transformers' own classes, reduced by the engine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from golden.in_llm import TABLES, _replay, make
+from golden.in_llm import TABLES, drawn_again, framefusion_of, inside_of, sparsevlm_of
 from torch import Tensor
 
-from tokenred.kernels.clustering import cluster_means, density_peaks
 from tokenred.models.inside.llm import PromptTokens, inside_llm
 from tokenred.pipeline.inside import InsideLlm
 
@@ -115,7 +114,7 @@ def tiny_vanilla(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 
 def tiny_fastv(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    reducer = make("layer reducer", "ranked", schedule={params["k"]: 1 - params["r"]})
+    reducer = inside_of("fastv", {"prune.reducer.schedule": {params["k"]: 1 - params["r"]}})
     found = _run(inputs, params, "llama", reducer)
     return {
         "kept_index": found.kept,
@@ -126,14 +125,7 @@ def tiny_fastv(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 def tiny_pyramiddrop(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     schedule = dict(zip(params["layer_list"], params["ratio_list"], strict=True))
-    reducer = make(
-        "layer reducer",
-        "ranked",
-        schedule=schedule,
-        ranker="next-layer",
-        rounding="floor",
-        positions="renumber",
-    )
+    reducer = inside_of("pyramiddrop", {"prune.reducer.schedule": schedule})
     kept: list[Tensor] = []
     reduce = reducer.reduce
 
@@ -153,14 +145,8 @@ def tiny_pyramiddrop(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 
 def tiny_holitom_inner(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    reducer = make(
-        "layer reducer",
-        "ranked",
-        schedule={params["k"]: 1 - params["r"]},
-        merger="fold",
-        newlines="rank",
-        unmasked_before=True,
-    )
+    schedule = {params["k"]: 1 - params["r"]}
+    reducer = inside_of("holitom-released", {"merge.reducer.schedule": schedule})
     found = _run(inputs, params, "qwen2", reducer)
     return {
         "kept_index": found.kept,
@@ -172,15 +158,7 @@ def tiny_holitom_inner(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 
 
 def tiny_framefusion(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    reducer = make(
-        "layer reducer",
-        "framefusion",
-        cost=params["cost"],
-        similarity=params["similarity_lower_bound"],
-        merge_at_least=params["ratio_lower_bound"],
-        newlines="merge",
-        assumed_layers=28,
-    )
+    reducer = framefusion_of(params)
     memories: list[Any] = []
     reduce = reducer.reduce
 
@@ -198,36 +176,11 @@ def tiny_framefusion(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     }
 
 
-def _cluster_as_released(noise: Callable[[int], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Replay the release's noise, and take centres of equal scores in the order of torch.topk."""
-
-    def cluster(points: Tensor) -> Tensor:
-        n = int(len(points) / 10) + 1
-        found = density_peaks(points, n, n, noise=noise(len(points)), distances="difference")
-        means = cluster_means(points, found.label, n)
-        order = found.score.topk(n).indices
-        return means[torch.stack([(found.centres == centre).nonzero()[0, 0] for centre in order])]
-
-    return cluster
-
-
 def tiny_sparsevlm(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    first = params["version"] == "1_0"
     table = TABLES[params["version"], params["retain_tokens"]]
-    reducer = make(
-        "layer reducer",
-        "ranked",
-        schedule={3: table[0], 7: table[1]},
-        ranker={"name": "text-raters"}
-        if first
-        else {"name": "text-raters", "heads": 14, "divide_rotary": True},
-        merger="recycle" if first else "drop",
-        positions="renumber" if first else "keep",
-        drop_at_least=1,
-    )
-    if first:
-        reducer.merger._cluster = _cluster_as_released(_replay(inputs))
-    found = _run(inputs, params, "llama", reducer)
+    reducer = sparsevlm_of(params["version"], {3: table[0], 7: table[1]})
+    with drawn_again(inputs):
+        found = _run(inputs, params, "llama", reducer)
     d, m = params["hidden"], params["inter"]
     flops = [4 * n * d**2 + 2 * n**2 * d + 3 * n * d * m for n in found.lengths]
     return {

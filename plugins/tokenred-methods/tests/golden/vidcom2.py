@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from tokenred_methods.vidcom2.commonness import commonness
+from tokenred_methods.vidcom2.uniqueness import frame_factors
 from torch import Tensor
 
 from tokenred import VisualTokens, load_pipeline
@@ -26,7 +27,7 @@ def vidcom2_compress(inputs: Tensors, params: Params) -> dict[str, Tensor]:
         packed = _with_newlines(inputs["features_with_newline"], reduced, params["grid"])
     return {
         "tokens": packed,
-        "frame_scales": (base * allocator._factors(tokens)).clamp_max(1),
+        "frame_scales": (base * frame_factors(tokens, allocator.config)).clamp_max(1),
         "video_score": in_video,
         "frame_score": in_frame,
         "kept_per_frame": torch.tensor(reduced.realised.tokens_per_frame),

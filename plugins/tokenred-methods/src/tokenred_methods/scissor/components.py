@@ -1,6 +1,6 @@
 """Connected components of similar tokens, inside frames and then across the video."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,36 +85,49 @@ class ComponentsGrouper(TokenGrouper):
         place = tokens.keep.flatten().nonzero()[:, 0]
         flat = tokens.features.flatten(0, 1)[place]
         wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
-        found = self._find(wide, tokens.keep.sum(-1).tolist(), generator)
+        counts = tokens.keep.sum(-1).tolist()
+
+        def sample(n: int, size: int) -> Tensor | None:
+            return self._sample(n, size, generator)
+
+        found = two_passes(wide, counts, self.config, sample)
         joined = joined_map(found.centres, found.nearest)
         return Grouping(
             place[found.spatial.head[found.overall.head]],
             placed_map(joined, place, tokens.keep.numel()),
         )
 
-    def _find(
-        self,
-        features: Float[Tensor, "tokens dim"],
-        per_frame: Sequence[int],
-        generator: torch.Generator,
-    ) -> TwoPasses:
-        """Return both passes over the tokens of all frames, one frame after the other."""
-        frames = features.split(list(per_frame))
-        spatial = in_a_row([self._components(part, generator) for part in frames])
-        inside = mean_map(spatial)
-        overall = self._components(torch.sparse.mm(inside.to(features.dtype), features), generator)
-        centres = compose(mean_map(overall), inside)
-        unit = F.normalize(torch.sparse.mm(centres.to(features.dtype), features), dim=-1)
-        nearest = [(F.normalize(part, dim=-1) @ unit.mT).argmax(-1) for part in frames]
-        return TwoPasses(spatial, overall, centres, torch.cat(nearest))
-
-    def _components(
-        self, nodes: Float[Tensor, "nodes dim"], generator: torch.Generator
-    ) -> Components:
-        config, n = self.config, len(nodes)
-        size, sampled = sample_size(n, config.epsilon), None
+    def _sample(self, n: int, size: int, generator: torch.Generator) -> Tensor | None:
+        """Return the nodes whose links count, of n; None for all."""
         if self.samples is not None:
-            sampled = self.samples.pop(0)
-        elif config.released or size < n:
-            sampled = torch.randperm(n, generator=generator, device=generator.device)[:size]
-        return components(nodes, config.tau, sampled, released=config.released)
+            return self.samples.pop(0)
+        if self.config.released or size < n:
+            return torch.randperm(n, generator=generator, device=generator.device)[:size]
+        return None
+
+
+def two_passes(
+    features: Float[Tensor, "tokens dim"],
+    per_frame: Sequence[int],
+    config: ComponentsConfig,
+    sample: Callable[[int, int], Tensor | None],
+) -> TwoPasses:
+    """Return both passes over the tokens of all frames, one frame after the other.
+
+    Parameters
+    ----------
+    sample : gives, of n nodes, those (so many) whose links count; None for all
+    """
+
+    def linked(nodes: Tensor) -> Components:
+        drawn = sample(len(nodes), sample_size(len(nodes), config.epsilon))
+        return components(nodes, config.tau, drawn, released=config.released)
+
+    frames = features.split(list(per_frame))
+    spatial = in_a_row([linked(part) for part in frames])
+    inside = mean_map(spatial)
+    overall = linked(torch.sparse.mm(inside.to(features.dtype), features))
+    centres = compose(mean_map(overall), inside)
+    unit = F.normalize(torch.sparse.mm(centres.to(features.dtype), features), dim=-1)
+    nearest = [(F.normalize(part, dim=-1) @ unit.mT).argmax(-1) for part in frames]
+    return TwoPasses(spatial, overall, centres, torch.cat(nearest))

@@ -1,7 +1,9 @@
 """What becomes of the tokens that SparseVLM drops."""
 
-from collections.abc import Callable
+from typing import Literal
 
+import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -23,6 +25,11 @@ class RecycleConfig(StrategyConfig):
         le=2**20,
         description="recycled tokens that make a cluster; one cluster more is made",
     )
+    ties: Literal["order", "noise"] = Field(
+        "order",
+        description="what decides between equally dense tokens: their order, or random numbers of "
+        "torch, as released, so that runs differ",
+    )
 
 
 class RecycleMerger(LayerMerger):
@@ -40,14 +47,12 @@ class RecycleMerger(LayerMerger):
     ------
     SparseVLM, arXiv 2410.04417; Gumpest/SparseVLMs@26a5f48 ``cluster_and_merge``. Licence of
     source: Apache-2.0 (written from our description).
-    Differs: equal densities are decided by order, not by noise, so the result is the same in every
-    run; means are exact (the release divides by the count plus 1e-6).
+    Differs: equal densities are decided by order, so that the result is the same in every run
+    (``ties``); means are exact (the release divides by the count plus 1e-6).
     """
 
     config: RecycleConfig
     makes = True
-    _noise: Callable[[int], Tensor] | None = None
-    """Gives uniform noise for so many points, to replay a run of the release."""
 
     def merge(
         self, state: LayerState, kept: Tensor, dropped: Tensor, scores: Tensor
@@ -58,11 +63,21 @@ class RecycleMerger(LayerMerger):
             return hidden[kept], hidden[:0]
         n_recycled = min(int(self.config.share * len(dropped)) + 1, len(dropped))
         best = scores[dropped].argsort(descending=True, stable=True)[:n_recycled]
-        return hidden[kept], self._cluster(hidden[dropped[best]])
+        noise = None if self.config.ties == "order" else torch.rand(n_recycled)
+        points = hidden[dropped[best]]
+        return hidden[kept], recycled(points, self.config.tokens_per_cluster, noise)
 
-    def _cluster(self, points: Tensor) -> Tensor:
-        """Return the means of (points, dim) in clusters."""
-        n_clusters = min(int(len(points) / self.config.tokens_per_cluster) + 1, len(points))
-        noise = self._noise(len(points)) if self._noise is not None else None
-        found = density_peaks(points, n_clusters, n_clusters, noise=noise, distances="difference")
-        return cluster_means(points, found.label, n_clusters)
+
+def recycled(
+    points: Float[Tensor, "points dim"], per_cluster: int, noise: Tensor | None = None
+) -> Float[Tensor, "clusters dim"]:
+    """Return the means of the points in clusters, in the order of the centres' scores.
+
+    Parameters
+    ----------
+    noise : (points,) in [0, 1), decides between equal densities as in a run of the release; by
+        default the order does
+    """
+    n_clusters = min(int(len(points) / per_cluster) + 1, len(points))
+    found = density_peaks(points, n_clusters, n_clusters, noise=noise, distances="difference")
+    return cluster_means(points, found.label, n_clusters)

@@ -91,7 +91,7 @@ class QuadtreeGrouper(TokenGrouper):
 
     def group(self, tokens: VisualTokens, *, generator: torch.Generator) -> Grouping:
         """Return the groups of leaves, sorted by the place of the first leaf."""
-        config, leaves = self.config, self._leaves(tokens)
+        config, leaves = self.config, whole_cells(tokens, self.config)
         union = released_union if config.released else first_ancestor
         label = union(len(leaves.features), self._links(leaves))
         head, group = label.unique(return_inverse=True)
@@ -105,21 +105,6 @@ class QuadtreeGrouper(TokenGrouper):
             leaves.first[head], sparse_map(torch.stack([row, place]), values.float(), size)
         )
 
-    def _leaves(self, tokens: VisualTokens) -> Leaves:
-        """Return the cells that stay whole in every frame."""
-        config, width = self.config, tokens.features.shape[-1]
-        if config.head_dim is not None and width % config.head_dim:
-            raise ConfigError(f"{width} is no multiple of {config.head_dim}", ["head_dim"])
-        wide = tokens.features.to(torch.promote_types(tokens.features.dtype, torch.float32))
-        levels = pyramid(wide, tokens.keep, tokens.grid, by_tokens=config.weighted_avg)
-        start = len(levels) - 1 if config.root_level < 0 else config.root_level
-        return find_leaves(
-            levels[min(start, len(levels) - 1) :],
-            config.threshold,
-            head_dim=config.head_dim,
-            released=config.released,
-        )
-
     def _links(self, leaves: Leaves) -> Int[Tensor, "2 links"]:
         threshold = self.config.temporal_threshold
         if threshold is None:
@@ -127,3 +112,19 @@ class QuadtreeGrouper(TokenGrouper):
         if self.config.temporal_relative:
             threshold += self.config.threshold
         return similar_pairs(leaves, threshold, self.config.head_dim)
+
+
+def whole_cells(tokens: VisualTokens, config: QuadtreeConfig) -> Leaves:
+    """Return the cells that stay whole in every frame."""
+    width = tokens.features.shape[-1]
+    if config.head_dim is not None and width % config.head_dim:
+        raise ConfigError(f"{width} is no multiple of {config.head_dim}", ["head_dim"])
+    wide = tokens.features.to(torch.promote_types(tokens.features.dtype, torch.float32))
+    levels = pyramid(wide, tokens.keep, tokens.grid, by_tokens=config.weighted_avg)
+    start = len(levels) - 1 if config.root_level < 0 else config.root_level
+    return find_leaves(
+        levels[min(start, len(levels) - 1) :],
+        config.threshold,
+        head_dim=config.head_dim,
+        released=config.released,
+    )

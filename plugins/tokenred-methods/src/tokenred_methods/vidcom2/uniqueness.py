@@ -38,16 +38,17 @@ class UniquenessAllocator(BudgetAllocator):
 
     config: UniquenessConfig
 
-    def _factors(self, tokens: VisualTokens) -> Float[Tensor, "frames"]:
-        """Return by what the number of each frame is multiplied, 1 on average."""
-        common, _ = commonness(tokens, self.config)
-        alive = tokens.keep.sum(-1)
-        mean = (common * tokens.keep).sum(-1) / alive.clamp_min(1)
-        mean = mean.where(alive > 0, float(len(self.config.widths)))  # an empty frame: the most
-        weight = (-mean / self.config.temperature).softmax(0)
-        return 1 + weight - weight.mean()
-
     def allocate(self, tokens: VisualTokens, n_anchors: float) -> Tensor:
         """Return how many anchors each frame gets; ``n_anchors`` is their average."""
-        counts = n_anchors * self._factors(tokens)
+        counts = n_anchors * frame_factors(tokens, self.config)
         return counts.clamp(1, tokens.keep.shape[1]) if self.config.released else counts
+
+
+def frame_factors(tokens: VisualTokens, config: UniquenessConfig) -> Float[Tensor, "frames"]:
+    """Return by what the number of each frame is multiplied, 1 on average."""
+    common, _ = commonness(tokens, config)
+    alive = tokens.keep.sum(-1)
+    mean = (common * tokens.keep).sum(-1) / alive.clamp_min(1)
+    mean = mean.where(alive > 0, float(len(config.widths)))  # an empty frame: the most
+    weight = (-mean / config.temperature).softmax(0)
+    return 1 + weight - weight.mean()
