@@ -43,7 +43,7 @@ def _stage(pipeline: Pipeline, index: int = 0) -> Any:
     return list(pipeline.stages.values())[index]
 
 
-class _Given(AnchorSelector):
+class Given(AnchorSelector):
     """Gives the anchors that the case prescribes."""
 
     def __init__(self, answer: Tensor) -> None:
@@ -83,20 +83,28 @@ def aot_sinkhorn(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     return {"T": SinkhornCoupler(config).couple(cost, *masses).plan}
 
 
-def _local_picks(attention: Tensor, side: int, budget: int, window: int) -> Tensor:
-    windows = (side // window, side // window)
-    ids = window_ids((side, side), windows)
-    rank = window_rank(attention, ids)
-    quota = budget // (windows[0] * windows[1])
-    order = (ids * attention.shape[1] + rank).masked_fill(rank >= quota, ids.numel() ** 2)
-    return order.argsort(dim=-1)[:, : quota * windows[0] * windows[1]]
+def local_picks(selector: AnchorSelector, tokens: VisualTokens, budget: int) -> Tensor:
+    """Return local anchors as the release lists them: window by window, the best first."""
+    picks = selector.select(tokens, budget, generator=torch.Generator())
+    ids = window_ids(tokens.grid, selector.config.windows)
+    by_window = ids * ids.numel() + window_rank(tokens.cues[selector.config.cues[0]], ids)
+    listed = by_window.masked_fill(~picks, ids.numel() ** 2).argsort(dim=-1)
+    return listed[:, : int(picks[0].sum())]
+
+
+def _local(windows: int) -> AnchorSelector:
+    """Return the released selector with nothing chosen globally."""
+    settings = {"windows": [windows, windows], "global_ratio": 0.0}
+    overrides = {f"intra_frame.selector.{name}": value for name, value in settings.items()}
+    return _stage(_released(overrides, "intra_frame")).selector
 
 
 def aot_window_select(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    picks = _local_picks(
-        inputs["attention"], params["grid"], params["budget"], params["window_size"]
+    attention, side = inputs["attention"], params["grid"]
+    tokens = VisualTokens.of(
+        attention[..., None], (side, side), cues={SHALLOW: attention, DEEP: attention}
     )
-    return {"indices": picks}
+    return {"indices": local_picks(_local(side // params["window_size"]), tokens, params["budget"])}
 
 
 def _encoder_tokens(inputs: Tensors, native_pool: str = "none") -> VisualTokens:
@@ -124,7 +132,7 @@ def aot_encode(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     merged = tokens.features.clone()
     merged[reduced.frame_index, reduced.token_index] = reduced.features
     budget = int(params["visual_token_num"] * (1 - params["global_ratio"]))
-    local = _local_picks(tokens.cues[SHALLOW], tokens.grid[0], budget, 9)
+    local = local_picks(_local(3), tokens, budget)
     keep_all = params["visual_token_num"] == tokens.keep.shape[1]
     deep = tokens.cues[DEEP] if keep_all else tokens.cues[DEEP].scatter(-1, local, 0.0)
     return {
@@ -164,7 +172,7 @@ def _merge_into(inputs: Tensors, overrides: Params) -> tuple[Tensor, Any]:
     side = int(features.shape[1] ** 0.5)
     pipeline = _released({"intra_frame.n_anchors": int(mask[0].sum()), **overrides}, "intra_frame")
     stage: FrameStage = _stage(pipeline)
-    stage.selector = _Given(mask)
+    stage.selector = Given(mask)
     seen = []
     coupler = stage.transport.coupler
 
@@ -299,9 +307,10 @@ def aot_ota_merge_step(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     mass = [g.features.new_full(g.times.shape, 1 / g.times.shape[-1]) for g in (sources, anchors)]
     with patch.object(promises, "_settle"):  # the release goes on with NaN, a pipeline says so
         coupling = transport(sources, anchors, *mass)
-        stays = stage._stays(coupling, [(sources.times.shape[-1], None)] * len(sources.times))
-        weights = stage._weights(coupling, ~stays)
-    assert weights is not None
+        score = stage.score.score(coupling)
+        stays = stage.decision.decide(score, keep=stage.score.keep, n_keep=None)
+        left = replace(coupling, plan=coupling.plan * ~stays[..., None])
+        weights = stage.aggregator.weights(left)
     merged = apply_merge(anchors.features, sources.features, weights)
     return {"new_anchors": merged, "keep_mask": stays, "transport_plan": coupling.plan}
 

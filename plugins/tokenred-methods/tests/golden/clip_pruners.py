@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from golden.aot import _Given
+from golden.aot import Given, local_picks
 from tokenred_methods.clip_pruners.relevance import clip_relevance
 from torch import Tensor
 
 from tokenred import Pipeline, ReducedTokens, VisualTokens, load_pipeline
 from tokenred.models.attention import given_attention
 from tokenred.stages.frame import FrameStage
-from tokenred.strategies.selectors.windows import window_ids, window_rank
 
 Tensors = Mapping[str, Tensor]
 Params = Mapping[str, Any]
@@ -130,14 +129,6 @@ def hired_next(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     return outputs
 
 
-def _local_picks(attention: Tensor, quota: int) -> Tensor:
-    """Return the local picks in the order of the release: window by window, best first."""
-    ids = window_ids((24, 24), (4, 4))
-    rank = window_rank(attention, ids)
-    order = (ids * attention.shape[1] + rank).masked_fill(rank >= quota, ids.numel() ** 2)
-    return order.argsort(dim=-1)[:, : quota * 16]
-
-
 def vscan_encode(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     released = _vscan_encode(inputs, params, "vscan-released")
     if params["visual_token_num"] % 32 == 0:  # the windows divide what is theirs
@@ -154,10 +145,12 @@ def _vscan_encode(inputs: Tensors, params: Params, preset: str) -> dict[str, Ten
         shallow: inputs["attention_layer5"].mean(1),
         deep: inputs["attention_layer_minus2"].mean(1),
     }
-    reduced = load_pipeline(preset, _of_budget(number, 576)).run(_tokens(features, cues))
+    tokens = _tokens(features, cues)
+    reduced = load_pipeline(preset, _of_budget(number, 576)).run(tokens)
     merged = features.clone()
     merged[reduced.frame_index, reduced.token_index] = reduced.features
-    local = _local_picks(cues[shallow], number // 2 // 16)
+    nothing_global = load_pipeline(preset, {"frame.selector.global_ratio": 0.0})
+    local = local_picks(_selector(nothing_global), tokens, number // 2)
     keep_all = number == features.shape[1]
     return {
         "index_mask": _mask(reduced, features),
@@ -177,7 +170,7 @@ def vscan_token_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     for stage in pipeline.stages.values():
         if isinstance(stage, FrameStage):
             cues = {name: mask.float() for name in stage.needs}
-            stage.selector = _Given(mask)
+            stage.selector = Given(mask)
     reduced = pipeline.run(_tokens(features, cues))
     merged = features.clone()
     merged[reduced.frame_index, reduced.token_index] = reduced.features
