@@ -17,6 +17,24 @@ from tokenred.errors import InputError
 _EMPTY: Mapping[str, Tensor] = MappingProxyType({})
 
 
+Newlines = Literal["none", "end", "frame", "row"]
+"""Where a model puts its newline token: nowhere, after the clip, each frame, or each grid row."""
+
+
+@dataclass(frozen=True)
+class NewlineToken:
+    """The token with which a model closes a clip, its frames or their rows.
+
+    Attributes
+    ----------
+    closes : what stands before each
+    embedding : (dim,)
+    """
+
+    closes: Newlines
+    embedding: Float[Tensor, "dim"]
+
+
 @dataclass(frozen=True)
 class VisualTokens:
     """Visual tokens of one video on their way through the stages, dense, one grid a frame.
@@ -37,6 +55,8 @@ class VisualTokens:
         share of the depth, or ``features``: the block whose output the model reads.
     native_pool : the pooling that the model itself applies before its LLM
     segments : runs of frames that belong together; None: the whole video is one
+    newline : the token that the model will put between these, which a stage may put in by itself;
+        None: it has none
     """
 
     features: Float[Tensor, "frames tokens dim"]
@@ -46,6 +66,7 @@ class VisualTokens:
     cues: Mapping[str, Tensor] = field(default_factory=lambda: _EMPTY)
     native_pool: str = "none"
     segments: "Segments | None" = None
+    newline: NewlineToken | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 3:
@@ -251,6 +272,8 @@ class ReducedTokens:
     grid : the LLM grid of one frame
     realised : counts, iterations and times
     group : (kept,) groups of tokens that have a quota of their own inside the LLM; None: the frames
+    newline : (kept,) bool, the model's newline tokens where the pipeline put them in itself (each
+        has the place of the token that it closes); None: the model puts in its own
     trace : sparse (kept, frames * encoder_tokens): ``trace @ encoder_features == features``;
         None unless asked for
     """
@@ -263,6 +286,7 @@ class ReducedTokens:
     realised: Realised
     trace: Tensor | None = None
     group: Int[Tensor, "kept"] | None = None
+    newline: Bool[Tensor, "kept"] | None = None
 
 
 Point = Literal["before", "middle"]

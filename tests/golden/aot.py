@@ -15,6 +15,7 @@ from tokenred.kernels.pooling import PoolMode, pool_tokens
 from tokenred.models.attention import received_attention
 from tokenred.pipeline import Pipeline, load_config
 from tokenred.pipeline.flow import Flow, Transport
+from tokenred.stages.aot_released import with_newline_column
 from tokenred.stages.frame import FrameStage
 from tokenred.stages.pool import PoolStage
 from tokenred.stages.segment import SegmentStage
@@ -25,7 +26,7 @@ from tokenred.strategies.segmenters import (
     neighbour_similarity,
 )
 from tokenred.strategies.selectors.windows import window_ids, window_rank
-from tokenred.types import Segments, TokenGroup, VisualTokens
+from tokenred.types import NewlineToken, Segments, TokenGroup, VisualTokens
 
 Tensors = Mapping[str, Tensor]
 Params = Mapping[str, Any]
@@ -218,27 +219,13 @@ def aot_e2e(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     pooled = replace(flow.tokens, native_pool="none")
     grid_mode = params["newline_position"] == "grid"
     if grid_mode:
-        pooled = _with_newlines(pooled, inputs["image_newline"])
+        pooled = replace(pooled, newline=NewlineToken("row", inputs["image_newline"]))
     if not params["inter_compress"]:
+        if grid_mode:  # every row is closed, also one of which nothing is left
+            pooled = with_newline_column(pooled, inputs["image_newline"])
         return {"visual_tokens": pooled.features[pooled.keep]}
     scale = params["intra_scale" if grid_mode else "inter_scale"]
     return {"visual_tokens": _temporal(pooled, params["keep_ratio"], scale, None)[0].features}
-
-
-def _with_newlines(tokens: VisualTokens, newline: Tensor) -> VisualTokens:
-    frames, _, dim = tokens.features.shape
-    rows, columns = tokens.grid
-    column = newline.expand(frames, rows, 1, dim)
-    features = torch.cat([tokens.features.view(frames, rows, columns, dim), column], 2)
-    kept = torch.ones(frames, rows, 1, dtype=torch.bool)
-    keep = torch.cat([tokens.keep.view(frames, rows, columns), kept], 2)
-    return replace(
-        tokens,
-        features=features.flatten(1, 2),
-        keep=keep.flatten(1),
-        grid=(rows, columns + 1),
-        cues={},
-    )
 
 
 def _temporal(
@@ -264,19 +251,23 @@ def _temporal(
 def aot_temporal_merge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     features, mask = inputs["features"], inputs["mask"]
     side = int(features.shape[1] ** 0.5)
-    tokens = replace(VisualTokens.of(features, (side, side)), keep=mask)
+    tokens = shown = replace(VisualTokens.of(features, (side, side)), keep=mask)
     if params["newline"] == "grid":
-        tokens = _with_newlines(tokens, inputs["newline"])
+        tokens = replace(tokens, newline=NewlineToken("row", inputs["newline"]))
+        shown = with_newline_column(tokens, inputs["newline"])
     lengths = None if params["segments"] == "uniform" else params["segments"]
     reduced, bounds = _temporal(tokens, params["keep_ratio"], params["scaling"], lengths)
+    index = reduced.token_index
+    if reduced.newline is not None:
+        index = index + index // side + reduced.newline
     return {
         "tokens": reduced.features,
-        "kind": _kinds(reduced.frame_index, tokens.keep, bounds),
+        "kind": _kinds(reduced.frame_index, shown.keep, bounds),
         "frame": reduced.frame_index,
-        "index": reduced.token_index,
+        "index": index,
         "segments": torch.tensor([[a, b - a] for a, b in zip(bounds, bounds[1:])]),
-        "features_with_newline": tokens.features,
-        "mask_with_newline": tokens.keep,
+        "features_with_newline": shown.features,
+        "mask_with_newline": shown.keep,
     }
 
 

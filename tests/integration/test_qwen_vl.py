@@ -223,7 +223,7 @@ def test_rope_deltas_are_what_they_were(name, loaded):
         assert len(hooks) == n_hooks
         adapter = adapter_for(model)
         (clip,) = adapter.encode(inputs)
-        whole = reduce_clip(clip, load_pipeline("vanilla"))
+        whole = reduce_clip(clip, load_pipeline("vanilla"), newline=None)
         adapter.answer_logits(clip, whole, [inputs["input_ids"][0]])
         assert model.model.rope_deltas is before
     finally:
@@ -303,7 +303,7 @@ def test_answers_need_the_deep_features(built):
     inputs = make_inputs("Qwen3-VL", (model, tokenizer), *CASES["one video"])
     adapter = adapter_for(model)
     (clip,) = adapter.encode(inputs)
-    reduced = reduce_clip(clip, load_pipeline("vanilla"))
+    reduced = reduce_clip(clip, load_pipeline("vanilla"), newline=None)
     with pytest.raises(InputError, match="needs the DeepStack features of the clip"):
         adapter.answer_logits(
             replace(clip, deepstack_features=None), reduced, [inputs["input_ids"][0]]

@@ -16,7 +16,7 @@ from torch import Tensor
 from tokenred.errors import CapabilityError, ConfigError, nearest, quoted
 from tokenred.models.adapter import ModelAdapter, adapter_for
 from tokenred.models.inside.llm import inside_llm
-from tokenred.models.splice import Clip, count_newlines
+from tokenred.models.splice import Clip, count_newlines, newline_of
 from tokenred.pipeline import load_pipeline
 from tokenred.types import Realised, ReducedTokens, VisualTokens
 
@@ -63,12 +63,19 @@ def reduce_clip(
     clip: Clip,
     pipeline: ReducingPipeline,
     *,
+    newline: Float[Tensor, "dim"] | None,
     generator: torch.Generator | None = None,
     trace: bool = False,
 ) -> ReducedTokens:
-    """Run a pipeline on one encoded clip and count the newline tokens that the model adds."""
+    """Run a pipeline on one encoded clip and count the newline tokens.
+
+    Parameters
+    ----------
+    newline : the model's newline token, for pipelines that put it in themselves
+    """
     trace = trace or clip.deepstack_features is not None
-    reduced = pipeline.run(clip.tokens, generator=generator, trace=trace)
+    tokens = replace(clip.tokens, newline=newline_of(clip.layout, newline))
+    reduced = pipeline.run(tokens, generator=generator, trace=trace)
     newlines = count_newlines(reduced, clip.layout)
     return replace(reduced, realised=replace(reduced.realised, newline_tokens=newlines))
 
@@ -145,7 +152,13 @@ class Attachment:
         reducer = self.pipeline if clip.layout.kind in self.media else self._whole
         generator = None if self.generator is None else self.generator.clone_state()
         with self.observer.reducing() if self.observer else nullcontext():
-            return reduce_clip(clip, reducer, generator=generator, trace=self.trace)
+            return reduce_clip(
+                clip,
+                reducer,
+                newline=self.adapter.newline(),
+                generator=generator,
+                trace=self.trace,
+            )
 
 
 @contextmanager

@@ -93,7 +93,8 @@ class ModelSession:
         trace: bool = False,
     ) -> ReducedTokens:
         """Run a pipeline on one encoded clip, newline tokens counted."""
-        return reduce_clip(clip, pipeline, generator=generator, trace=trace)
+        newline = self.adapter.newline()
+        return reduce_clip(clip, pipeline, newline=newline, generator=generator, trace=trace)
 
     @contextmanager
     def attached(

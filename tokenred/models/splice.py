@@ -7,7 +7,6 @@ placeholder whose **place** it inherits.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,10 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tokenred.errors import InputError
 from tokenred.models.inside.llm import PromptTokens
-from tokenred.types import ReducedTokens, VisualTokens
-
-Newlines = Literal["none", "end", "frame", "row"]
-"""Where a model puts its newline token: nowhere, after the clip, each frame, or each grid row."""
+from tokenred.types import Newlines, NewlineToken, ReducedTokens, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -144,6 +140,13 @@ def token_cells(reduced: ReducedTokens, grid: tuple[int, int]) -> Int[Tensor, "k
     return row * grid[1] + column
 
 
+def newline_of(layout: ClipLayout, embedding: Tensor | None) -> NewlineToken | None:
+    """Return the newline token of a clip; None if the model puts in none."""
+    if layout.newlines == "none" or embedding is None:
+        return None
+    return NewlineToken(layout.newlines, embedding)
+
+
 def pack(
     reduced: ReducedTokens,
     layout: ClipLayout,
@@ -151,6 +154,8 @@ def pack(
     deepstack_features: Float[Tensor, "levels kept dim"] | None = None,
 ) -> VisualPart:
     """Add newline tokens after every row, frame or clip that has any token left.
+
+    None are added to what has some already.
 
     Parameters
     ----------
@@ -168,15 +173,19 @@ def pack(
         never = torch.zeros_like(frame, dtype=torch.bool)
         place = (never, frame, cell, layout)
         return VisualPart(reduced.features, places, *place, deepstack_features, reduced.group)
-    assert newline is not None
     assert deepstack_features is None
     key = _units(reduced, layout)
-    ends = _unit_ends(key)
     closed = {
         "row": (key // rows) * per_frame + (key % rows) * width + columns,
         "frame": (key + 1) * per_frame - 1,
         "end": torch.full_like(key, layout.n_placeholders - 1),
     }
+    if reduced.newline is not None:
+        places = closed[layout.newlines].where(reduced.newline, places)
+        place = (reduced.newline, frame, cell, layout)
+        return VisualPart(reduced.features, places, *place, group=reduced.group)
+    assert newline is not None
+    ends = _unit_ends(key)
     order = torch.cat((torch.arange(len(key), device=key.device), ends.nonzero()[:, 0]))
     order, slot = order.sort(stable=True)  # a newline comes right after the token it follows
     is_newline = slot >= len(key)
@@ -194,7 +203,9 @@ def pack(
 
 
 def count_newlines(reduced: ReducedTokens, layout: ClipLayout) -> int:
-    """Return how many newline tokens ``pack`` adds to a clip."""
+    """Return how many newline tokens there are behind ``pack``."""
+    if reduced.newline is not None:
+        return int(reduced.newline.sum())
     if layout.newlines == "none":
         return 0
     return int(_unit_ends(_units(reduced, layout)).sum())

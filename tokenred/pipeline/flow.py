@@ -247,12 +247,17 @@ class Notes:
 
 @dataclass(frozen=True)
 class Output:
-    """Tokens in the order in which the LLM gets them: flat places, features, mass, trace rows."""
+    """Tokens in the order in which the LLM gets them.
+
+    ``place`` are flat places; ``trace`` has a row for each token; ``newline`` marks the model's
+    newline tokens where they are among these, each at the place of the token that it closes.
+    """
 
     place: Tensor
     features: Tensor
     mass: Tensor
     trace: Tensor | None
+    newline: Tensor | None = None
 
     @classmethod
     def at(cls, flow: Flow, place: Tensor) -> "Output":
@@ -272,14 +277,17 @@ class Output:
         return self._each(lambda mine, _: torch.index_select(mine, 0, order), self)
 
     def _each(self, change: Callable[[Tensor, Tensor], Tensor], other: "Output") -> "Output":
-        trace = None
+        trace = newline = None
         if self.trace is not None and other.trace is not None:
             trace = change(self.trace, other.trace)
+        if self.newline is not None and other.newline is not None:
+            newline = change(self.newline, other.newline)
         return Output(
             change(self.place, other.place),
             change(self.features, other.features),
             change(self.mass, other.mass),
             trace,
+            newline,
         )
 
 

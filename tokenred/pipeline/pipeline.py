@@ -206,12 +206,14 @@ def reduced_tokens(flow: Flow, reports: tuple[StageReport, ...] = ()) -> Reduced
     """Collect the surviving tokens in the order of the sequence."""
     output = flow.output or Output.at(flow, _in_order(flow))
     frame_index = output.place // flow.unflushed.keep.shape[1]
+    counted = frame_index if output.newline is None else frame_index[~output.newline]
     realised = Realised(
-        n_tokens=len(output.place),
+        n_tokens=len(counted),
         vanilla_tokens=flow.frames * flow.vanilla_cells,
-        tokens_per_frame=tuple(frame_index.bincount(minlength=flow.frames).tolist()),
+        tokens_per_frame=tuple(counted.bincount(minlength=flow.frames).tolist()),
         reducer_ms=sum((report.ms for report in reports), 0.0),
         stages=reports,
+        newline_tokens=len(frame_index) - len(counted),
         segments=flow.unflushed.segments,
     )
     groups = None
@@ -226,6 +228,7 @@ def reduced_tokens(flow: Flow, reports: tuple[StageReport, ...] = ()) -> Reduced
         realised,
         None if output.trace is None else output.trace.coalesce(),
         groups,
+        output.newline,
     )
 
 

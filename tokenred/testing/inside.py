@@ -16,10 +16,9 @@ from torch import Tensor
 from tokenred.interfaces import LayerReducer
 from tokenred.kernels.attention import attention_rows
 from tokenred.testing.strategies import SEEDS
-from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep
+from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep, Newlines
 
 HEADS, HEAD_DIM = 2, 4
-Newlines = Literal["none", "end", "frame", "row"]
 READS = frozenset({"attention", "previous-input"})
 """What a step can ask for."""
 

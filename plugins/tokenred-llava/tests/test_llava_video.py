@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenred_llava.video import LlavaVideoAdapter
 
-from tokenred.errors import CapabilityError, InputError
+from tokenred.errors import BudgetError, CapabilityError, InputError
 from tokenred.models import adapter_for, attach
 from tokenred.pipeline import load_pipeline
 
@@ -298,3 +298,49 @@ def test_folders_without_a_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(checkpoint.original_config()))
     with pytest.raises(InputError, match="holds no weights"):
         load(tmp_path)
+
+
+RELEASED = {"inter_frame.segmenter.n_segments": 2, "intra_frame.n_anchors": 0.5}
+
+
+def test_the_release_of_aot_puts_newlines_in_by_itself(original):
+    """They are anchors and sources of the temporal stage; the model adds none."""
+    model = original()
+    inputs = video_inputs(model)
+    with attach(model, load_pipeline("aot-released", RELEASED), trace=True) as attached:
+        answer = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        (reduced,), (clip,) = attached.reduced, attached.clips
+        part = attached.adapter.part(clip, reduced)
+    rows, columns = reduced.grid
+    newline = reduced.newline
+    assert answer.shape[1] > inputs["input_ids"].shape[1]
+    assert newline.any()
+    assert not newline.all()
+    assert bool((reduced.token_index[newline] % columns == columns - 1).all())
+    assert reduced.realised.newline_tokens == int(newline.sum())
+    assert reduced.realised.n_tokens == int((~newline).sum())
+    first = reduced.frame_index == 0  # anchors as they were: a newline for every row, unmerged
+    unmerged = reduced.features[first & newline][:rows]
+    assert torch.equal(unmerged, model.model.image_newline.expand_as(unmerged))
+    assert part.newline.tolist() == newline.tolist()
+    width = columns + 1
+    closed = reduced.frame_index * rows * width + reduced.token_index // columns * width + columns
+    assert torch.equal(part.places[newline], closed[newline])
+    traced = reduced.trace.to_dense()
+    assert bool((traced[first & newline][:rows] == 0).all())  # made of no visual token
+
+
+def test_the_release_of_aot_closes_no_video(original):
+    model = original(mm_newline_position="one_token", mm_spatial_pool_mode="bilinear")
+    with attach(model, load_pipeline("aot-released", RELEASED)) as attached, torch.no_grad():
+        model(**video_inputs(model))
+        assert attached.reduced[0].realised.newline_tokens == 0
+
+
+def test_newlines_that_are_merged_meet_no_exact_budget(original):
+    model = original()
+    pipeline = load_pipeline(
+        "aot-released", {**RELEASED, "budget.mode": "exact", "inter_frame.keep.decide": "count"}
+    )
+    with attach(model, pipeline), pytest.raises(BudgetError, match=r"newline .* as-released"):
+        logits(model, video_inputs(model))
