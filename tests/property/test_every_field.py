@@ -63,6 +63,8 @@ PARTS = several(
     {**FRAME, "part": "dynamic", "n_anchors": 0.33},
     **RELEASED,
 )
+CLOSED = several({**FRAME, "n_anchors": 2}, {"kind": "newlines"}, **RELEASED)
+ROWS = {"newlines": "row"}
 TWICE = several({**FRAME, "n_anchors": 4, "rest": "leave", "selector": "top-attention"}, MERGING)
 COUNTED = several(
     CUT,
@@ -166,6 +168,12 @@ CHANGES = {
     "stage frame.scope": Change(several(CUT, MERGING), "stages.b.scope", "segment", "frame"),
     "stage frame.sources": Change(frame(), "stages.frame.sources", "rest", "all"),
     "stage frame.mass": Change(frame(), "stages.frame.mass", "uniform", "attention@-1"),
+    "stage newlines.after": Change(CLOSED, "stages.b.after", "row", "frame", video=ROWS),
+    "stage newlines.of": Change(CLOSED, "stages.b.of", "row", "end", video=ROWS),
+    "stage newlines.every": Change(CLOSED, "stages.b.every", False, True, video=ROWS),
+    "stage newlines.behind": Change(
+        CLOSED, "stages.b.behind", "it", "frame", {"stages.b.every": True}, video=ROWS
+    ),
     "stage static.rule": Change(
         several(CUT, STATIC, **RELEASED), "stages.b.rule.tau", 0.7, 0.9, video=STILL
     ),

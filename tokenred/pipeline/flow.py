@@ -136,6 +136,14 @@ class Flow:
         """Keep these tokens for good."""
         self.pinned = tokens if self.pinned is None else self.pinned | tokens
 
+    def in_order(self) -> Tensor:
+        """Return the flat places of the surviving tokens, frame by frame."""
+        places = self.unflushed.keep.flatten().nonzero()[:, 0]
+        if self.order is None:
+            return places
+        by_order = places[self.order.flatten()[places].argsort(stable=True)]
+        return by_order[(by_order // self.unflushed.keep.shape[1]).argsort(stable=True)]
+
     def order_last(self, tokens: Tensor, rank: Tensor | None = None) -> None:
         """Let these tokens stand behind all others of their frame, by ``rank`` if it is given."""
         if self.order is None:
@@ -272,9 +280,13 @@ class Output:
         """Return these tokens, and others behind them."""
         return self._each(lambda mine, its: torch.cat([mine, its]), other)
 
-    def reordered(self, order: Tensor) -> "Output":
-        """Return the tokens in another order, given by their numbers in this one."""
-        return self._each(lambda mine, _: torch.index_select(mine, 0, order), self)
+    def reordered(self, order: Tensor, newline: int | None = None) -> "Output":
+        """Return the tokens in another order, given by their numbers in this one.
+
+        With ``newline`` those from this number on are newline tokens.
+        """
+        made = self._each(lambda mine, _: torch.index_select(mine, 0, order), self)
+        return made if newline is None else replace(made, newline=order >= newline)
 
     def _each(self, change: Callable[[Tensor, Tensor], Tensor], other: "Output") -> "Output":
         trace = newline = None

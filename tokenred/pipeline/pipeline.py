@@ -204,7 +204,7 @@ def load_pipeline(
 
 def reduced_tokens(flow: Flow, reports: tuple[StageReport, ...] = ()) -> ReducedTokens:
     """Collect the surviving tokens in the order of the sequence."""
-    output = flow.output or Output.at(flow, _in_order(flow))
+    output = flow.output or Output.at(flow, flow.in_order())
     frame_index = output.place // flow.unflushed.keep.shape[1]
     counted = frame_index if output.newline is None else frame_index[~output.newline]
     realised = Realised(
@@ -230,12 +230,3 @@ def reduced_tokens(flow: Flow, reports: tuple[StageReport, ...] = ()) -> Reduced
         groups,
         output.newline,
     )
-
-
-def _in_order(flow: Flow) -> Tensor:
-    """Return the flat places of the surviving tokens, frame by frame."""
-    places = flow.unflushed.keep.flatten().nonzero()[:, 0]
-    if flow.order is None:
-        return places
-    by_order = places[flow.order.flatten()[places].argsort(stable=True)]
-    return by_order[(by_order // flow.unflushed.keep.shape[1]).argsort(stable=True)]

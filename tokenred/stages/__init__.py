@@ -10,6 +10,7 @@ STAGES = {
     "reference": "reference:ReferenceStage",
     "group": "group:GroupStage",
     "segment": "segment:SegmentStage",
+    "newlines": "newlines:NewlinesStage",
     "aot-released-segment": "aot_released:AotReleasedSegmentStage",
     "llm": "inside:LlmStage",
     "cache": "inside:CacheStage",

@@ -144,6 +144,17 @@ def outcome(
 
 def _inside(pipeline: Pipeline, prompt: Mapping[str, Any]) -> Iterator[torch.Tensor]:
     """Yield the steps inside the LLM, and what becomes of a prompt's tokens at each."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # some strategies draw from torch's own generator, as released
+        yield from list(_steps(pipeline, prompt))
+    for _, pruner in pipeline.inside_llm.pruners:
+        yield torch.tensor([pruner.layer(DEPTH)])
+        for cache in cache_states(3, **{"change": 0.3, **prompt}):
+            kept = pruner.prune(cache)
+            yield torch.tensor([-1]) if kept is None else kept
+
+
+def _steps(pipeline: Pipeline, prompt: Mapping[str, Any]) -> Iterator[torch.Tensor]:
     for _, reducer in pipeline.inside_llm.reducers:
         state = layer_state(5, (3, 3), n_layers=DEPTH, **prompt)
         for step in reducer.steps(state.n_layers):
@@ -156,11 +167,6 @@ def _inside(pipeline: Pipeline, prompt: Mapping[str, Any]) -> Iterator[torch.Ten
             yield reduction.source
             yield at.hidden[reduction.source] if hidden is None else hidden
             yield torch.tensor([reduction.positions == "renumber", reduction.cut_cache])
-    for _, pruner in pipeline.inside_llm.pruners:
-        yield torch.tensor([pruner.layer(DEPTH)])
-        for cache in cache_states(3, **{"change": 0.3, **prompt}):
-            kept = pruner.prune(cache)
-            yield torch.tensor([-1]) if kept is None else kept
 
 
 def differ(first: Any, second: Any) -> bool:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.types import Segments, VisualTokens
+from tokenred.types import Newlines, NewlineToken, Segments, VisualTokens
 
 POOLER_WIDTH, KEY_WIDTH, TOWER_WIDTH, PIXELS_WIDTH = 4, 3, 6, 12
 """Widths of the cues that are vectors."""
@@ -34,6 +34,7 @@ def video_tokens(
     native_pool: str = "none",
     similar: float = 0.5,
     cues: Mapping[str, int] | None = None,
+    newlines: Newlines = "none",
 ) -> VisualTokens:
     """Return a video whose frames share a scene under noise.
 
@@ -42,15 +43,18 @@ def video_tokens(
     needs : names of the cues to fill in, such as ``pipeline.needs``
     similar : weight of the scene, against noise
     cues : width of cues of your own by name; 0 is one positive number a token
+    newlines : where the model puts newline tokens
     """
     generator = torch.Generator().manual_seed(seed)
     tokens = grid[0] * grid[1]
     scene = torch.randn(tokens, dim, generator=generator)
     noise = torch.randn(frames, tokens, dim, generator=generator)
     found = {name: drawn_cue(name, frames, tokens, seed, cues) for name in sorted(needs)}
-    return VisualTokens.of(
+    video = VisualTokens.of(
         similar * scene + (1 - similar) * noise, grid, cues=found, native_pool=native_pool
     )
+    newline = None if newlines == "none" else NewlineToken(newlines, torch.full((dim,), 7.0))
+    return replace(video, newline=newline)
 
 
 def drawn_cue(

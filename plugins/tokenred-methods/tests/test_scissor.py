@@ -138,20 +138,27 @@ def test_dropped_tokens_connect_nothing():
 
 
 def test_samples_can_be_given_and_come_from_the_generator_otherwise():
-    features = video_tokens(2, (6, 6), dim=4, similar=0.8).features.flatten(0, 1)
+    tokens = video_tokens(2, (6, 6), dim=4, similar=0.8)
     mine = grouper(tau=0.8, epsilon=1.0)
-    drawn = mine._find(features, [36, 36], torch.Generator().manual_seed(3))
-    again = torch.Generator().manual_seed(3)
-    sizes = [36, 36, len(drawn.spatial.head)]
-    samples = [torch.randperm(n, generator=again)[: sample_size(n, 1.0)] for n in sizes]
-    mine.samples = [sample.clone() for sample in samples]
-    given = mine._find(features, [36, 36], torch.Generator().manual_seed(99))
+
+    def found(seed):
+        return mine.group(tokens, generator=torch.Generator().manual_seed(seed))
+
+    drawn, again = found(3), torch.Generator().manual_seed(3)
+
+    def sample(n, size):
+        return torch.randperm(n, generator=again)[:size]
+
+    passes = two_passes(tokens.features.flatten(0, 1), [36, 36], mine.config, sample)
+    again.manual_seed(3)
+    sizes = [36, 36, len(passes.spatial.head)]
+    mine.samples = [sample(n, sample_size(n, 1.0)) for n in sizes]
+    given = found(99)
     assert mine.samples == []
-    assert torch.equal(drawn.nearest, given.nearest)
-    assert torch.equal(drawn.spatial.label, given.spatial.label)
+    assert torch.equal(drawn.head, given.head)
+    assert torch.equal(drawn.map.to_dense(), given.map.to_dense())
     mine.samples = None
-    other = mine._find(features, [36, 36], torch.Generator().manual_seed(99))
-    assert not torch.equal(drawn.spatial.label, other.spatial.label)
+    assert not torch.equal(drawn.head, found(99).head)
 
 
 @pytest.mark.parametrize(("ratio", "layout"), combinations(RATIOS, LAYOUTS))

@@ -4,6 +4,7 @@ The class token of the CLIP form is no token of the grid: it is put in front her
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from tokenred import Pipeline, load_pipeline
 from tokenred.models.attention import received_attention
-from tokenred.types import ReducedTokens, VisualTokens
+from tokenred.models.splice import ClipLayout, pack
+from tokenred.types import NewlineToken, VisualTokens
 
 Tensors = Mapping[str, Tensor]
 Params = Mapping[str, Any]
@@ -58,9 +60,10 @@ def visionzip_ov(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     pipeline = load_pipeline(_preset(grid_mode), _numbers(params))
     features = inputs["hidden_states"]
     tokens = _tokens(features, inputs["attention"], inputs["metric"], pipeline)
-    reduced = pipeline.run(tokens)
     if grid_mode:
-        return {"tokens": _with_newlines(reduced, len(features), inputs["image_newline"])}
+        tokens = replace(tokens, newline=NewlineToken("row", inputs["image_newline"]))
+        return {"tokens": pipeline.run(tokens).features}
+    reduced = pipeline.run(tokens)
     return {"tokens": reduced.features.view(len(features), -1, features.shape[-1])}
 
 
@@ -85,25 +88,15 @@ def visionzip_ov_e2e(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     pipeline = load_pipeline(_preset(grid_mode), settings)
     features = inputs["hidden_states"]
     tokens = _tokens(features, attention, inputs["metric"], pipeline, params["pool_mode"])
-    reduced, newline = pipeline.run(tokens), inputs["image_newline"]
-    if grid_mode:
-        outputs["visual_tokens"] = _with_newlines(reduced, len(features), newline)
-    else:
-        outputs["visual_tokens"] = torch.cat([reduced.features, newline[None]])
+    newline = NewlineToken("row" if grid_mode else "end", inputs["image_newline"])
+    reduced = pipeline.run(replace(tokens, newline=newline))
+    layout = ClipLayout("video", len(features), reduced.grid, newline.closes)
+    outputs["visual_tokens"] = pack(reduced, layout, newline.embedding).features
     return outputs
 
 
 def _preset(grid_mode: bool) -> str:
     return "visionzip-released-llava-video" if grid_mode else "visionzip-released"
-
-
-def _with_newlines(reduced: ReducedTokens, frames: int, newline: Tensor) -> Tensor:
-    """Put a newline behind every row of every frame, empty rows included, as released."""
-    rows, columns = reduced.grid
-    row = reduced.frame_index * rows + reduced.token_index // columns
-    every = torch.arange(frames * rows)
-    order = torch.cat([2 * row, 2 * every + 1]).argsort(stable=True)
-    return torch.cat([reduced.features, newline.expand(frames * rows, -1)])[order]
 
 
 ALGORITHMS = {
