@@ -56,6 +56,11 @@ class Stage(Strategy, role="stage"):
         return False
 
     @property
+    def own_sequence(self) -> bool:
+        """Whether it writes down itself what the LLM reads, in any order, tokens maybe twice."""
+        return False
+
+    @property
     def inside(self) -> LayerReducer | CachePruner | None:
         """What acts inside the LLM; such a stage has no ``run``."""
         return None

@@ -31,6 +31,8 @@ class AotReleasedSegmentStage(SegmentStage):
     Differs: nothing.
     """
 
+    own_sequence = True
+
     def run(self, flow: Flow) -> None:
         """Merge across frames, newline tokens included where the model has them in the grid."""
         newline = flow.unflushed.newline

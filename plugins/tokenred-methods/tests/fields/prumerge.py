@@ -15,7 +15,33 @@ def _outliers(field, first, second, others=LOW):
     )
 
 
+FIXED = "prumerge-plus-fixed-released"
+
+
+def _fixed(field, first, second):
+    return Change(FIXED, f"stages.kept.{field}", first, second, {}, {"grid": (24, 24)})
+
+
+SAMPLES = {"name": "with-samples", "released": "fixed"}
 CHANGES = {
+    "stage prumerge-released-frame.selector": _fixed(
+        "selector", SAMPLES, {**SAMPLES, "first": "random"}
+    ),
+    "stage prumerge-released-frame.mass": _fixed("mass", "salience@-1", "salience@-2"),
+    "stage prumerge-released-frame.n_anchors": _fixed("n_anchors", 0.25, 0.125),
+    "stage prumerge-released-frame.cost": _fixed("cost", ["cosine"], ["spatial"]),
+    "stage prumerge-released-frame.combine": Change(
+        FIXED,
+        "stages.kept.combine",
+        "sum",
+        "product",
+        {"stages.kept.cost": ["cosine", "spatial"]},
+        {"grid": (24, 24)},
+    ),
+    "stage prumerge-released-frame.coupler": _fixed(
+        "coupler", "neighbours", {"name": "neighbours", "neighbours": 3}
+    ),
+    "stage prumerge-released-frame.aggregator": _fixed("aggregator", "sum", "mean"),
     "coupler neighbours.neighbours": Change(
         "prumerge",
         "stages.kept.coupler.neighbours",
@@ -59,4 +85,10 @@ VARIANTS = {
         {"samples": 3.0, "first": {"name": "outliers", "fence": 0.3}},
         {"samples": 3.0, "first": {"name": "outliers", "fence": 0.3}, "released": "adaptive"},
     ],
+    ("stage", "prumerge-released-frame"): [
+        {"coupler": "neighbours", "aggregator": {"name": "sum", "own": "one"}, "n_anchors": 0.5}
+    ],
+}
+REQUIRED = {
+    ("stage", "prumerge-released-frame"): {"selector": "top-attention", "mass": "salience@-1"}
 }

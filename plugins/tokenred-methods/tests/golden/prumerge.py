@@ -1,8 +1,4 @@
-"""PruMerge's algorithms as the golden cases name them, each a run of its released presets.
-
-The mode of a fixed number repeats tokens, which no stage of a pipeline emits
-twice: there the strategies of the preset are called on the repeated groups.
-"""
+"""PruMerge's algorithms as the golden cases name them, each a run of its released presets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +8,9 @@ from tokenred_methods.prumerge.outliers import outlier_limit
 from torch import Tensor
 
 from tokenred import Pipeline, load_pipeline
-from tokenred.kernels.merge import apply_merge, gather_tokens
 from tokenred.models.attention import Captured
 from tokenred.models.cues.names import parse_cues
-from tokenred.types import TokenGroup, VisualTokens
+from tokenred.types import VisualTokens
 
 Tensors = Mapping[str, Tensor]
 Params = Mapping[str, Any]
@@ -42,7 +37,7 @@ def _run(pipeline: Pipeline, inputs: Tensors, params: Params) -> dict[str, Tenso
     outputs = {
         "tokens": reduced.features.view(frames, -1, tokens.features.shape[-1]),
         "selected_indices": index,
-        "complement_indices": dropped.nonzero()[:, 1].view(frames, -1),
+        "complement_indices": _complement(dropped, index.shape[1]),
     }
     if params["adaptive"]:
         (cue,) = pipeline.stages["kept"].selector.needs
@@ -50,6 +45,12 @@ def _run(pipeline: Pipeline, inputs: Tensors, params: Params) -> dict[str, Tenso
         above = attention > outlier_limit(attention, 1.5)
         outputs["outlier_ratio"] = above.double().mean(-1)
     return outputs
+
+
+def _complement(dropped: Tensor, n_kept: int) -> Tensor:
+    """List what was dropped; repeats push the first of it out, as released."""
+    left = dropped.shape[1] - n_kept
+    return torch.stack([row.nonzero()[len(row.nonzero()) - left :, 0] for row in dropped])
 
 
 def prumerge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
@@ -67,62 +68,12 @@ def prumerge(inputs: Tensors, params: Params) -> dict[str, Tensor]:
 def prumerge_plus(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     if params["adaptive"]:
         return _run(load_pipeline("prumerge-plus-released"), inputs, params)
-    first = {"name": "top-attention", "layer": -1, "query": "any-joint"}
-    overrides = {
-        "kept.selector.first": first,
-        "kept.selector.samples": 1.0,
-        "kept.selector.released": "fixed",
-    }
-    pipeline = load_pipeline("prumerge-plus-released", overrides)
-    tokens = _tokens(inputs, pipeline)
-    stage = pipeline.stages["kept"]
-    n_tokens = tokens.keep.shape[1]
+    n_tokens = inputs["key"].shape[1] - 1
     n_anchors = 2 * int(n_tokens * params["reduction_ratio"])
-    selected = stage.selector.select(tokens, n_anchors, generator=torch.Generator())
-    dropped = torch.ones_like(tokens.keep).scatter(-1, selected, False)
-    # Repeats push the first dropped tokens out of the complement, as released.
-    complement = torch.stack([mask.nonzero()[n_anchors - n_tokens :, 0] for mask in dropped])
-    return {
-        "tokens": _merged(pipeline, tokens, selected, complement),
-        "selected_indices": selected,
-        "complement_indices": complement,
-    }
-
-
-def _merged(
-    pipeline: Pipeline, tokens: VisualTokens, selected: Tensor, complement: Tensor
-) -> Tensor:
-    """Couple and aggregate as the two stages do, on lists that name a token more than once."""
-    stages = pipeline.stages
-    everything = torch.cat([selected, complement], dim=-1)
-    itself = torch.eye(everything.shape[1], dtype=torch.bool)[:, : selected.shape[1]]
-    itself = itself.expand(len(everything), -1, -1)
-    kept = _solve(stages["kept"], tokens, selected, everything, itself)
-    mass = tokens.cues[stages["rest"].config.mass]
-    strongest = complement.gather(-1, mass.gather(-1, complement).argmax(-1, keepdim=True))
-    others = complement[complement != strongest].view(len(complement), -1)
-    return torch.cat([kept, _solve(stages["rest"], tokens, strongest, others)], dim=1)
-
-
-def _solve(
-    stage: Any,
-    tokens: VisualTokens,
-    anchors: Tensor,
-    sources: Tensor,
-    forbidden: Tensor | None = None,
-) -> Tensor:
-    mass = tokens.cues[stage.config.mass]
-
-    def group(index: Tensor) -> TokenGroup:
-        cues = {name: gather_tokens(tokens.cues[name], index) for name in stage.transport.needs}
-        nowhere = tokens.features.new_zeros(*index.shape, 2)
-        features = gather_tokens(tokens.features, index)
-        return TokenGroup(features, nowhere, nowhere[..., 0], None, cues)
-
-    left, right = group(sources), group(anchors)
-    masses = mass.gather(-1, sources), mass.gather(-1, anchors)
-    coupling = stage.transport(left, right, *masses, forbidden)
-    return apply_merge(right.features, left.features, stage.aggregator.weights(coupling))
+    pipeline = load_pipeline(
+        "prumerge-plus-fixed-released", {"kept.n_anchors": n_anchors / n_tokens}
+    )
+    return _run(pipeline, inputs, params)
 
 
 ALGORITHMS = {"prumerge": prumerge, "prumerge_plus": prumerge_plus}

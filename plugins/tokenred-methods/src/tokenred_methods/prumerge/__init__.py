@@ -8,4 +8,5 @@ def register_strategies(register):
     """Bring PruMerge's adaptive choice and coupling, and the added samples of PruMerge+."""
     register("outliers", ".outliers:OutliersSelector", "selector")
     register("with-samples", ".with_samples:WithSamplesSelector", "selector")
+    register("prumerge-released-frame", ".stages:PrumergeReleasedFrameStage", "stage")
     register("neighbours", ".neighbours:NeighboursCoupler", "coupler")
