@@ -131,6 +131,7 @@ METHODS = generate.method_pages.methods()
 PUBLISHED = {
     "AOT",
     "CDPruner",
+    "DivPrune",
     "DTD",
     "DyCoke",
     "EVS",

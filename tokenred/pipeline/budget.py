@@ -57,7 +57,7 @@ class BudgetConfig(FrozenModel):
 def frame_quota(
     cells: int, retention_ratio: float, rounding: Rounding = "ceil", at_least: int = 1
 ) -> int:
-    """Return the tokens that one frame of ``cells`` tokens may keep, if it has them ``at_least``."""
+    """Return the tokens that one frame of ``cells`` tokens may keep, ``at_least`` if it can."""
     return min(cells, max(at_least, rounded(cells * retention_ratio, rounding)))
 
 

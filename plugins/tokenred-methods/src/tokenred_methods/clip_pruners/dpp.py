@@ -9,7 +9,7 @@ from tokenred import StrategyConfig, VisualTokens
 from tokenred.config import TokenCue
 from tokenred.interfaces import AnchorSelector
 from tokenred.strategies.selectors.importance import importance_of
-from tokenred_methods.clip_pruners._spaces import OF_TEXT, needs_of, unit_vectors
+from tokenred.strategies.selectors.vectors import OF_TEXT, needs_of, unit_vectors
 
 FLOOR = 1e-6
 RIDGE = 1e-4
