@@ -142,6 +142,7 @@ PUBLISHED = {
     "HiRED",
     "HoliTom",
     "LLaVA-Scissor",
+    "OTPrune",
     "PruMerge",
     "PruMerge+",
     "PruneVid",

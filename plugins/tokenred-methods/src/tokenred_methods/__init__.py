@@ -12,6 +12,7 @@ tokenred_plugins = (
     ".framefusion",
     ".frame_difference",
     ".holitom",
+    ".otprune",
     ".prumerge",
     ".prunevid",
     ".pyramiddrop",
