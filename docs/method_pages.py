@@ -253,6 +253,7 @@ def acts(name: str) -> list[str]:
     if any(stage.scope == "frame" for stage in frames):
         looks = any(
             stage.allocator.name != "equal"
+            or stage.budget_scope == "video"
             or getattr(build(AnchorSelector, stage.selector), "looks_across_frames", False)
             for stage in frames
         )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import partial
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -56,6 +56,17 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=LONGEST_TEXT
     )
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came after ``SCHEMA_VERSION``: no part of the identity at their default."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that tell this config from others."""
+        fields, data = type(self).model_fields, self.model_dump(mode="json")
+        return {
+            name: value
+            for name, value in data.items()
+            if name not in self.added or getattr(self, name) != fields[name].default
+        }
 
     @model_validator(mode="before")
     @classmethod

@@ -131,6 +131,7 @@ METHODS = generate.method_pages.methods()
 PUBLISHED = {
     "AOT",
     "CDPruner",
+    "DivPrune",
     "DTD",
     "DyCoke",
     "EVS",
@@ -141,6 +142,7 @@ PUBLISHED = {
     "HiRED",
     "HoliTom",
     "LLaVA-Scissor",
+    "OTPrune",
     "PruMerge",
     "PruMerge+",
     "PruneVid",

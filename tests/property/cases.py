@@ -18,6 +18,7 @@ from tokenred import (
     load_pipeline,
     registry,
 )
+from tokenred.config import PER_FRAME_CUES
 from tokenred.pipeline import load_config
 from tokenred.registry import ROLES, Entry, name_key
 from tokenred.slots import build, parts, strategy_config
@@ -194,8 +195,11 @@ def frame_by_frame(pipeline: Pipeline) -> bool:
     if {stage.kind for stage in stages} - {"frame", "pool", *INSIDE_KINDS}:
         return False
     frames = [stage for stage in stages if stage.kind == "frame"]
-    return all(stage.scope == "frame" and stage.allocator.name == "equal" for stage in frames) and (
-        not any(getattr(part, "looks_across_frames", False) for _, part in parts_of(pipeline))
+    own = all(stage.scope == stage.budget_scope == "frame" for stage in frames)
+    return (
+        own
+        and all(stage.allocator.name == "equal" for stage in frames)
+        and (not any(getattr(part, "looks_across_frames", False) for _, part in parts_of(pipeline)))
     )
 
 
@@ -338,8 +342,13 @@ def frame_stages(draw: st.DrawFn, n_anchors: Any = None, **fixed: Any) -> dict[s
             "mass": draw(st.sampled_from(("uniform", "size", "attention@-1"))),
             "order": draw(st.sampled_from(("raster", "stage", "selection"))),
             "rounding": draw(st.sampled_from(("floor", "ceil", "nearest"))),
+            "budget_scope": draw(st.sampled_from(("frame", "video"))),
         }
-        if fixed.get("part", "all") == "all":
+        chosen = stage["selector"]
+        name = chosen if isinstance(chosen, str) else chosen["name"]
+        if PER_FRAME_CUES & make("selector", name).needs:
+            stage["budget_scope"] = "frame"
+        if fixed.get("part", "all") == "all" and stage["budget_scope"] == "frame":
             stage["allocator"] = draw(_names("budget allocator"))
         possible = set(FRAME_KINDS)
         if n_anchors == "budget":
@@ -462,7 +471,7 @@ def compositions(draw: st.DrawFn, mode: str = "exact") -> dict[str, Any]:
         }
     budget = {"retention_ratio": draw(RATIOS), "mode": mode}
     if not exact:
-        budget["rounding"] = draw(st.sampled_from(("ceil", "floor")))
+        budget["rounding"] = draw(st.sampled_from(("ceil", "floor", "nearest")))
     return {"budget": budget, "stages": stages}
 
 

@@ -138,6 +138,13 @@ CHANGES = {
         "floor",
         {"budget.mode": "as-released", "budget.retention_ratio": 0.25},
     ),
+    "budget.at_least": Change(
+        "random",
+        "budget.at_least",
+        1,
+        5,
+        {"budget.mode": "as-released", "budget.retention_ratio": 0.1},
+    ),
     # the stages
     "stage cut.segmenter": Change(
         several(CUT, {**MERGING, "scope": "segment"}),
@@ -155,6 +162,9 @@ CHANGES = {
         "pooler",
     ),
     "stage frame.allocator": Change(frame(), "stages.frame.allocator", "equal", "anchor-frames"),
+    "stage frame.budget_scope": Change(
+        "top-attention", "stages.frame.budget_scope", "frame", "video"
+    ),
     "stage frame.part": Change(PARTS, "stages.d.part", "dynamic", "static", video=STILL),
     "stage frame.rounding": Change(PARTS, "stages.d.rounding", "floor", "ceil", video=STILL),
     "stage frame.rest": Change(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -35,20 +35,30 @@ class BudgetConfig(FrozenModel):
         "'calibrated': one knob is solved on held-out videos, then frozen; "
         "'as-released': the method's own knobs decide and the realised ratio is reported",
     )
-    rounding: Literal["ceil", "floor"] = Field(
-        "ceil", description="how a frame's share is rounded; 'floor' for mode 'as-released' only"
+    rounding: Rounding = Field(
+        "ceil",
+        description="how a frame's share is rounded ('nearest': halves to even), or the video's "
+        "where a stage has budget_scope: video; all but 'ceil' for mode 'as-released' only",
+    )
+    at_least: int = Field(
+        1,
+        ge=0,
+        le=MOST_ANCHORS,
+        description="what a share is raised to that rounds to fewer tokens; all but 1 for mode "
+        "'as-released' only",
     )
     knob: str | None = Field(None, description="dotted path that a calibrated budget solves for")
     knob_range: tuple[Bound, Bound] | None = Field(
         None, description="where a calibrated budget searches"
     )
+    added: ClassVar[frozenset[str]] = frozenset({"at_least"})
 
 
 def frame_quota(
-    cells: int, retention_ratio: float, rounding: Literal["ceil", "floor"] = "ceil"
+    cells: int, retention_ratio: float, rounding: Rounding = "ceil", at_least: int = 1
 ) -> int:
-    """Return the tokens that one frame of ``cells`` tokens may keep, at least one."""
-    return max(1, min(cells, rounded(cells * retention_ratio, rounding)))
+    """Return the tokens that one frame of ``cells`` tokens may keep, ``at_least`` if it can."""
+    return min(cells, max(at_least, rounded(cells * retention_ratio, rounding)))
 
 
 def rounded(number: float, rounding: Rounding) -> int:
@@ -144,14 +154,14 @@ def _share(value: object) -> float:
 
 @dataclass(frozen=True)
 class OfBudget:
-    """A part of what the budget gives a frame: ``share`` of it, less ``less`` tokens."""
+    """A part of what the budget gives: ``share`` of it, less ``less`` tokens a frame."""
 
     share: float = 1.0
     less: int = 0
 
-    def number(self, quota: int, rounding: Rounding) -> int:
-        """Return the part of a quota, never below zero."""
-        return max(0, rounded(quota * self.share, rounding) - self.less)
+    def number(self, quota: int, rounding: Rounding, frames: int = 1) -> int:
+        """Return the part of a quota of some frames, never below zero."""
+        return max(0, rounded(quota * self.share, rounding) - self.less * frames)
 
 
 _WHOLE = re.compile(r"[0-9]{1,6}")
@@ -226,22 +236,24 @@ def resolve_anchors(
     *,
     quota: int | None = None,
     rounding: Rounding = "nearest",
+    frames: int = 1,
 ) -> int:
-    """Return the number of anchors a frame for a grid of ``tokens_per_frame``.
+    """Return the number of anchors of a frame with a grid of ``tokens_per_frame``.
 
     Parameters
     ----------
-    quota : what the budget gives a frame; by default its share of this grid
+    quota : what the budget gives; by default its share of this grid
     rounding : of parts of the budget
+    frames : number of frames that share the anchors, and the quota; all is rounded once for them
     """
-    part = of_budget(spec)
+    part, cells = of_budget(spec), frames * tokens_per_frame
     if part is not None:
-        quota = frame_quota(tokens_per_frame, retention_ratio) if quota is None else quota
-        return part.number(quota, rounding)
+        quota = frame_quota(cells, retention_ratio) if quota is None else quota
+        return part.number(quota, rounding, frames)
     if isinstance(spec, int):
-        return min(spec, tokens_per_frame)
+        return min(spec * frames, cells)
     share = anchor_share(spec, retention_ratio)
-    return max(1, min(tokens_per_frame, round(tokens_per_frame * share)))
+    return max(1, min(cells, round(cells * share)))
 
 
 def _interpolate(table: dict[float, float], ratio: float) -> float:

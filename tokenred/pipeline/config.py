@@ -67,8 +67,8 @@ class PipelineConfig(FrozenModel):
         """Return what identifies the pipeline: schema, budget, stages in order, seed."""
         return {
             "schema": SCHEMA_VERSION,
-            "budget": self.budget.model_dump(mode="json"),
-            "stages": [[label, s.model_dump(mode="json")] for label, s in self.stages.items()],
+            "budget": self.budget.identity(),
+            "stages": [[label, s.identity()] for label, s in self.stages.items()],
             "seed": self.seed,
         }
 
@@ -120,10 +120,16 @@ def _check_budget(budget: BudgetConfig, stages: Mapping[str, Stage]) -> None:
         raise ConfigError("mode 'calibrated' needs a knob and a knob_range", ["budget"])
     if not calibrated and (budget.knob is not None or budget.knob_range is not None):
         raise ConfigError("a knob is for mode 'calibrated' only", ["budget", "knob"])
-    if budget.rounding == "floor" and budget.mode != "as-released":
+    if budget.rounding != "ceil" and budget.mode != "as-released":
         raise ConfigError(
-            "'floor' is for mode 'as-released': budgets are compared rounded up",
+            f"'{budget.rounding}' is for mode 'as-released': budgets are compared rounded up",
             ["budget", "rounding"],
+        )
+    if budget.at_least != 1 and budget.mode != "as-released":
+        raise ConfigError(
+            f"at_least: {budget.at_least} is for mode 'as-released': budgets are compared with one "
+            "token a frame at least",
+            ["budget", "at_least"],
         )
     if budget.mode != "exact":
         return

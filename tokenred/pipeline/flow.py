@@ -101,8 +101,16 @@ class Flow:
     @property
     def quota(self) -> int:
         """Tokens that one frame may keep."""
-        budget = self.budget
-        return frame_quota(self.vanilla_cells, budget.retention_ratio, budget.rounding)
+        return self.quota_of(1)
+
+    def quota_of(self, frames: int) -> int:
+        """Return the tokens that some frames may keep together, rounded once for all of them.
+
+        An exact budget is rounded in each, so that it is the same however they are divided.
+        """
+        budget, once = self.budget, 1 if self.exact else frames
+        cells, ratio = once * self.vanilla_cells, budget.retention_ratio
+        return frames // once * frame_quota(cells, ratio, budget.rounding, budget.at_least)
 
     @property
     def segments(self) -> Segments:

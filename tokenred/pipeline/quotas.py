@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from tokenred.errors import InputError
 from tokenred.interfaces import BudgetAllocator
@@ -36,16 +37,27 @@ class QuotaConfig(StageConfig):
     allocator: Slot[BudgetAllocator] = Field(
         "equal", validate_default=True, description="how the anchors are divided among the frames"
     )
+    budget_scope: Literal["frame", "video"] = Field(
+        "frame",
+        description="'video': the selector sees the tokens of all frames as one pool and a number "
+        "for the whole video, so how many a frame keeps follows from its choice, and may be none",
+    )
     part: Literal["all", "static", "dynamic"] = Field(
         "all", description="work on all tokens, or on one part that a static stage made"
     )
+    added: ClassVar[frozenset[str]] = frozenset({"budget_scope"})
+
+    def pools(self, mask: Tensor) -> list[int]:
+        """Return the number of tokens in every frame of a mask, or in the whole video."""
+        per_frame: list[int] = mask.sum(-1).tolist()
+        return per_frame if self.budget_scope == "frame" else [sum(per_frame)]
 
 
 PARTS: tuple[Part, ...] = ("static", "dynamic")
 
 
 def anchor_counts(flow: Flow, config: QuotaConfig, allocator: BudgetAllocator) -> list[int]:
-    """Return the number of anchors of every frame.
+    """Return the number of anchors of every frame, or the one number of the whole video.
 
     Under an exact budget ``budget`` means all that is left to spend; what a frame cannot take goes
     to others. Otherwise it is what the budget gives a frame, less what is pinned in it.
@@ -55,10 +67,11 @@ def anchor_counts(flow: Flow, config: QuotaConfig, allocator: BudgetAllocator) -
     BudgetError
         If the open tokens are fewer than an exact budget wants, or pinned ones exceed it.
     InputError
-        If a frame has fewer open tokens than the number asked for.
+        If a frame, or the video, has fewer open tokens than the number asked for.
     """
     open_ = flow.open(config.part)
-    have = open_.sum(-1).tolist()
+    have = config.pools(open_)
+    frames = flow.frames // len(have)
     if config.part != "all":
         return _of_part(flow, config, have)
     # A share of the budget is one of what the LLM would see, whatever this grid is.
@@ -66,12 +79,13 @@ def anchor_counts(flow: Flow, config: QuotaConfig, allocator: BudgetAllocator) -
         config.n_anchors,
         open_.shape[1],
         flow.budget.retention_ratio,
-        quota=flow.quota if flow.pooled else None,
+        quota=flow.quota_of(frames) if flow.pooled else None,
         rounding=config.rounding,
+        frames=frames,
     )
-    wanted = [number] * flow.frames
+    wanted = [number] * len(have)
     if config.n_anchors == "budget" and flow.pinned is not None:
-        wanted = [max(0, number - n) for n in flow.pinned.sum(-1).tolist()]
+        wanted = [max(0, number - n) for n in config.pools(flow.pinned)]
     total = sum(wanted)
     last = flow.exact and config.n_anchors == "budget"
     if last and flow.pooled:
@@ -90,11 +104,12 @@ def anchor_counts(flow: Flow, config: QuotaConfig, allocator: BudgetAllocator) -
     if last:
         return apportion(total, [float(n) for n in wanted], have)
     if flow.pinned is not None:  # what was pinned may be all that a frame had
-        pinned = flow.pinned.any(-1).tolist()
+        pinned = config.pools(flow.pinned)
         wanted = [min(n, cap) if some else n for n, cap, some in zip(wanted, have, pinned)]
     short = [cap for n, cap in zip(wanted, have) if n > cap]
     if short:
-        raise InputError(f"{number} anchors asked for, a frame has {min(short)} tokens left")
+        whose = "a frame" if config.budget_scope == "frame" else "the video"
+        raise InputError(f"{number} anchors asked for, {whose} has {min(short)} tokens left")
     return wanted
 
 
@@ -124,7 +139,7 @@ def _left(flow: Flow, available: int) -> int:
 
 def _of_part(flow: Flow, config: QuotaConfig, have: Sequence[int]) -> list[int]:
     """Divide what a part may keep among the frames, in proportion to what they have of it."""
-    spec = config.n_anchors
+    spec, frames = config.n_anchors, flow.frames // len(have)
     if spec == "budget":
         return _budget_of_part(flow, config, have)
     if of_budget(spec) is not None or isinstance(spec, int):
@@ -132,8 +147,9 @@ def _of_part(flow: Flow, config: QuotaConfig, have: Sequence[int]) -> list[int]:
             spec,
             flow.vanilla_cells,
             flow.budget.retention_ratio,
-            quota=flow.quota,
+            quota=flow.quota_of(frames),
             rounding=config.rounding,
+            frames=frames,
         )
         counts = [min(number, n) for n in have]
     else:
@@ -149,7 +165,7 @@ def _budget_of_part(flow: Flow, config: QuotaConfig, have: Sequence[int]) -> lis
         wanted = flow.budget.retention_ratio * flow.frames * flow.vanilla_cells
         return [rounded(n * min(1.0, wanted / alive), config.rounding) for n in have]
     undecided: dict[str, list[int]] = {
-        part: flow.open(part).sum(-1).tolist() for part in PARTS if part not in flow.decided
+        part: config.pools(flow.open(part)) for part in PARTS if part not in flow.decided
     }
     decided = sum(int(flow.open(part).sum()) for part in flow.decided)
     available = sum(map(sum, undecided.values()))
@@ -160,5 +176,5 @@ def _budget_of_part(flow: Flow, config: QuotaConfig, have: Sequence[int]) -> lis
         raise flow.unreachable("most", flow.target - total + available)
     cells = [n for part in undecided.values() for n in part]
     parts = shares(total, cells)
-    first = list(undecided).index(config.part) * flow.frames
-    return parts[first : first + flow.frames]
+    first = list(undecided).index(config.part) * len(have)
+    return parts[first : first + len(have)]

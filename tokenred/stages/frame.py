@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import TokenCue
+from tokenred.config import PER_FRAME_CUES, TokenCue
 from tokenred.errors import ConfigError, InputError
 from tokenred.interfaces import AnchorSelector, BudgetAllocator
 from tokenred.kernels.merge import padded_index
@@ -61,6 +61,24 @@ class FrameStage(CouplingStage):
         self.allocator = build(BudgetAllocator, config.allocator)
         if config.part != "all" and self.allocator.divides:
             raise ConfigError("a part is divided by what each frame has of it", ["allocator"])
+        if config.budget_scope == "video":
+            self._check_pool()
+
+    def _check_pool(self) -> None:
+        """One choice over the whole video takes the place of numbers for the frames."""
+        allocator, selector = self.config.allocator.name, self.config.selector.name
+        if self.allocator.divides:
+            raise ConfigError(
+                f"with budget_scope: video the selector divides the anchors, not '{allocator}'; "
+                "use allocator: equal",
+                ["allocator"],
+            )
+        if PER_FRAME_CUES & self.selector.needs:
+            raise ConfigError(
+                f"selector '{selector}' reads something of each frame, so it cannot choose over "
+                "the whole video; use budget_scope: frame",
+                ["budget_scope"],
+            )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -92,11 +110,12 @@ class FrameStage(CouplingStage):
             flow.decided |= {self.config.part}
 
     def _counts(self, flow: Flow) -> list[int]:
-        """Return the number of anchors of every frame."""
+        """Return the number of anchors of every frame, or that of the whole video."""
         return anchor_counts(flow, self.config, self.allocator)
 
     def _step(self, flow: Flow, tokens: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Select ``counts`` anchors a frame among ``tokens``; merge, pin or drop the rest.
+        """Select ``counts`` anchors a frame (or one count) among ``tokens``; merge, pin or drop the
+        rest.
 
         Returns the anchors as a mask, and each one's place in the selector's order.
         """
@@ -105,6 +124,7 @@ class FrameStage(CouplingStage):
         sources = tokens if self.config.sources == "all" else rest
         if self.aggregator.merges and bool(sources.any()) and bool(anchors.any()):
             flow.merge(self._merges(flow, tokens, anchors, sources), int(anchors.sum()))
+            self._note_lonely(flow, anchors, rest)
         if self.config.order != "raster":
             flow.order_last(anchors, rank if self.config.order == "selection" else None)
         flow.keep_value = anchors.float()
@@ -113,6 +133,15 @@ class FrameStage(CouplingStage):
         else:
             flow.update(keep=flow.unflushed.keep & ~rest)
         return anchors, rank
+
+    def _note_lonely(self, flow: Flow, anchors: Tensor, rest: Tensor) -> None:
+        """Say how many tokens go unmerged since no anchor of their frame is there to take them."""
+        lonely = int(rest[~anchors.any(-1)].sum())
+        if lonely and self.config.scope == "frame" and self.config.rest == "drop":
+            flow.remark(
+                f"{lonely} tokens of frames without anchors were dropped, not merged; scope: "
+                "segment lets anchors of other frames take them in"
+            )
 
     def _asks(self, count: int) -> bool:
         """Return whether the selector is asked even if a frame keeps all of its ``count`` tokens.
@@ -123,10 +152,20 @@ class FrameStage(CouplingStage):
 
     def _select(self, flow: Flow, tokens: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the anchors as a mask, and each one's place in the selector's order."""
+        view = replace(flow.tokens, keep=tokens)
+        if self.config.budget_scope == "frame":
+            return self._select_in(view, counts, flow.generator)
+        anchors, rank = self._select_in(_pool_of(view), counts, flow.generator)
+        return anchors.view_as(tokens), rank.view_as(tokens)
+
+    def _select_in(
+        self, view: VisualTokens, counts: Sequence[int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Select so many anchors in each frame of a view."""
+        tokens = view.keep
         anchors = torch.zeros_like(tokens)
         rank = torch.zeros(tokens.shape, dtype=torch.long, device=tokens.device)
         have = tokens.sum(-1).tolist()
-        view = replace(flow.tokens, keep=tokens)
         for count in sorted(set(counts) - {0}):
             frames = [t for t, n in enumerate(counts) if n == count]
             whole = [] if self._asks(count) else [t for t in frames if have[t] == count]
@@ -136,13 +175,14 @@ class FrameStage(CouplingStage):
                 frames = [t for t in frames if t not in set(whole)]
             if not frames:
                 continue
-            chosen, order = self._chosen(view, frames, count, flow.generator)
+            chosen, order = self._chosen(view, frames, count, generator)
             if bool((chosen & ~tokens[frames]).any()) or (
                 self.config.rest == "drop" and not bool(chosen.any(-1).all())
             ):
+                where = self.config.budget_scope
                 raise InputError(
                     f"selector '{self.config.selector.name}' chose a dropped token or none in a "
-                    "frame"
+                    f"{where}"
                 )
             anchors[frames], rank[frames] = chosen, order
         return anchors, rank
@@ -219,6 +259,24 @@ class FrameStage(CouplingStage):
             if right[0].numel() and left[0].numel():
                 sides = right[0] + start, right[1], left[0] + start, left[1]
                 yield Problem(*sides, frames if whole else None)
+
+
+def _pool_of(tokens: VisualTokens) -> VisualTokens:
+    """Return a video as one tall frame, its frames one below the other; nothing is copied."""
+    rows, columns = tokens.grid
+    return replace(
+        tokens,
+        features=tokens.features.flatten(0, 1)[None],
+        grid=(len(tokens.keep) * rows, columns),
+        keep=tokens.keep.flatten()[None],
+        frame_times=tokens.frame_times[:1],
+        cues={
+            name: cue.flatten(0, 1)[None]
+            for name, cue in tokens.cues.items()
+            if name not in PER_FRAME_CUES
+        },
+        segments=None,
+    )
 
 
 def _frames_of(tokens: VisualTokens, frames: list[int]) -> VisualTokens:

@@ -6,11 +6,13 @@ from tokenred import hookimpl
 
 tokenred_plugins = (
     ".clip_pruners",
+    ".divprune",
     ".dycoke",
     ".fastvid",
     ".framefusion",
     ".frame_difference",
     ".holitom",
+    ".otprune",
     ".prumerge",
     ".prunevid",
     ".pyramiddrop",

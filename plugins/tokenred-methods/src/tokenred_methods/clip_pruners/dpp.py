@@ -8,8 +8,14 @@ from torch import Tensor
 from tokenred import StrategyConfig, VisualTokens
 from tokenred.config import TokenCue
 from tokenred.interfaces import AnchorSelector
+from tokenred.kernels.determinant import greedy_determinant
 from tokenred.strategies.selectors.importance import importance_of
-from tokenred_methods.clip_pruners._spaces import OF_TEXT, needs_of, unit_vectors
+from tokenred.strategies.selectors.vectors import (
+    OF_TEXT,
+    needs_of,
+    products_with,
+    unit_vectors,
+)
 
 FLOOR = 1e-6
 RIDGE = 1e-4
@@ -74,22 +80,18 @@ class DppSelector(AnchorSelector):
         vectors = unit_vectors(tokens, self.config.of)
         relevance = self._relevance(tokens)
         own = relevance.square() * (1.0 if self.config.released else 1.0 + RIDGE)
-        gain = own.masked_fill(~tokens.keep, -torch.inf)
-        rows = gain.new_zeros(len(gain), n_anchors, gain.shape[1])
-        picks = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
-        frame = torch.arange(len(gain), device=rows.device)
-        for step in range(n_anchors):
-            pick = gain.argmax(-1)
-            alike = (vectors @ vectors[frame, pick][..., None])[..., 0]
-            kernel = relevance[frame, pick][:, None] * alike * relevance
-            before = rows[:, :step]
-            known = (before[frame, :, pick][:, None] @ before)[:, 0]
-            best = gain[frame, pick][:, None]
-            scale = best if self.config.released else best.clamp_min(torch.finfo(best.dtype).tiny)
-            rows[:, step] = (kernel - known) / scale.sqrt()
-            gain = gain - rows[:, step].square()
-            gain[frame, pick] = -torch.inf
-            picks[:, step] = pick
+        frame = torch.arange(len(own), device=own.device)
+
+        def kernel_row(pick: Tensor) -> Tensor:
+            alike = products_with(vectors, vectors[frame, pick])
+            return relevance[frame, pick][:, None] * alike * relevance
+
+        picks = greedy_determinant(
+            own.masked_fill(~tokens.keep, -torch.inf),
+            kernel_row,
+            n_anchors,
+            is_guarded=not self.config.released,
+        )
         if self.config.released:
             return torch.zeros_like(tokens.keep).scatter(-1, picks, True) & tokens.keep
         return picks

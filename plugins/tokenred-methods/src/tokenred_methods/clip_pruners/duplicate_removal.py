@@ -16,7 +16,7 @@ from tokenred.strategies.selectors.importance import (
     importance_of,
     top_index,
 )
-from tokenred_methods.clip_pruners._spaces import OF_TEXT, needs_of, unit_vectors
+from tokenred.strategies.selectors.vectors import OF_TEXT, needs_of, unit_vectors
 
 
 class DuplicateRemovalConfig(StrategyConfig):

@@ -30,7 +30,7 @@ class PruneVidReleasedFrameStage(FrameStage):
     config: PruneVidReleasedFrameStageConfig
 
     def _counts(self, flow: Flow) -> list[int]:
-        have = flow.open(self.config.part).sum(-1).tolist()
+        have = self.config.pools(flow.open(self.config.part))
         spared = self.config.spare_up_to
         return [n if n <= spared else count for n, count in zip(have, super()._counts(flow))]
 

@@ -34,7 +34,7 @@ class RoundsFrameStage(FrameStage):
         while True:
             tokens = flow.open(self.config.part)
             # One at a time where the share is less than one, so that it ends.
-            least = (n - max(1, int(n * self.config.max_drop)) for n in tokens.sum(-1).tolist())
+            least = (n - max(1, int(n * self.config.max_drop)) for n in self.config.pools(tokens))
             counts = [max(pair) for pair in zip(goal, least)]
             self._step(flow, tokens, counts)
             if counts == goal:
