@@ -124,7 +124,8 @@ class FrameStage(CouplingStage):
         sources = tokens if self.config.sources == "all" else rest
         if self.aggregator.merges and bool(sources.any()) and bool(anchors.any()):
             flow.merge(self._merges(flow, tokens, anchors, sources), int(anchors.sum()))
-            self._note_lonely(flow, anchors, rest)
+            if self.config.budget_scope == "video" or 0 in counts:
+                self._note_lonely(flow, anchors, rest)
         if self.config.order != "raster":
             flow.order_last(anchors, rank if self.config.order == "selection" else None)
         flow.keep_value = anchors.float()
