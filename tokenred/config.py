@@ -27,12 +27,17 @@ LONGEST_TEXT = 10_000
 """Characters of any text among settings."""
 
 
-PER_FRAME_CUES = frozenset({"pooler"})
-"""Cues of a frame as a whole; all others have a value for each of its tokens."""
+OF_FRAMES = "frame-"
+"""How names of cues begin that a caller brings for a frame as a whole."""
+
+
+def is_of_frames(cue: str) -> bool:
+    """Return whether a cue is one of a frame as a whole, not of each of its tokens."""
+    return cue == "pooler" or cue.startswith(OF_FRAMES)
 
 
 def _of_tokens(name: str) -> str:
-    if name in PER_FRAME_CUES:
+    if is_of_frames(name):
         raise ConfigError(f"'{name}' is a cue of a frame; a cue of its tokens is needed")
     return name
 

@@ -270,6 +270,11 @@ class BudgetAllocator(Strategy, role="budget allocator"):
         return "nearest"
 
     @property
+    def whole(self) -> bool:
+        """Whether its numbers are whole already, of a total that it rounds or cuts by itself."""
+        return False
+
+    @property
     def divides(self) -> bool:
         """False if every frame gets the same number."""
         return True

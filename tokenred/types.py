@@ -46,13 +46,15 @@ class VisualTokens:
     keep : (frames, tokens) bool, tokens that are still alive; a stage only narrows it
     frame_times : (frames,) seconds
     cues : named tensors that strategies asked for in ``needs``. ``pooler`` has one vector a frame,
-        ``(frames, width)``; every other cue is per token, ``(frames, tokens)`` or ``(frames,
-        tokens, width)``: ``attention@LAYER`` (attention a token receives, mean over heads and
-        queries), ``class-attention@LAYER`` (what the class token gives it), ``salience@LAYER`` (the
-        latter where a tower has a class token, else the former), ``attention@pooler`` (what the
-        pooling head gives it), ``keys@LAYER`` (mean over heads), ``tower`` (what the projector
-        reads), or a cue that the caller brings. ``LAYER`` is an index (negative from the end), a
-        share of the depth, or ``features``: the block whose output the model reads.
+        ``(frames, width)``, and so have, or one number, cues that the caller brings under a name
+        that begins with ``frame-``; every other cue is per token, ``(frames, tokens)`` or
+        ``(frames, tokens, width)``: ``attention@LAYER`` (attention a token receives, mean over
+        heads and queries), ``class-attention@LAYER`` (what the class token gives it),
+        ``salience@LAYER`` (the latter where a tower has a class token, else the former),
+        ``attention@pooler`` (what the pooling head gives it), ``keys@LAYER`` (mean over heads),
+        ``tower`` (what the projector reads), or a cue that the caller brings. ``LAYER`` is an index
+        (negative from the end), a share of the depth, or ``features``: the block whose output the
+        model reads.
     native_pool : the pooling that the model itself applies before its LLM
     segments : runs of frames that belong together; None: the whole video is one
     newline : the token that the model will put between these, which a stage may put in by itself;

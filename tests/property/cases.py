@@ -18,7 +18,7 @@ from tokenred import (
     load_pipeline,
     registry,
 )
-from tokenred.config import PER_FRAME_CUES
+from tokenred.config import is_of_frames
 from tokenred.pipeline import load_config
 from tokenred.registry import ROLES, Entry, name_key
 from tokenred.slots import build, parts, strategy_config
@@ -346,7 +346,7 @@ def frame_stages(draw: st.DrawFn, n_anchors: Any = None, **fixed: Any) -> dict[s
         }
         chosen = stage["selector"]
         name = chosen if isinstance(chosen, str) else chosen["name"]
-        if PER_FRAME_CUES & make("selector", name).needs:
+        if any(map(is_of_frames, make("selector", name).needs)):
             stage["budget_scope"] = "frame"
         if fixed.get("part", "all") == "all" and stage["budget_scope"] == "frame":
             stage["allocator"] = draw(_names("budget allocator"))

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from property.cases import PER_FRAME_CUES, make, pipeline_video, subjects
+from property.cases import make, pipeline_video, subjects
 from property.test_pipelines import check_sound
 from tokenred import ConfigError, Pipeline, VisualTokens, load_pipeline
+from tokenred.config import is_of_frames
 from tokenred.slots import name_key
 from tokenred.strategies.selectors.random import RandomSelector
 
@@ -27,7 +28,7 @@ def as_given(entry: Any, strategy: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("entry", "selector"), subjects("selector"))
 def test_any_selector_keeps_the_number_of_the_video(entry: Any, selector: Any) -> None:
     given = as_given(entry, selector)
-    if PER_FRAME_CUES & selector.needs:
+    if any(map(is_of_frames, selector.needs)):
         pytest.skip("refused, see below")
     for ratio in (0.6, 0.75, 1.0):  # some cannot keep less than a half
         mode = "as-released" if selector.adaptive else "exact"
@@ -164,7 +165,7 @@ def test_what_divides_among_frames_is_refused() -> None:
 
 
 def test_what_reads_something_of_each_frame_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RandomSelector, "needs", PER_FRAME_CUES)
+    monkeypatch.setattr(RandomSelector, "needs", frozenset({"pooler"}))
     with pytest.raises(ConfigError, match=r"^stages.a.budget_scope: selector 'random' reads"):
         over_the_video("random", {})
 

@@ -178,6 +178,15 @@ CHANGES = {
     "stage frame.scope": Change(several(CUT, MERGING), "stages.b.scope", "segment", "frame"),
     "stage frame.sources": Change(frame(), "stages.frame.sources", "rest", "all"),
     "stage frame.mass": Change(frame(), "stages.frame.mass", "uniform", "attention@-1"),
+    "budget allocator given.cue": Change(
+        frame(allocator="given"), "stages.frame.allocator.cue", "frame-weights", "frame-others"
+    ),
+    "budget allocator given.as_counts": Change(
+        {**frame(allocator="given"), "budget": {"retention_ratio": 0.2, "mode": "as-released"}},
+        "stages.frame.allocator.as_counts",
+        False,
+        True,
+    ),
     "stage newlines.after": Change(CLOSED, "stages.b.after", "row", "frame", video=ROWS),
     "stage newlines.of": Change(CLOSED, "stages.b.of", "row", "end", video=ROWS),
     "stage newlines.every": Change(CLOSED, "stages.b.every", False, True, video=ROWS),

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from tokenred.config import PER_FRAME_CUES
+from tokenred.config import is_of_frames
 from tokenred.errors import (
     BudgetError,
     CapabilityError,
@@ -129,7 +129,13 @@ class Pipeline:
                     f"features reach {_largest(values):.3g}; beyond {limit:.3g} sums of their "
                     "squares overflow"
                 )
-            per_token = name != "features" and name not in PER_FRAME_CUES
+            of_frames = is_of_frames(name)
+            if of_frames and len(values) != len(tokens.keep):
+                raise InputError(
+                    f"cue {name} has {len(values)} entries, one for each of the "
+                    f"{len(tokens.keep)} frames is needed"
+                )
+            per_token = name != "features" and not of_frames
             if per_token and values.shape[:2] != tokens.keep.shape:
                 raise InputError(
                     f"cue {name} has shape {tuple(values.shape)}, the tokens have "

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.config import PER_FRAME_CUES
+from tokenred.config import is_of_frames
 from tokenred.errors import BudgetError
 from tokenred.kernels.sparse import sparse_identity, sparse_map
 from tokenred.pipeline.flow import Flow, Output
@@ -82,7 +82,7 @@ def with_newline_column(tokens: VisualTokens, newline: Float[Tensor, "dim"]) -> 
         return torch.cat([grid, fill.to(values).expand_as(grid[:, :, :1])], 2).flatten(1, 2)
 
     cues = {
-        name: cue if name in PER_FRAME_CUES else wider(cue, cue.new_zeros(()))
+        name: cue if is_of_frames(name) else wider(cue, cue.new_zeros(()))
         for name, cue in tokens.cues.items()
     }
     return replace(

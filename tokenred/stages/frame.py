@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenred.config import PER_FRAME_CUES, TokenCue
+from tokenred.config import TokenCue, is_of_frames
 from tokenred.errors import ConfigError, InputError
 from tokenred.interfaces import AnchorSelector, BudgetAllocator
 from tokenred.kernels.merge import padded_index
@@ -73,7 +73,7 @@ class FrameStage(CouplingStage):
                 "use allocator: equal",
                 ["allocator"],
             )
-        if PER_FRAME_CUES & self.selector.needs:
+        if any(is_of_frames(name) for name in self.selector.needs):
             raise ConfigError(
                 f"selector '{selector}' reads something of each frame, so it cannot choose over "
                 "the whole video; use budget_scope: frame",
@@ -274,7 +274,7 @@ def _pool_of(tokens: VisualTokens) -> VisualTokens:
         cues={
             name: cue.flatten(0, 1)[None]
             for name, cue in tokens.cues.items()
-            if name not in PER_FRAME_CUES
+            if not is_of_frames(name)
         },
         segments=None,
     )

@@ -7,7 +7,7 @@ import torch
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from torch import Tensor
 
-from tokenred.config import PER_FRAME_CUES
+from tokenred.config import is_of_frames
 from tokenred.errors import CapabilityError, ConfigError, quoted
 from tokenred.kernels.pooling import PoolMode, pool_tokens, pooled_grid, pooling_matrix
 from tokenred.kernels.sparse import sparse_map
@@ -95,7 +95,7 @@ class PoolStage(Stage):
             return pool_tokens(values, tokens.grid, mode, stride)
 
         cues = {
-            name: cue if name in PER_FRAME_CUES else _pool_cue(cue, pool)
+            name: cue if is_of_frames(name) else _pool_cue(cue, pool)
             for name, cue in flow.cues.items()
         }
         value = pool(tokens.keep.float()[..., None])[..., 0]

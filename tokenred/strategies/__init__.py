@@ -63,6 +63,7 @@ STRATEGIES = {
     "budget allocator": {
         "equal": ".allocators:EqualAllocator",
         "anchor-frames": ".allocators:AnchorFramesAllocator",
+        "given": ".allocators:GivenAllocator",
     },
     "token ranker": {
         "last-query": ".rankers:LastQueryRanker",

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenred.config import is_of_frames
 from tokenred.types import Newlines, NewlineToken, Segments, VisualTokens
 
 POOLER_WIDTH, KEY_WIDTH, TOWER_WIDTH, PIXELS_WIDTH = 4, 3, 6, 12
@@ -70,6 +71,8 @@ def drawn_cue(
     generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
     if name == "pooler":
         return torch.randn(frames, POOLER_WIDTH, generator=generator)
+    if is_of_frames(name):
+        return torch.rand(frames, generator=generator) + 0.1
     width = cue_width(name, cues)
     if width:
         return torch.randn(frames, tokens, width, generator=generator)
@@ -99,7 +102,7 @@ def without_a_say(tokens: VisualTokens) -> VisualTokens:
     def other(values: Tensor) -> Tensor:
         return values.clone().index_put((gone,), 1 + 3 * values[gone].abs())
 
-    cues = {name: cue if name == "pooler" else other(cue) for name, cue in tokens.cues.items()}
+    cues = {name: cue if is_of_frames(name) else other(cue) for name, cue in tokens.cues.items()}
     return replace(tokens, features=other(tokens.features), cues=cues)
 
 

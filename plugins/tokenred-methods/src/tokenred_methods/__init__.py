@@ -16,6 +16,7 @@ tokenred_plugins = (
     ".holitom",
     ".holov",
     ".idpruner",
+    ".kvtp",
     ".otprune",
     ".prumerge",
     ".prunevid",
@@ -25,6 +26,7 @@ tokenred_plugins = (
     ".sparsevlm",
     ".sttm",
     ".tome",
+    ".vcast",
     ".vidcom2",
     ".visionzip",
 )
