@@ -5,6 +5,7 @@ import torch
 from tokenred_methods.gprune.graph_flow import GraphFlowConfig, GraphFlowSelector
 
 from tokenred import VisualTokens, load_pipeline
+from tokenred.errors import BudgetWarning
 from tokenred.testing import parametrize_checks, video_tokens
 
 
@@ -62,7 +63,10 @@ def test_a_token_without_neighbours_keeps_its_length():
 
 def test_the_release_rounds_down():
     tokens = video_tokens(3, (5, 5), dim=9)
-    for ratio, released, repaired in ((0.11, 6, 9), (0.03, 0, 3)):
+    for ratio, released, repaired in ((0.11, 6, 9), (0.05, 3, 6)):
         budget = {"budget.retention_ratio": ratio}
         assert load_pipeline("gprune-released", budget).run(tokens).realised.n_tokens == released
         assert load_pipeline("gprune", budget).run(tokens).realised.n_tokens == repaired
+    with pytest.warns(BudgetWarning, match="keeps 0 % of the tokens"):
+        none = load_pipeline("gprune-released", {"budget.retention_ratio": 0.03}).run(tokens)
+    assert none.realised.n_tokens == 0

@@ -5,6 +5,7 @@ import torch
 from tokenred_methods.scope.coverage import CoverageConfig, CoverageSelector
 
 from tokenred import ConfigError, load_pipeline
+from tokenred.errors import BudgetWarning
 from tokenred.testing import parametrize_checks, video_tokens
 
 SALIENCY = "salience@-2"
@@ -72,10 +73,13 @@ def test_the_scale_of_the_saliency_matters_where_it_is_added_only():
 
 def test_the_release_rounds_down():
     tokens = video_tokens(3, (5, 5), needs={SALIENCY, "tower"}, dim=9)
-    for ratio, released, repaired in ((0.11, 6, 9), (0.03, 0, 3)):
+    for ratio, released, repaired in ((0.11, 6, 9), (0.05, 3, 6)):
         budget = {"budget.retention_ratio": ratio}
         assert load_pipeline("scope-released", budget).run(tokens).realised.n_tokens == released
         assert load_pipeline("scope", budget).run(tokens).realised.n_tokens == repaired
+    with pytest.warns(BudgetWarning, match="keeps 0 % of the tokens"):
+        none = load_pipeline("scope-released", {"budget.retention_ratio": 0.03}).run(tokens)
+    assert none.realised.n_tokens == 0
 
 
 def test_other_combinations_are_refused():
