@@ -250,15 +250,17 @@ def acts(name: str) -> list[str]:
     found = []
     before_pool = "pool" in kinds and kinds.index("pool") > 0
     frames = [stage for stage in stages if isinstance(stage, FrameStageConfig)]
-    if any(stage.scope == "frame" for stage in frames):
+    early = ", before the model's pooling" if before_pool else ""
+    apart = [stage for stage in frames if stage.budget_scope == "frame"]
+    if len(apart) < len(frames):
+        found.append("on all frames at once" + early)
+    if any(stage.scope == "frame" for stage in apart):
         looks = any(
             stage.allocator.name != "equal"
-            or stage.budget_scope == "video"
             or getattr(build(AnchorSelector, stage.selector), "looks_across_frames", False)
-            for stage in frames
+            for stage in apart
         )
-        where = "inside each frame" + (", before the model's pooling" if before_pool else "")
-        found.append(where + (", with an eye on the others" if looks else ""))
+        found.append("inside each frame" + early + (", with an eye on the others" if looks else ""))
     wide = {"static", "reference", "group"} & set(kinds)
     wide |= {stage.kind for stage in stages if isinstance(stage, SegmentStageConfig)}
     if wide or any(stage.scope != "frame" for stage in frames):

@@ -16,15 +16,15 @@ _WHY = {
 def budget_remark(config: PipelineConfig, realised: Realised) -> str:
     """Return a sentence where the realised share is not the asked one; nothing where it is.
 
-    One token a frame is rounding, unless that alone more than doubles the share. A budget of mode
-    ``as-released`` is a remark in its file; it was asked for where somebody set it.
+    One token a frame is rounding, unless that alone more than doubles the share or leaves none. A
+    budget of mode ``as-released`` is a remark in its file; it was asked for where somebody set it.
     """
     budget = config.budget
     if budget.mode == "as-released" and not config.is_budget_asked:
         return ""
     wanted = budget.retention_ratio * realised.vanilla_tokens
     is_rounded = abs(realised.n_tokens - wanted) <= len(realised.tokens_per_frame)
-    if is_rounded and realised.n_tokens <= 2 * wanted:
+    if is_rounded and 0 < realised.n_tokens <= 2 * wanted:
         return ""
     return (
         f"pipeline '{config.name}' keeps {100 * realised.retention_ratio:.3g} % of the tokens, not "

@@ -2,20 +2,18 @@
 
 from tokenred.testing import Change
 
-SELECTOR = "stages.frame.selector"
-
-
-def _change(field, first, second, others=None):
-    base = {"budget.retention_ratio": 0.3, **(others or {})}
-    return Change("gprune", f"{SELECTOR}.{field}", first, second, base, {"grid": (12, 12)})
-
+CHOICE = "stages.frame.selector"
+QUARTER = {"budget.retention_ratio": 0.25}
+# So many edges that a walk leaves its token.
+DENSE = {**QUARTER, f"{CHOICE}.threshold": 0.0, f"{CHOICE}.temperature": 0.3}
 
 CHANGES = {
-    "selector graph-flow.of": _change("of", "features", "keys@-1"),
-    "selector graph-flow.similarity": _change("similarity", 0.5, 0.0),
-    "selector graph-flow.temperature": _change("temperature", 0.03, 3.0),
-    "selector graph-flow.steps": _change("steps", 5, 0),
+    "selector graph-flow.of": Change("gprune", f"{CHOICE}.of", "features", "keys@-1", QUARTER),
+    "selector graph-flow.threshold": Change("gprune", f"{CHOICE}.threshold", 0.5, -1.0, QUARTER),
+    "selector graph-flow.temperature": Change(
+        "gprune", f"{CHOICE}.temperature", 0.03, 1.0, QUARTER
+    ),
+    "selector graph-flow.steps": Change("gprune", f"{CHOICE}.steps", 5, 0, DENSE),
 }
-VARIANTS = {
-    ("selector", "graph-flow"): [{"steps": 0}, {"of": "keys@-1", "similarity": -1.0, "steps": 2}]
-}
+
+VARIANTS = {("selector", "graph-flow"): [{"of": "keys@-1", "threshold": 0.9, "steps": 1}]}

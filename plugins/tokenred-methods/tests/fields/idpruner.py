@@ -2,26 +2,22 @@
 
 from tokenred.testing import Change
 
-SELECTOR = "stages.frame.selector"
+CHOICE = "stages.frame.selector"
+QUARTER = {"budget.retention_ratio": 0.25}
 
-
-def _change(field, first, second):
-    base = {"budget.retention_ratio": 0.3}
-    return Change("idpruner", f"{SELECTOR}.{field}", first, second, base, {"grid": (12, 12)})
-
-
-CUES = {"importance": 0}
 CHANGES = {
-    "selector marginal-relevance.importance": _change(
-        "importance", "salience@features", "attention@0"
+    "selector mmr.importance": Change(
+        "mmr", f"{CHOICE}.importance", "salience@-2", "attention@-1", QUARTER
     ),
-    "selector marginal-relevance.of": _change("of", "features", "keys@-1"),
-    "selector marginal-relevance.balance": _change("balance", 0.5, 0.1),
-    "selector marginal-relevance.per_step": _change("per_step", 1, 8),
+    "selector mmr.of": Change("mmr", f"{CHOICE}.of", "features", "keys@-1", QUARTER),
+    "selector mmr.balance": Change("mmr", f"{CHOICE}.balance", 0.5, 0.0, QUARTER),
+    "selector mmr.per_step": Change("mmr", f"{CHOICE}.per_step", 1, 8, QUARTER),
 }
+
 VARIANTS = {
-    ("selector", "marginal-relevance"): [
-        {"balance": 0.0, "per_step": 3},
-        {"balance": 1.0, "of": "keys@-1", "importance": "attention@-1"},
+    ("selector", "mmr"): [
+        {"importance": "importance", "balance": 0.0},
+        {"of": "keys@-1", "balance": 1.0, "per_step": 4},
     ]
 }
+CUES = {"importance": 0}

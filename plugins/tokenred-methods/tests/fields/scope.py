@@ -2,24 +2,26 @@
 
 from tokenred.testing import Change
 
-SELECTOR = "stages.frame.selector"
-
-
-def _change(field, first, second):
-    base = {"budget.retention_ratio": 0.3}
-    return Change("scope", f"{SELECTOR}.{field}", first, second, base, {"grid": (12, 12)})
-
+CHOICE = "stages.frame.selector"
+QUARTER = {"budget.retention_ratio": 0.25}
+WHOLE = {"native_pool": "none"}
+ADDED = {**QUARTER, f"{CHOICE}.combine": "add"}
 
 CHANGES = {
-    "selector coverage.of": _change("of", "tower", "features"),
-    "selector coverage.layer": _change("layer", "features", None),
-    "selector coverage.query": _change("query", "any", "class"),
-    "selector coverage.alpha": _change("alpha", 1.0, 0.2),
-    "selector coverage.combine": _change("combine", "product", "sum"),
+    "selector coverage.saliency": Change(
+        "scope", f"{CHOICE}.saliency", "salience@-2", None, QUARTER, WHOLE
+    ),
+    "selector coverage.of": Change("scope", f"{CHOICE}.of", "tower", "features", QUARTER, WHOLE),
+    "selector coverage.alpha": Change("scope", f"{CHOICE}.alpha", 1.0, 4.0, QUARTER, WHOLE),
+    "selector coverage.combine": Change(
+        "scope", f"{CHOICE}.combine", "multiply", "add", QUARTER, WHOLE
+    ),
+    "selector coverage.scale": Change("scope", f"{CHOICE}.scale", 1.0, 1000.0, ADDED, WHOLE),
 }
+
 VARIANTS = {
     ("selector", "coverage"): [
-        {"of": "features", "layer": None},
-        {"of": "keys@-1", "combine": "sum", "alpha": 2.0},
+        {"saliency": "salience@-2", "of": "tower"},
+        {"saliency": "salience@-2", "combine": "add", "alpha": 2.0, "scale": 16.0},
     ]
 }

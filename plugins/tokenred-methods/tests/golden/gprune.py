@@ -1,4 +1,4 @@
-"""G-Prune's algorithm as the golden cases name it, a run of its released preset for each view."""
+"""G-Prune's algorithm as the golden cases name it: its released preset, once for each image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,22 +10,25 @@ from tokenred import VisualTokens, load_pipeline
 
 Tensors = Mapping[str, Tensor]
 Params = Mapping[str, Any]
-BASE = 24 * 24
 
 
 def gprune(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    settings: dict[str, Any] = {"budget.retention_ratio": params["keep_ratio"]}
-    if "iterations" in params:
-        settings["frame.selector.steps"] = params["iterations"]
+    features, rows, columns = inputs["features"], params["rows"], params["columns"]
+    settings = {
+        "budget.retention_ratio": params["keep_ratio"],
+        "frame.selector.steps": params.get("iterations", 5),
+    }
     pipeline = load_pipeline("gprune-released", settings)
-    rows, columns = params["rows"], params["columns"]
-    place = torch.arange(len(inputs["features"]) - BASE).view(rows, columns + 1) + BASE
-    views = [(torch.arange(BASE), (24, 24)), (place[:, :-1].flatten(), (rows, columns))]
-    kept = [place[:, -1]]  # newline tokens, which are no part of a graph
-    for index, grid in views:
-        reduced = pipeline.run(VisualTokens.of(inputs["features"][index][None], grid))
-        kept.append(index[reduced.token_index])
-    return {"kept": torch.cat(kept).sort().values}
+    # The overview, then a grid with a newline, which always stays, behind every row.
+    place = torch.arange(len(features))
+    overview, grid = place.split([len(place) - rows * (columns + 1), rows * (columns + 1)])
+    crops, newlines = grid.view(rows, -1).split([columns, 1], dim=1)
+    images = (overview, (1, len(overview))), (crops.flatten(), (rows, columns))
+    kept = [
+        places[pipeline.run(VisualTokens.of(features[places][None], shape)).token_index]
+        for places, shape in images
+    ]
+    return {"kept": torch.cat([*kept, newlines.flatten()]).sort().values}
 
 
 ALGORITHMS = {"gprune": gprune}

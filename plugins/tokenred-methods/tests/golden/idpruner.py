@@ -13,16 +13,20 @@ Params = Mapping[str, Any]
 
 
 def idpruner_mmr(inputs: Tensors, params: Params) -> dict[str, Tensor]:
-    settings: dict[str, Any] = {"budget.retention_ratio": 1 - params["drop_ratio"]}
-    for ours, theirs in (("balance", "lambda"), ("per_step", "parallel_k")):
-        if theirs in params:
-            settings[f"frame.selector.{ours}"] = params[theirs]
     features = inputs["features"]
-    cues = {} if "omit" in params else {"importance": inputs["scores"][None]}
+    # Without the trained scorer there is no importance.
+    has_scores = params.get("omit") != "selector_path"
+    cues = {"importance": inputs["scores"][None]} if has_scores else {}
     tokens = VisualTokens.of(features[None], (1, len(features)), cues=cues)
+    settings = {
+        "budget.retention_ratio": 1 - params["drop_ratio"],
+        "frame.selector.balance": params.get("lambda", 0.5),
+        "frame.selector.per_step": params.get("parallel_k", 1),
+    }
     kept = load_pipeline("idpruner-released", settings).run(tokens).token_index
     mask = torch.zeros(len(features), dtype=torch.bool)
-    return {"mask": mask.index_fill(0, kept, True), "kept": kept}
+    mask[kept] = True
+    return {"mask": mask, "kept": kept}
 
 
 ALGORITHMS = {"idpruner_mmr": idpruner_mmr}

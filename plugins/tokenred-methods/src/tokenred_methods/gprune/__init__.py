@@ -1,9 +1,9 @@
-"""G-Prune, arXiv 2501.02268, as strategies and presets of tokenred."""
+"""G-Prune: tokens that much flows to on the graph of their similarities."""
 
 from tokenred import hookimpl
 
 
 @hookimpl
 def register_strategies(register):
-    """Bring G-Prune's flow in a graph of similar tokens."""
+    """Bring the selector."""
     register("graph-flow", ".graph_flow:GraphFlowSelector", "selector")

@@ -1,6 +1,7 @@
-"""Anchors that gather most flow in a graph of similar tokens."""
+"""Anchors by what flows to them: a few steps of a random walk on the graph of similar tokens."""
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -9,26 +10,28 @@ from tokenred.config import TokenCue
 from tokenred.interfaces import AnchorSelector
 from tokenred.kernels.similarity import chunks
 from tokenred.strategies.selectors.importance import top_index
-from tokenred.strategies.selectors.vectors import OF_TEXT, needs_of, vectors_of
+from tokenred.strategies.selectors.vectors import OF_TEXT, needs_of, unit_vectors, vectors_of
 
 
 class GraphFlowConfig(StrategyConfig):
     """Settings of the graph-flow selector."""
 
     of: TokenCue = Field("features", description=OF_TEXT)
-    similarity: float = Field(0.5, ge=-1, le=1, description="tokens are linked from this cosine on")
-    temperature: float = Field(
-        0.03, ge=1e-4, le=1e6, description="of the soft-max over the links of a token"
+    threshold: float = Field(
+        0.5, ge=-1, le=1, description="least cosine of two tokens that an edge joins"
     )
-    steps: int = Field(5, ge=0, le=1000, description="how often the flow goes over the links")
+    temperature: float = Field(
+        0.03, gt=0, le=1e6, description="of the soft-max over the edges of a token"
+    )
+    steps: int = Field(5, ge=0, le=1000, description="steps of the walk")
 
 
 class GraphFlowSelector(AnchorSelector):
-    """Select the tokens that gather most flow, for each of their links.
+    """Let the lengths of the tokens flow along a graph, and select those that most arrives at.
 
-    Every token begins with its norm. In each step it hands what it has to the tokens that it is
-    linked to, itself among them, in proportion to a soft-max of their cosines. In the end, flow is
-    divided by the number of links.
+    An edge joins tokens of a frame whose cosine reaches a threshold, each with itself, too. A step
+    hands what a token has to its neighbours by the soft-max of their cosines. What a token has in
+    the end is divided by the number of its edges.
 
     Shapes
     ------
@@ -36,11 +39,10 @@ class GraphFlowSelector(AnchorSelector):
 
     Source
     ------
-    G-Prune, arXiv 2501.02268; jytmelon/G-Prune@762c637 ``llava_arch.py``. Licence of source: none
-    stated, Apache-2.0 in the header of the file (written from our description).
-    Differs: links are counted where the cosine makes them, in any precision; the release counts
-    positive weights, and in half precision those of links at the threshold vanish. A token whose
-    vector is zero is linked to itself alone.
+    G-Prune, arXiv 2501.02268; jytmelon/G-Prune@762c637. Licence of source: none stated (written
+    from our description).
+    Differs: edges are counted as such, in float32; in half precision the release may lose those
+    near the threshold, and their number with them.
     """
 
     config: GraphFlowConfig
@@ -51,24 +53,27 @@ class GraphFlowSelector(AnchorSelector):
         return needs_of(self.config.of)
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
-        """Return the anchors of every frame."""
-        vectors = vectors_of(tokens, self.config.of)
-        n = vectors.shape[1]
-        parts = chunks(len(vectors), n * n, vectors.device)
-        flow = torch.cat([self._flow(vectors[part], tokens.keep[part]) for part in parts])
-        return top_index(flow.masked_fill(~tokens.keep, -torch.inf), n_anchors)
+        """Return the tokens with most flow."""
+        unit = unit_vectors(tokens, self.config.of)
+        own = vectors_of(tokens, self.config.of).norm(dim=-1)
+        flow = [
+            self._flow(unit[some], own[some], tokens.keep[some])
+            for some in chunks(len(own), own.shape[1] ** 2, own.device)
+        ]
+        return top_index(torch.cat(flow).masked_fill(~tokens.keep, -torch.inf), n_anchors)
 
-    def _flow(self, vectors: Tensor, keep: Tensor) -> Tensor:
-        """Return what flows together at each token of some frames, for each of its links."""
-        norm = vectors.norm(dim=-1)
-        unit = vectors / norm.where(norm > 0, 1.0)[..., None]
+    def _flow(
+        self,
+        unit: Float[Tensor, "frames tokens width"],
+        own: Float[Tensor, "frames tokens"],
+        keep: Tensor,
+    ) -> Float[Tensor, "frames tokens"]:
         cosine = unit @ unit.mT
-        itself = torch.eye(cosine.shape[-1], dtype=torch.bool, device=cosine.device)
-        linked = (cosine >= self.config.similarity) | itself
-        linked &= keep[:, :, None] & keep[:, None, :]
-        scores = (cosine / self.config.temperature).masked_fill(~linked, -torch.inf)
-        passed = scores.softmax(-1).nan_to_num(0.0)  # a dropped token has no link
-        flow = norm.masked_fill(~keep, 0.0)[:, None]
+        joined = (cosine >= self.config.threshold) & keep[:, None] & keep[..., None]
+        joined |= torch.eye(len(keep[0]), dtype=torch.bool, device=keep.device)
+        scaled = cosine / self.config.temperature
+        walk = scaled.masked_fill(~joined, -torch.inf).softmax(-1)
+        flow = own[:, None].masked_fill(~keep[:, None], 0.0)
         for _ in range(self.config.steps):
-            flow = flow @ passed
-        return flow[:, 0] / linked.sum(-1).clamp_min(1)
+            flow = flow @ walk
+        return flow[:, 0] / joined.sum(-1)

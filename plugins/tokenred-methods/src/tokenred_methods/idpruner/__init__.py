@@ -1,9 +1,9 @@
-"""IDPruner, arXiv 2602.13315, as strategies and presets of tokenred."""
+"""IDPruner: maximal marginal relevance, important tokens that are unlike each other."""
 
 from tokenred import hookimpl
 
 
 @hookimpl
 def register_strategies(register):
-    """Bring maximal marginal relevance."""
-    register("marginal-relevance", ".marginal_relevance:MarginalRelevanceSelector", "selector")
+    """Bring the selector."""
+    register("mmr", ".mmr:MmrSelector", "selector")

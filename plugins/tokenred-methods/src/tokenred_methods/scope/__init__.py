@@ -1,9 +1,9 @@
-"""SCOPE, arXiv 2510.24214, as strategies and presets of tokenred."""
+"""SCOPE: salient tokens that cover the others."""
 
 from tokenred import hookimpl
 
 
 @hookimpl
 def register_strategies(register):
-    """Bring coverage weighted with saliency."""
+    """Bring the selector."""
     register("coverage", ".coverage:CoverageSelector", "selector")

@@ -1,9 +1,9 @@
-"""Anchors that cover the tokens of their frame, weighted with how much they matter."""
+"""Anchors that cover the others: greedy facility location, weighted by saliency."""
 
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -11,90 +11,104 @@ from tokenred import StrategyConfig, VisualTokens
 from tokenred.config import TokenCue
 from tokenred.interfaces import AnchorSelector
 from tokenred.kernels.similarity import pieces
-from tokenred.strategies.selectors.importance import (
-    QUERY_TEXT,
-    LayerSpec,
-    Query,
-    attention_cue,
-    importance_of,
-)
+from tokenred.strategies.selectors.importance import importance_of
 from tokenred.strategies.selectors.vectors import OF_TEXT, needs_of, unit_vectors
 
 
 class CoverageConfig(StrategyConfig):
     """Settings of the coverage selector."""
 
-    of: TokenCue = Field("tower", description=OF_TEXT)
-    layer: LayerSpec | None = Field(
-        "features", description="layer of the saliency; null: all tokens are equally salient"
+    saliency: TokenCue | None = Field(
+        None,
+        description="per-token cue with the saliency: attention such as 'salience@-2', or one that "
+        "the caller brings; null: all tokens are equally salient",
     )
-    query: Query = Field("any", description=QUERY_TEXT)
+    of: TokenCue = Field("features", description=OF_TEXT)
     alpha: float = Field(1.0, ge=0, le=100, description="power of the saliency")
-    combine: Literal["product", "sum"] = Field(
-        "product", description="how the gain in coverage and the saliency make one score"
+    combine: Literal["multiply", "add"] = Field(
+        "multiply", description="how what a token would cover and its saliency are combined"
+    )
+    scale: float = Field(
+        1.0,
+        gt=0,
+        le=1e6,
+        description="factor of the saliency before the power, which matters where it is added: the "
+        "number of heads, if a cue is their mean and should be their sum",
     )
 
 
 class CoverageSelector(AnchorSelector):
-    """Pick tokens one by one, each with the largest gain in coverage, weighted with its saliency.
+    """Pick tokens one by one, each adding most to how well all tokens are covered.
 
-    A token is covered as far as its largest cosine to a pick, and by nothing at first: cosines
-    below zero cover nothing. The gain of a token is how much better all tokens would be covered.
+    A token is covered as far as the most similar pick resembles it; cosines below zero cover
+    nothing. What a token would add is weighted by its saliency. Only the tokens that a pick covers
+    better than those before it change what others would add.
 
     Shapes
     ------
-    ``of`` : (frames, tokens, width), cue ``salience@LAYER`` : (frames, tokens)      returns :
-    (frames, n_anchors), in the order of picking
+    cue ``saliency`` : (frames, tokens); ``of`` : (frames, tokens, width)
+    returns : (frames, n_anchors), in the order of picking
 
     Source
     ------
-    SCOPE, arXiv 2510.24214; kinredon/SCOPE@6bf7306. Licence of source: Apache-2.0 by its headers
-    (written from our description).
-    Differs: saliency is the mean over heads, the release has their sum, which matters for ``sum``
-    alone.
+    SCOPE, arXiv 2510.24214; kinredon/SCOPE@6bf7306 ``SCOPE``. Licence of source: Apache-2.0 by the
+    header of the file (written from our description).
+    Differs: what a token would add is updated, in float64, and not summed anew at every pick; a
+    zero vector resembles nothing.
     """
 
     config: CoverageConfig
 
     @property
     def needs(self) -> frozenset[str]:
-        """What is compared, and the attention of one layer."""
-        return needs_of(self.config.of) | self._cue
-
-    @property
-    def _cue(self) -> frozenset[str]:
-        if self.config.layer is None:
-            return frozenset()
-        return frozenset({attention_cue(self.config.layer, self.config.query)})
+        """The saliency, and the cue that is compared."""
+        saliency = () if self.config.saliency is None else (self.config.saliency,)
+        return needs_of(self.config.of).union(saliency)
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return the picked tokens."""
-        unit, keep = unit_vectors(tokens, self.config.of), tokens.keep
-        saliency = torch.ones_like(unit[..., 0])
-        for cue in self._cue:
-            saliency = importance_of(tokens, cue).where(keep, 0.0) ** self.config.alpha
-        picks = torch.zeros((len(keep), n_anchors), dtype=torch.long, device=keep.device)
-        parts = pieces(len(unit), unit.shape[1] ** 2)
-        for part in parts:
-            picks[part] = self._picks(unit[part], saliency[part], keep[part], n_anchors)
+        vectors, weight = unit_vectors(tokens, self.config.of), self._weight(tokens)
+        alive = [keep.nonzero()[:, 0] for keep in tokens.keep]
+        picks = [
+            places[self._of_frame(vectors[frame, places], weight[frame, places], n_anchors)]
+            for frame, places in enumerate(alive)
+        ]
+        return torch.stack(picks)
+
+    def _weight(self, tokens: VisualTokens) -> Float[Tensor, "frames tokens"]:
+        if self.config.saliency is None:
+            return tokens.keep.double()
+        saliency = importance_of(tokens, self.config.saliency).double()
+        return (self.config.scale * saliency).masked_fill(~tokens.keep, 0.0).pow(self.config.alpha)
+
+    def _of_frame(
+        self, vectors: Float[Tensor, "tokens width"], weight: Float[Tensor, "tokens"], n_picks: int
+    ) -> Int[Tensor, "picks"]:
+        alike = vectors @ vectors.mT
+        covered = alike.new_zeros(len(alike))
+        gain = alike.clamp_min(0).sum(0, dtype=torch.float64)
+        out = torch.zeros_like(gain)
+        picks = torch.zeros(n_picks, dtype=torch.long, device=alike.device)
+        for step in range(n_picks):
+            score = gain * weight if self.config.combine == "multiply" else gain + weight
+            picks[step] = pick = (score + out).argmax()
+            out[pick] = -torch.inf
+            better = alike[pick].maximum(covered)
+            gain = gain - _lost(alike, covered, better)
+            covered = better
         return picks
 
-    def _picks(
-        self,
-        unit: Float[Tensor, "frames tokens width"],
-        saliency: Float[Tensor, "frames tokens"],
-        keep: Tensor,
-        n_anchors: int,
-    ) -> Tensor:
-        cosine = (unit @ unit.mT) * keep[:, :, None]  # rows: what is covered
-        covered = torch.zeros_like(saliency)
-        frame = torch.arange(len(keep), device=keep.device)
-        open_, picks = keep.clone(), []
-        for _ in range(n_anchors):
-            gain = (cosine - covered[..., None]).clamp_min(0).sum(1)
-            score = gain * saliency if self.config.combine == "product" else gain + saliency
-            pick = score.masked_fill(~open_, -torch.inf).argmax(-1)
-            open_[frame, pick] = False
-            covered = torch.maximum(covered, cosine[frame, :, pick])
-            picks.append(pick)
-        return torch.stack(picks, -1) if picks else keep.new_zeros(len(keep), 0).long()
+
+def _lost(
+    alike: Float[Tensor, "tokens tokens"],
+    covered: Float[Tensor, "tokens"],
+    better: Float[Tensor, "tokens"],
+) -> Float[Tensor, "tokens"]:
+    """Return by how much less every token would add once the others are covered better."""
+    changed = (better > covered).nonzero()[:, 0]
+    lost = torch.zeros(len(alike), dtype=torch.float64, device=alike.device)
+    for piece in pieces(len(changed), len(alike)):
+        some = changed[piece]
+        old, step = covered[some, None], (better - covered)[some, None]
+        lost += (alike[some] - old).clamp_min_(0).minimum(step).sum(0, dtype=torch.float64)
+    return lost
