@@ -122,8 +122,13 @@ def _extended(data: dict[str, Any], path: Path | None, seen: tuple[str, ...]) ->
     return result
 
 
+ALIASES = {"aot": "aot-paper"}
+"""Short names of presets."""
+
+
 def _read_pipeline_file(source: str | Path) -> dict[str, Any]:
-    path = Path(source) if is_yaml(source) else registry().preset(str(source))
+    name = ALIASES.get(str(source), str(source))
+    path = Path(source) if is_yaml(source) else registry().preset(name)
     return {"name": path.stem, **read_yaml(path)}
 
 

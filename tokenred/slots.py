@@ -111,14 +111,19 @@ def parts(config: BaseModel) -> Iterator[tuple[str, Any]]:
 
 
 def json_schemas(
-    classes: Iterable[type[BaseModel]],
+    classes: Iterable[type[BaseModel]], roles: Iterable[str] = ROLES
 ) -> tuple[dict[type[BaseModel], dict[str, Any]], dict[str, Any]]:
     """Return a reference to the JSON schema of each class, and the definitions they refer to.
 
     A slot refers to the definition of its role: any registered name, or a mapping that matches the
     config of that name.
+
+    Parameters
+    ----------
+    roles : that slots of these classes can have
     """
-    classes, entries = list(classes), registry().entries()
+    classes, roles = list(classes), list(roles)
+    entries = [entry for role in roles for entry in registry().entries(role)]
     wanted = dict.fromkeys([*classes, *(entry.config_class for entry in entries)])
     try:
         references, root = models_json_schema([(cls, "validation") for cls in wanted])
@@ -127,7 +132,7 @@ def json_schemas(
         references, root = models_json_schema([(cls, "validation") for cls in described])
         references |= {(cls, "validation"): {} for cls in wanted if cls not in described}
     definitions = root["$defs"]
-    for role in ROLES:
+    for role in roles:
         options = [
             {
                 "title": f"{role} {entry.name}",
@@ -139,6 +144,12 @@ def json_schemas(
         ]
         definitions[_key(role)] = {"anyOf": [{"enum": registry().names(role)}, *options]}
     return {cls: references[cls, "validation"] for cls in classes}, _linked(definitions)
+
+
+def file_schema(top: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of a kind of file, with what it refers to."""
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, **top, "$defs": dict(definitions)}
 
 
 def _has_schema(cls: type[BaseModel]) -> bool:

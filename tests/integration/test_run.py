@@ -82,7 +82,7 @@ def test_more_frames_than_the_file_has_are_remarked_on_stderr(capsys, video):
 def test_unknown_words_say_what_can_be_asked(capsys, video):
     code, out, err = run(capsys, video, "--ask", "is there a dog?")
     assert (code, out) == (2, "")
-    assert "ask: the model does not know 'a', 'dog', 'there'" in err
+    assert "ask: the embedded model does not know 'a', 'dog', 'there'" in err
     assert "how many digits" in err
     assert len(err.strip().splitlines()) == 1
 

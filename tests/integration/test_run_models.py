@@ -229,7 +229,7 @@ def test_the_embedded_format_in_a_folder_keeps_its_words(capsys, video, tmp_path
     load_tokenizer().save_pretrained(tmp_path)
     code, _, err = run(capsys, video, "--model", str(tmp_path), question="is there a dog?")
     assert code == 2
-    assert "ask: the model does not know 'a', 'dog', 'there'" in err
+    assert "ask: the embedded model does not know 'a', 'dog', 'there'" in err
     code, out, _ = run(capsys, video, "--model", str(tmp_path), question="How many digits?")
     assert code == 0
     assert out.startswith("how many digits\n")

@@ -61,7 +61,7 @@ def test_list_says_what_the_docstrings_and_the_presets_say(tokenred):
 
 
 def test_list_one_kind_names_owners(tokenred):
-    _, out, _ = tokenred("list", "couplers")
+    _, out, _ = tokenred("list", "couplers", "--long")
     lines = out.splitlines()
     assert len(lines) == len(registry().entries("coupler"))
     assert any(line.split()[:3] == ["coupler", "sinkhorn", "tokenred"] for line in lines)
@@ -113,7 +113,7 @@ def test_schema_knows_every_registered_strategy(tokenred):
         (["config", "hash", "random", "--set", "budget"], 2, "write --set PATH=VALUE"),
         (["config", "hash", "random", "--set", "seed=[1"], 2, "seed: not valid YAML: "),
         (["run", "no-such.mp4", "--ask", "how many digits?"], 1, "no-such.mp4 does not exist"),
-        (["run", "v.mp4", "--ask", "?", "--pipeline", "aot"], 2, "unknown pipeline 'aot'"),
+        (["run", "v.mp4", "--ask", "?", "--pipeline", "aotx"], 2, "unknown pipeline 'aotx'"),
     ],
 )
 def test_errors_are_one_sentence_on_stderr(tokenred, arguments, code, said):

@@ -45,7 +45,19 @@ def _command(name: str, found: Any) -> Any:
         holder.add_typer(found, name=name)
     else:
         holder.command(name)(found)
-    return typer.main.get_group(holder).commands[name]
+    command = typer.main.get_group(holder).commands[name]
+    command.epilog = _examples(found)
+    return command
+
+
+def _examples(found: Any) -> str | None:
+    """Return the ``EXAMPLES`` of the module that a verb is in, as its help shows them."""
+    if isinstance(found, typer.Typer):
+        functions = [each.callback for each in found.registered_commands]
+        found = next((each for each in functions if each is not None), found)
+    module = sys.modules.get(getattr(found, "__module__", ""))
+    examples = getattr(module, "EXAMPLES", ())
+    return "\n".join(["\b", "Examples:", *(f"  {each}" for each in examples)]) if examples else None
 
 
 def _broken(error: TokenredError) -> Any:
@@ -69,7 +81,6 @@ app = typer.Typer(
     cls=_Group,
     help="Visual-token reduction for video LLMs, and a fair way to compare methods.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -99,6 +99,35 @@ def parse_overrides(pairs: Iterable[str] | None) -> dict[str, Any]:
     return overrides
 
 
+def parse_sweep(pairs: Iterable[str] | None) -> dict[str, list[Any]]:
+    """Read ``a.b=v1,v2``; every value is YAML, and commas inside brackets part none.
+
+    Raises
+    ------
+    ConfigError
+        If a pair has no path or fewer than two values, or a value is not YAML.
+    """
+    from tokenred.texts import parse_yaml
+
+    found: dict[str, list[Any]] = {}
+    for pair in pairs or ():
+        path, equals, values = pair.partition("=")
+        path = path.strip()
+        if not equals or not path or not values.strip():
+            raise ConfigError(f"write --sweep PATH=V1,V2, got {quoted(pair)}")
+        if path in found:
+            raise ConfigError("given twice", [path])
+        try:
+            parsed, _ = parse_yaml(f"[{values}]")
+        except ConfigError as error:
+            message = f"{error.message} (got {quoted(values)})"
+            raise ConfigError(message, [path]) from None
+        if len(parsed) < 2:
+            raise ConfigError(f"a sweep needs two values or more, got {quoted(values)}", [path])
+        found[path] = list(parsed)
+    return found
+
+
 def parse_retention(text: str) -> list[float] | None:
     """Read ``0.25,0.10``; None if nothing is given."""
     if not text.strip():

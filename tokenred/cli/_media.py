@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenred.cli._common import say
-from tokenred.errors import ConfigError, nearest
+from tokenred.errors import ConfigError, InputError, nearest
 
 if TYPE_CHECKING:
     from tokenred.models.inputs.media import MediaInput
@@ -167,27 +167,10 @@ def read_media(
 
 
 def embedded_words(question: str) -> str:
-    """Return a question in words of the embedded model, without its mark."""
-    from tokenred.embedded import VOCABULARY
+    """Return a question in words of the embedded model; what it lacks is a fault of ``--ask``."""
+    from tokenred.embedded import in_its_words
 
-    words = question.lower().replace("?", " ").split()
-    unknown = sorted({word for word in words if word not in VOCABULARY})
-    if unknown or not words:
-        raise ConfigError(
-            f"the model does not know {', '.join(map(repr, unknown)) or 'an empty question'}; "
-            f"it can be asked, for example: {'; '.join(_examples())}",
-            ["ask"],
-        )
-    return " ".join(words)
-
-
-def _examples() -> list[str]:
-    from tokenred.embedded import KINDS, generate_sample
-
-    found: dict[str, str] = {}
-    for index in range(20):
-        for question in generate_sample(index).questions:
-            found.setdefault(question.kind, question.prompt)
-        if len(found) == len(KINDS):
-            break
-    return list(found.values())
+    try:
+        return in_its_words(question)
+    except InputError as error:
+        raise ConfigError(str(error), ["ask"]) from None

@@ -16,6 +16,7 @@ from tokenred.cli._common import (
     emit,
     parse_overrides,
     parse_retention,
+    parse_sweep,
     say,
     table_console,
 )
@@ -30,15 +31,25 @@ from tokenred.cli._media import (
     quiet_transformers,
 )
 from tokenred.cli._talk import command, progress_line
-from tokenred.errors import ConfigError, TokenredError
+from tokenred.errors import ConfigError, TokenredError, shown
 from tokenred.plugins import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tokenred.evaluation.ablation import Ablation
     from tokenred.evaluation.preview import Preview
     from tokenred.evaluation.runner import Progress
     from tokenred.evaluation.summary import Summary
+    from tokenred.evaluation.task import Task
+
+EXAMPLES = (
+    "tokenred ablate",
+    "tokenred ablate --pipelines aot,visionzip,fastvid --retention 0.25,0.10",
+    "tokenred ablate aot --sweep intra_frame.coupler.epsilon=0.02,0.1,0.5 --limit 100",
+    "tokenred ablate --pipelines aot,mine.yaml --task questions.jsonl --model FOLDER_OR_ID",
+)
+"""What its help shows."""
 
 DEFAULT = "components"
 DEFAULT_LIMIT = 200
@@ -46,8 +57,29 @@ DEFAULT_LIMIT = 200
 
 def ablate(
     what: Annotated[
-        str, typer.Argument(metavar="FILE|NAME", help="An ablation file, its name, or a preset.")
-    ] = DEFAULT,
+        str | None,
+        typer.Argument(
+            metavar="FILE|NAME",
+            help="An ablation file, its name, or a pipeline; 'components' by default.",
+        ),
+    ] = None,
+    pipelines: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...", help="Compare these presets or files, such as aot,visionzip,me.yaml."
+        ),
+    ] = "",
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH=V1,V2",
+            help="Try values of a setting of one pipeline; repeat for all combinations.",
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=1, max=2**20, help="Frames of each video; the task's own by default."),
+    ] = None,
     retention: Annotated[
         str, typer.Option(help="Token budgets, such as 0.25,0.10; the file's own by default.")
     ] = "",
@@ -128,13 +160,11 @@ def ablate(
     Results go to OUT/results.sqlite as they arrive. Stop at any time; the same command resumes.
     """
     from tokenred.evaluation import runner
-    from tokenred.evaluation.ablation import load_ablation
     from tokenred.evaluation.manifest import STORE, make_run, write_run
     from tokenred.evaluation.model import ModelSpec, VideoLlm
     from tokenred.evaluation.preview import preview
     from tokenred.evaluation.store import Store
     from tokenred.evaluation.summary import n_steps, summarise
-    from tokenred.evaluation.task import load_task
     from tokenred.evaluation.worker import ExecutorRequest
     from tokenred.report.table import write_tables
 
@@ -142,7 +172,9 @@ def ablate(
         make_executor = registry().imported("executor", executor)
     except ConfigError as error:
         raise error.below(["--executor"]) from None
-    ablation = load_ablation(what, parse_overrides(set_))
+    judged_data = None if suite else _task_of(task, model, frames)
+    of_rows = None if judged_data and _samples_by_itself(judged_data) else frames
+    ablation = _ablation(what, pipelines, sweep, parse_overrides(set_), of_rows)
     rows = ablation.expand(parse_retention(retention))
     spec = ModelSpec(model, revision, device, dtype, offline, trust_remote_code)
     folder = out or Path("runs") / _folder_name(ablation.config.name, suite or task, model)
@@ -150,7 +182,8 @@ def ablate(
     judged: Any
     llm: Any
     if suite is None:
-        judged = load_task(task)
+        assert judged_data is not None
+        judged = judged_data
         remember = None if cache is None else _cache(cache, cache_gb)
         llm = VideoLlm(
             spec,
@@ -168,6 +201,8 @@ def ablate(
         )
         llm = judged.model
     limit = min(limit, judged.n_samples) if suite is None else judged.n_samples
+    if suite is None:
+        llm.check_questions(judged.questions(limit))
     if dry_run:
         _show_plan(preview(rows, judged, llm, path, limit), limit, json)
         return
@@ -195,6 +230,56 @@ def ablate(
     _print_summary(summary, json)
     page = command("report", str(folder))
     say(f"next: {page}   (plots, samples with frames, one HTML page)")
+
+
+def _ablation(
+    what: str | None,
+    pipelines: str,
+    sweep: list[str] | None,
+    overrides: dict[str, Any],
+    frames: int | None,
+) -> Ablation:
+    """Return what is compared: a file, a pipeline, several pipelines, or one under a sweep."""
+    from tokenred.evaluation.ablation import is_preset, load_ablation, of_pipelines
+    from tokenred.files import is_yaml, read_yaml
+
+    named = [each.strip() for each in pipelines.split(",") if each.strip()]
+    if pipelines and not named:
+        raise ConfigError("names no pipeline", ["--pipelines"])
+    if named and what is not None:
+        raise ConfigError(f"say --pipelines or '{shown(what)}', not both", ["--pipelines"])
+    if named:
+        return of_pipelines(named, parse_sweep(sweep), overrides, frames)
+    is_file = what is not None and is_yaml(what)
+    if is_file:
+        is_pipeline = "stages" in (data := read_yaml(Path(str(what)))) or "extends" in data
+    else:
+        is_pipeline = what is not None and is_preset(what)
+    if sweep and what is not None and not is_pipeline:
+        raise ConfigError(
+            f"a sweep changes a pipeline; '{shown(what)}' is an ablation", ["--sweep"]
+        )
+    if sweep:
+        return of_pipelines([what or "aot-paper"], parse_sweep(sweep), overrides, frames)
+    if is_file and is_pipeline:
+        return of_pipelines([str(what)], None, overrides, frames)
+    found = load_ablation(what or DEFAULT, overrides)
+    return found if frames is None else found.with_frames(frames)
+
+
+def _task_of(task: str, model: str | None, frames: int | None) -> Task:
+    """Return the task, with settings that fit the embedded model where nobody says otherwise."""
+    from tokenred.embedded import NUM_FRAMES
+    from tokenred.evaluation.task import load_task
+
+    embedded = {"frames": NUM_FRAMES, "show_options": "none"} if model is None else {}
+    asked = {} if frames is None else {"frames": frames}
+    return load_task(task, defaults=embedded, overrides=asked)
+
+
+def _samples_by_itself(task: Task) -> bool:
+    """Return whether a task samples as many frames of a video as it is told to."""
+    return "frames" in type(task.config).model_fields
 
 
 def _folder_name(name: str, task: str, model: str | None) -> str:

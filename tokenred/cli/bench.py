@@ -50,6 +50,12 @@ if TYPE_CHECKING:
     from tokenred.models.inputs.media import MediaInput
     from tokenred.models.loading import LoadedModel
 
+EXAMPLES = (
+    "tokenred bench",
+    "tokenred bench aot visionzip --retention 0.10",
+)
+"""What its help shows."""
+
 DEFAULT = ("aot-paper", "top-attention", "downsample", "fastv", "pyramiddrop")
 """Pipelines to measure, as far as they are installed."""
 QUESTION = "What happens here?"

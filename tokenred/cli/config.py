@@ -1,10 +1,26 @@
 """``tokenred config``: show, hash and describe pipelines."""
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from tokenred.cli._common import Json, Overrides, PluginFiles, emit, parse_overrides
+from tokenred.errors import ConfigError, nearest, shown
+
+EXAMPLES = (
+    "tokenred config show aot --set budget.retention_ratio=0.2",
+    "tokenred config hash mine.yaml",
+    "tokenred config schema ablation > ablation.schema.json",
+)
+"""What its help shows."""
+
+SCHEMAS = {
+    "pipeline": ("tokenred.pipeline.config", "pipeline_schema"),
+    "ablation": ("tokenred.evaluation.ablation", "ablation_schema"),
+    "task": ("tokenred.evaluation.task", "task_schema"),
+}
+"""Kind of file -> what makes its schema."""
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Show, describe and hash pipelines."
@@ -45,8 +61,14 @@ def hash_(
 
 
 @app.command()
-def schema(plugin: PluginFiles = None) -> None:
-    """Print the JSON schema of pipeline files, with all registered strategies, for editors."""
-    from tokenred.pipeline.config import pipeline_schema
-
-    emit(pipeline_schema())
+def schema(
+    kind: Annotated[
+        str, typer.Argument(metavar="[KIND]", help="pipeline, ablation or task.")
+    ] = "pipeline",
+    plugin: PluginFiles = None,
+) -> None:
+    """Print the JSON schema of a kind of file, with all that is registered, for editors."""
+    if kind not in SCHEMAS:
+        raise ConfigError(f"there is no schema of '{shown(kind)}'{nearest(kind, SCHEMAS)}")
+    module, name = SCHEMAS[kind]
+    emit(getattr(import_module(module), name)())

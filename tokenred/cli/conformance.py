@@ -8,6 +8,9 @@ import typer
 from tokenred.cli._common import Json, align_columns, emit, say
 from tokenred.errors import ConfigError, nearest, quoted
 
+EXAMPLES = ("tokenred conformance",)
+"""What its help shows."""
+
 
 def conformance(
     family: Annotated[

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,12 @@ from tokenred.errors import PluginError
 
 if TYPE_CHECKING:
     from tokenred.plugins import PluginStatus
+
+EXAMPLES = (
+    "tokenred doctor",
+    "tokenred doctor --long",
+)
+"""What its help shows."""
 
 EXTRAS = {
     "hf": ("transformers", "safetensors", "tokenizers"),
@@ -42,16 +48,23 @@ class Finding:
     detail: str
 
 
-def doctor(json: Json = False) -> None:
+def doctor(
+    long: Annotated[
+        bool, typer.Option("--long", help="Also show what is well, and its versions.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Check versions, optional extras, plugins, presets and the embedded model.
 
-    Exits with 4 if something that is installed does not work.
+    Shows what is missing or broken. Exits with 4 if something that is installed does not work.
     """
     found = list(_findings())
+    shown = [finding for finding in found if long or finding.state != "ok"]
     if json:
         emit([asdict(finding) for finding in found])
-    else:
-        print(align_columns([[finding.state, finding.name, finding.detail] for finding in found]))
+    elif shown:
+        print(align_columns([[finding.state, finding.name, finding.detail] for finding in shown]))
+    say(f"{sum(finding.state == 'ok' for finding in found)} of {len(found)} checks are well")
     failed = sum(finding.state == "failed" for finding in found)
     if failed:
         say(f"{failed} of {len(found)} checks failed")

@@ -7,6 +7,12 @@ import typer
 
 from tokenred.cli._common import say
 
+EXAMPLES = (
+    "tokenred export runs/components answers.csv",
+    "tokenred export runs/components answers.parquet",
+)
+"""What its help shows."""
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/components.")],

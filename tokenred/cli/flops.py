@@ -20,6 +20,12 @@ from tokenred.accounting import (
 from tokenred.cli._common import Json, align_columns, emit
 from tokenred.errors import ConfigError
 
+EXAMPLES = (
+    "tokenred flops",
+    "tokenred flops qwen2-7b --retention-ratio 0.1",
+)
+"""What its help shows."""
+
 
 def flops(
     model: Annotated[

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import shutil
+import textwrap
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -15,6 +17,15 @@ from tokenred.errors import ConfigError, TokenredError, nearest
 from tokenred.plugins import registry
 from tokenred.registry import FILES, HARNESS_ROLES, ROLES, TARGETS, Entry, plural
 
+EXAMPLES = (
+    "tokenred list",
+    "tokenred list selectors",
+    "tokenred list presets --long",
+)
+"""What its help shows."""
+
+_NO_BREAK = "\u00a0"
+
 KINDS = {plural(kind): kind for kind in (*ROLES, *HARNESS_ROLES, *FILES, *TARGETS)}
 """What can be listed, in the plural, and its singular."""
 
@@ -24,22 +35,73 @@ def list_(
         str | None,
         typer.Argument(metavar="[KIND]", help=f"One of {', '.join(KINDS)}; default all."),
     ] = None,
+    long: Annotated[
+        bool, typer.Option("--long", help="Whole sentences and owners, however wide.")
+    ] = False,
     plugin: PluginFiles = None,
     json: Json = False,
 ) -> None:
-    """List what is registered, with its owner: strategies, presets, verbs, and so on."""
+    """List what is registered: strategies, presets, verbs, and so on, by kind."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"there is no list of '{kind}'{nearest(kind, KINDS)}")
+    if kind is None and not (long or json):
+        _warn_of_broken_plugins()
+        print(_by_kind())
+        return
     rows = [row for name in KINDS if kind in (None, name) for row in _rows(KINDS[name])]
     _warn_of_broken_plugins()
     if json:
         emit(rows)
+    elif rows and long:
+        columns = ("kind", "name", "owner", "summary")
+        print(align_columns([[row[column] for column in columns] for row in rows]))
     elif rows:
-        print(
-            align_columns(
-                [[row["kind"], row["name"], row["owner"], row["summary"]] for row in rows]
-            )
+        print(_cut(align_columns([[row["name"], row["summary"]] for row in rows])))
+
+
+def _by_kind() -> str:
+    """Return the names of everything, a paragraph a kind, as wide as the terminal."""
+    paragraphs = []
+    for name, kind in KINDS.items():
+        found = _names(kind)
+        if not found:
+            continue
+        text = textwrap.fill(
+            "  ".join(each.replace(" ", _NO_BREAK) for each in found),
+            width=_width(),
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
         )
+        paragraphs.append(f"{name} ({len(found)})\n{text.replace(_NO_BREAK, ' ')}")
+    hint = textwrap.fill(
+        "`tokenred list KIND` says what each does, --long also whose it is", _width()
+    )
+    return "\n\n".join([*paragraphs, hint])
+
+
+def _names(kind: str) -> list[str]:
+    if kind == "preset":
+        return list(registry().presets())
+    if kind == "ablation":
+        return list(registry().ablations())
+    if kind in TARGETS:
+        return list(registry().others(kind))
+    return [entry.name for entry in registry().entries(kind)]
+
+
+def _cut(text: str) -> str:
+    """Return lines no longer than the terminal is wide."""
+    width = _width()
+    return "\n".join(
+        line if len(line) <= width else line[: width - 1].rstrip() + "…"
+        for line in text.split("\n")
+    )
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((100, 24)).columns
 
 
 def _rows(kind: str) -> list[dict[str, str]]:

@@ -7,6 +7,9 @@ import typer
 
 from tokenred.cli._common import Json, align_columns, emit, say
 
+EXAMPLES = ("tokenred native build",)
+"""What its help shows."""
+
 app = typer.Typer(
     rich_markup_mode=None,
     help="Build, show and remove the compiled Sinkhorn; without it plain torch runs.",

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from tokenred.evaluation.overlap.encoders import Encoder
     from tokenred.video import VideoClip
 
+EXAMPLES = (
+    "tokenred overlap clip.mp4",
+    "tokenred overlap clip.mp4 --pipelines top-attention,aot-paper,visionzip",
+)
+"""What its help shows."""
+
 PIPELINES = "top-attention,no-merge,aot-paper,cosine-merge"
 TOWER_FRAMES = 16
 DINOV2 = "dinov2"

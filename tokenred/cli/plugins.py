@@ -5,6 +5,9 @@ from dataclasses import asdict
 from tokenred.cli._common import Json, PluginFiles, align_columns, emit, say
 from tokenred.plugins import registry
 
+EXAMPLES = ("tokenred plugins",)
+"""What its help shows."""
+
 
 def plugins(plugin: PluginFiles = None, json: Json = False) -> None:
     """Show the status of every third-party plugin; one that fails does not stop the others."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tokenred.evaluation.store import Store
     from tokenred.evaluation.summary import Summary
 
+EXAMPLES = ("tokenred report runs/components",)
+"""What its help shows."""
+
 FORMATS = ("html", "md", "tex", "csv", "json")
 
 

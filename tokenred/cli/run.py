@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from tokenred.models.loading import LoadedModel
     from tokenred.models.session import ModelAnswer
 
+EXAMPLES = (
+    'tokenred run clip.mp4 --ask "how many digits?"',
+    'tokenred run clip.mp4 --ask "What happens?" --pipeline visionzip --model FOLDER_OR_ID',
+    'tokenred run clip.mp4 --ask "What happens?" --set budget.retention_ratio=0.2',
+)
+"""What its help shows."""
+
 MAX_NEW_TOKENS = 64
 
 

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from tokenred.pipeline import Pipeline
     from tokenred.report.viz import Anchor, View
 
+EXAMPLES = (
+    "tokenred viz clip.mp4 --pipeline aot",
+    "tokenred viz clip.mp4 --pipeline mine.yaml --plugin mine.py",
+)
+"""What its help shows."""
+
 EXAMPLE = "example"
 EXAMPLE_SAMPLE = 38
 """Which of the generated videos the example is."""

@@ -19,6 +19,7 @@ from tokenred.embedded.questions import (
     VOCABULARY,
     EmbeddedQuestion,
     generate_questions,
+    in_its_words,
 )
 from tokenred.embedded.scenes import NUM_FRAMES, Scene, SceneObject, generate_scene
 
@@ -45,6 +46,7 @@ __all__ = [
     "generate_questions",
     "generate_sample",
     "generate_scene",
+    "in_its_words",
     "load_embedded_model",
     "load_tokenizer",
     "to_pixel_values",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tokenred.embedded.drawing import COLORS
 from tokenred.embedded.scenes import DIRECTIONS, MAX_OBJECTS, Scene, SceneObject
+from tokenred.errors import InputError
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<image>", "<video>", "<eos>")
 _QUESTION_WORDS = (
@@ -96,3 +97,22 @@ def generate_questions(scene: Scene) -> tuple[EmbeddedQuestion, ...]:
     for item in scene.objects:
         questions.extend(_object_questions(item, scene.cut))
     return tuple(questions)
+
+
+def in_its_words(question: str) -> str:
+    """Return a question in words of the model: in small letters, without its mark.
+
+    Raises
+    ------
+    InputError
+        If the model does not know a word.
+    """
+    words = question.lower().replace("?", " ").split()
+    unknown = sorted({word for word in words if word not in VOCABULARY})
+    if unknown or not words:
+        what = ", ".join(map(repr, unknown)) or "an empty question"
+        raise InputError(
+            f"the embedded model does not know {what}; it can be asked, for example: what digit is "
+            "red; what color is 7; which way moves blue; how many digits; which color appears first"
+        )
+    return " ".join(words)

@@ -17,12 +17,12 @@ from pydantic import Field, field_validator
 
 from tokenred.config import FrozenModel, nested, short_hash, validate
 from tokenred.errors import LONGEST_NAME, BudgetWarning, ConfigError, nearest, shown
-from tokenred.files import is_yaml, located, read_pipeline, read_yaml
+from tokenred.files import ALIASES, is_yaml, located, read_pipeline, read_yaml
 from tokenred.pipeline import PipelineConfig, load_config
 from tokenred.pipeline.config import RETENTION, build_stages
 from tokenred.plugins import registry
 from tokenred.registry import hint
-from tokenred.slots import build, strategy_config
+from tokenred.slots import build, file_schema, json_schemas, strategy_config
 
 MAX_ROWS = 10_000
 ALWAYS = ("vanilla", "random", "downsample")
@@ -122,6 +122,9 @@ class AblationConfig(FrozenModel):
     )
     reference: str | None = Field(
         default=None, description="row to compare with; the first by default"
+    )
+    frames: int | None = Field(
+        default=None, ge=1, le=2**20, description="frames of rows that name none; all"
     )
     rows: dict[str, Annotated[RowSpec, nested(RowSpec)]] = Field(
         default_factory=dict, description="label -> row"
@@ -263,6 +266,11 @@ class Ablation:
                 f"no row '{self.reference}'{nearest(self.reference, labels)}", ["reference"]
             )
 
+    def with_frames(self, frames: int) -> "Ablation":
+        """Return the same where rows that name no frames see so many."""
+        config = self.config.model_copy(update={"frames": frames})
+        return Ablation(config, self._overrides, self._source)
+
     def expand(self, retentions: Sequence[float] | None = None) -> list[Row]:
         """Return the rows: those with budgets of their own, then a group for each retention.
 
@@ -308,7 +316,8 @@ class Ablation:
         load = partial(self._load, draft.spec.pipeline or self.config.base)
         try:
             rows = expand_rows(draft.label, load, changes, retentions, is_asked=is_asked)
-            return [replace(row, frames=draft.spec.frames, control=draft.control) for row in rows]
+            frames = draft.spec.frames or self.config.frames
+            return [replace(row, frames=frames, control=draft.control) for row in rows]
         except ConfigError as error:
             raise located(error.below(draft.path), self._source) from None
 
@@ -316,6 +325,17 @@ class Ablation:
         if source not in self._read:
             self._read[source] = read_pipeline(source)
         return load_config(self._read[source], changes)
+
+
+def ablation_schema() -> dict[str, Any]:
+    """Return the JSON schema of an ablation file, for editors."""
+    references, definitions = json_schemas([AblationConfig])
+    top = definitions.pop(references[AblationConfig]["$ref"].rpartition("/")[2])
+    ratios = top["properties"]["retention"]
+    top["properties"]["retention"] = {"anyOf": [ratios["items"], ratios]}
+    rows = top["properties"]["rows"]
+    rows["additionalProperties"] = {"anyOf": [{"type": "null"}, rows["additionalProperties"]]}
+    return file_schema(top, definitions)
 
 
 def ablation_files() -> dict[str, Path]:
@@ -340,7 +360,7 @@ def load_ablation(
     path = Path(str(source))
     if not is_yaml(source):
         known = ablation_files()
-        if str(source) in registry().presets():
+        if is_preset(str(source)):
             return Ablation(_of_preset(str(source)), overrides)
         if str(source) not in known:
             names, kinds = [*known, *registry().presets()], ("pipeline", "ablation")
@@ -353,6 +373,65 @@ def load_ablation(
         return Ablation(validate(AblationConfig, data), overrides, path)
     except ConfigError as error:
         raise located(error, path) from None
+
+
+def is_preset(name: str) -> bool:
+    """Return whether a name, or what it is short for, is that of a preset."""
+    return ALIASES.get(name, name) in registry().presets()
+
+
+def of_pipelines(
+    pipelines: Sequence[str],
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    frames: int | None = None,
+) -> Ablation:
+    """Return a comparison of pipelines as a user names them, or of one under several settings.
+
+    Parameters
+    ----------
+    pipelines : presets or files; the first is what the others are compared with
+    sweep : dotted path -> values, of one pipeline; rows are their product, and it as it is
+    overrides : dotted paths that change all of them
+
+    Raises
+    ------
+    ConfigError
+        If a pipeline comes twice, or a sweep is asked for of several.
+    """
+    labels = [Path(each).stem if is_yaml(each) else each for each in pipelines]
+    twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
+    if twice:
+        raise ConfigError(f"'{shown(twice[0])}' is named twice", ["--pipelines"])
+    if not sweep:
+        rows = {
+            label: RowSpec(pipeline=each, set=dict(overrides or {}))
+            for label, each in zip(labels, pipelines, strict=True)
+        }
+        joined = f"{' + '.join(labels[:4])}{' + ...' if len(labels) > 4 else ''}"
+        config = AblationConfig(
+            name="-".join(labels)[:80],
+            title=joined,
+            question="Which of these loses least, when all hand the same number of tokens on?",
+            base=pipelines[0],
+            rows=rows,
+            frames=frames,
+        )
+        return Ablation(config)
+    if len(pipelines) > 1:
+        raise ConfigError(f"a sweep changes one pipeline, {len(pipelines)} are named", ["--sweep"])
+    paths = ", ".join(path.rpartition(".")[2] for path in sweep)
+    config = AblationConfig(
+        name=f"{labels[0]}-{paths.replace(', ', '-')}"[:80],
+        title=f"{labels[0]}: {paths}",
+        question=f"What does {paths} of {labels[0]} decide?",
+        base=pipelines[0],
+        reference=labels[0],
+        rows={labels[0]: RowSpec()},
+        axes={path: tuple(values) for path, values in sweep.items()},
+        frames=frames,
+    )
+    return Ablation(config, overrides)
 
 
 def _of_preset(name: str) -> AblationConfig:

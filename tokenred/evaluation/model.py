@@ -1,7 +1,7 @@
 """The interface of a model under test, and its implementation for any model that loads."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenred.accounting import LlmShape
-from tokenred.embedded import MODEL_DIR
+from tokenred.embedded import MODEL_DIR, in_its_words
 from tokenred.errors import InputError, TokenredError, quoted
 from tokenred.evaluation.files import sampled_hash
-from tokenred.evaluation.task import Answering, Sample, fingerprint_of
+from tokenred.evaluation.task import Answering, Question, Sample, fingerprint_of
 from tokenred.pipeline import Pipeline
 from tokenred.types import ReducedTokens
 
@@ -204,9 +204,8 @@ class VideoLlm:
         media = MediaInput("video", (sample.frames,), frame_times=(sample.frame_times,))
         prepared = self._loaded.prepare(media)
         device = self._loaded.plan.device
-        for question in sample.questions:
-            self._known(question.prompt)
-        inputs = [self._loaded.inputs_of(q.prompt, prepared) for q in sample.questions]
+        prompts = [self._prompt(question) for question in sample.questions]
+        inputs = [self._loaded.inputs_of(prompt, prepared) for prompt in prompts]
 
         seen = {name: value for name, value in inputs[0].items() if name not in _OF_TEXT}
 
@@ -230,6 +229,30 @@ class VideoLlm:
             ),
             inputs=seen,
         )
+
+    def check_questions(self, questions: Iterable[tuple[str, Question]]) -> None:
+        """Raise at once if the embedded model lacks a word of a question; others know all words.
+
+        Parameters
+        ----------
+        questions : sample id and question
+        """
+        if self.spec.name is not None:
+            return
+        for sample_id, question in questions:
+            try:
+                self._prompt(question)
+                for option in question.options:
+                    self._known(option)
+            except InputError as error:
+                raise InputError(f"sample '{sample_id}': {error}") from None
+
+    def _prompt(self, question: Question) -> str:
+        """Return what the model reads of a question."""
+        embedded = self.spec.name is None
+        prompt = in_its_words(question.prompt) if embedded else question.prompt
+        self._known(prompt)
+        return prompt
 
     def reduce(
         self, encoded: Encoded, pipeline: Pipeline, generator: torch.Generator

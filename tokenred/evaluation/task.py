@@ -2,7 +2,7 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,8 @@ from tokenred.config import StrategyConfig, short_hash
 from tokenred.errors import ConfigError, InputError, quoted, shown
 from tokenred.files import is_yaml, located, read_yaml
 from tokenred.plugins import registry
-from tokenred.slots import build, strategy_config
+from tokenred.registry import HARNESS_ROLES
+from tokenred.slots import build, file_schema, json_schemas, strategy_config
 from tokenred.strategy import Strategy
 
 Answering = Literal["likelihood", "generation"]
@@ -127,18 +128,32 @@ class Task(Strategy, role="task"):
     def score(self, question: Question, said: str) -> float | None:
         """Return the score of an answer, 0-1; None without a label."""
 
+    def questions(self, n_samples: int) -> Iterator[tuple[str, Question]]:
+        """Yield sample id and question of the first samples, if they are known without videos."""
+        return iter(())
+
 
 def score_option(question: Question, said: str) -> float | None:
     """Return 1 for a right option, 0 for a wrong one, None without a label."""
     return float(said in question.answers) if question.answers else None
 
 
-def load_task(source: str | Mapping[str, Any] | StrategyConfig) -> Task:
+def load_task(
+    source: str | Mapping[str, Any] | StrategyConfig,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Task:
     """Return a task by name, file, folder or mapping.
 
     Registered names, such as ``embedded``, come first. A YAML file holds a mapping with the
     ``name`` of a task and its settings. Anything else that exists is data for ``local``: a JSONL
     file with questions, a video, or a folder of videos.
+
+    Parameters
+    ----------
+    defaults, overrides : settings of a ``local`` task, where it has none of its own, or in place of
+        its own
 
     Raises
     ------
@@ -156,11 +171,24 @@ def load_task(source: str | Mapping[str, Any] | StrategyConfig) -> Task:
     else:
         known = ", ".join(registry().names("task"))
         raise ConfigError(f"no task or file '{shown(source)}'; tasks: {known}", ["--task"])
+    if isinstance(data, Mapping) and data.get("name") == "local":
+        data = {**(defaults or {}), **data, **(overrides or {})}
     try:
         config = strategy_config("task", data)
     except ConfigError as error:
         raise located(error, source) from None
     return build(Task, config)
+
+
+def task_schema() -> dict[str, Any]:
+    """Return the JSON schema of a task file, with all registered tasks, for editors."""
+    entries = registry().entries("task")
+    references, definitions = json_schemas([entry.config_class for entry in entries], HARNESS_ROLES)
+    options = [
+        {**references[entry.config_class], "properties": {"name": {"const": entry.name}}}
+        for entry in entries
+    ]
+    return file_schema({"anyOf": options, "required": ["name"]}, definitions)
 
 
 def frame_subset(n_frames: int, n_kept: int | None) -> list[int]:

@@ -11,7 +11,7 @@ from tokenred.errors import LONGEST_NAME, ConfigError, quoted
 from tokenred.files import is_table, located, own_changes, read_pipeline, set_path
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.stage import Stage
-from tokenred.slots import NamedConfig, Slot, build, json_schemas
+from tokenred.slots import NamedConfig, Slot, build, file_schema, json_schemas
 
 RETENTION = "budget.retention_ratio"
 
@@ -219,8 +219,4 @@ def pipeline_schema() -> dict[str, Any]:
     }
     del pipeline["required"]
     pipeline["anyOf"] = [{"required": ["stages"]}, {"required": ["extends"]}]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **pipeline,
-        "$defs": definitions,
-    }
+    return file_schema(pipeline, definitions)

@@ -3,7 +3,7 @@
 import logging
 import os
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -171,6 +171,12 @@ class LocalTask(Task):
             _log.warning("%s", remark)
         questions = tuple(self._question(line) for line in lines)
         return Sample(video, clip.frames, clip.frame_indices, clip.frame_times, questions)
+
+    def questions(self, n_samples: int) -> Iterator[tuple[str, Question]]:
+        """Yield the questions about the first videos, none of which is opened."""
+        for video, lines in self._samples[:n_samples]:
+            for line in lines:
+                yield video, self._question(line)
 
     def score(self, question: Question, said: str) -> float | None:
         """Return 0 or 1 for an option, the scorer's value for free text, None without a label."""
