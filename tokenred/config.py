@@ -14,7 +14,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -85,9 +87,22 @@ class FrozenModel(BaseModel):
 
 
 class StrategyConfig(FrozenModel):
-    """Base of a strategy's settings. ``name`` is the registered name; the registry fills it in."""
+    """Base of a strategy's settings. ``name`` is the registered name; the registry fills it in.
 
+    ``added_later`` names settings that came after configs were stored: they are written only where
+    they differ from their defaults, so that the ids of older configs stay as they are.
+    """
+
+    added_later: ClassVar[frozenset[str]] = frozenset()
     name: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_added(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = write(self)
+        for name in self.added_later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                data.pop(name, None)
+        return data
 
 
 class CostTermConfig(StrategyConfig):

@@ -6,7 +6,7 @@ Rows of a coupling are **sources**, columns are **anchors**, everywhere.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -294,6 +294,21 @@ class ReducedTokens:
 Point = Literal["before", "middle"]
 """Where a reducer may act: before a decoder layer, or between its attention and its MLP."""
 
+class Projections(NamedTuple):
+    """Queries and keys of the tokens of a state in one layer, as its attention would take them.
+
+    Attributes
+    ----------
+    query : (heads, tokens, head_dim)
+    key : (key_heads, tokens, head_dim); with grouped queries there are fewer heads of keys
+    scaling : factor on their products
+    """
+
+    query: Float[Tensor, "heads tokens head_dim"]
+    key: Float[Tensor, "key_heads tokens head_dim"]
+    scaling: float
+
+
 AttentionRows = Callable[[Int[Tensor, "queries"]], Float[Tensor, "heads queries tokens"]]
 """Maps indices of query tokens to their rows of softmax attention, one map a head, float32."""
 
@@ -308,7 +323,7 @@ class LayerStep:
     point : before that layer, or between its attention and its MLP
     reads : of ``attention`` (what the latest attention gave out: of the layer before at
         ``before``, of this layer at ``middle``) and ``previous-input`` (the hidden states that
-        entered the layer before)
+        entered the layer before, and what that layer makes of them)
     unmasked_before : the layer before lets every token of the prompt see every other one, as
         happens by accident in released code
     """
@@ -345,6 +360,12 @@ class LayerState:
     probe : ``probe(queries, layer="next" | "previous", rotary=True, causal=True)`` gives rows that
         an attention module would compute from the tokens as they stand (``next``) or as they
         entered the layer before (``previous``), without rotary embedding if asked
+    projections : ``projections(layer="next" | "previous", rotary=True)`` gives the queries and keys
+        that ``probe`` computes rows from, as ``Projections``
+    previous_input : ``previous_input()`` gives the hidden states, (tokens, dim), with which the
+        tokens of the state entered the layer before
+    final_norm : the LLM's norm behind its last layer, of any hidden states
+    log_weight : (tokens,) what layers from here on add to every score of a token as a key; None: 0
     memory : what this reducer wants to remember about this row between its steps
     """
 
@@ -365,6 +386,10 @@ class LayerState:
     sin: Float[Tensor, "tokens head_dim"] | None
     attention: AttentionRows
     probe: Callable[..., Float[Tensor, "heads queries tokens"]]
+    projections: Callable[..., Projections]
+    previous_input: Callable[[], Float[Tensor, "tokens dim"]]
+    final_norm: Callable[[Tensor], Tensor]
+    log_weight: Float[Tensor, "tokens"] | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 
 
@@ -377,14 +402,18 @@ class LayerReduction:
     source : (kept,) for every token that goes on, in order, its index in the state; -1 for a token
         that was made by merging and stands for none of them
     hidden : (kept, dim) hidden states that go on; None: those of the sources
-    positions : ``keep`` the position ids of the sources, or ``renumber`` the sequence 0, 1, 2, ...
+    positions : ``keep`` the position ids of the sources, or ``renumber`` the sequence 0, 1, 2, ...;
+        ``recount`` keeps them, but counts the tokens that are written from how many are left
     cut_cache : also drop the keys and values of the dropped tokens in the layers before
+    log_weight : (kept,) what later layers, and the tokens that are written, add to every score of a
+        token as a key, such as the logarithm of how many tokens it stands for; None: what they had
     """
 
     source: Int[Tensor, "kept"]
     hidden: Float[Tensor, "kept dim"] | None = None
-    positions: Literal["keep", "renumber"] = "keep"
+    positions: Literal["keep", "renumber", "recount"] = "keep"
     cut_cache: bool = False
+    log_weight: Float[Tensor, "kept"] | None = None
 
 
 @dataclass(frozen=True)

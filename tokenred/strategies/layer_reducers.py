@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -58,6 +58,9 @@ Schedule = Annotated[
 class RankedConfig(StrategyConfig):
     """Settings of reduction by rank."""
 
+    added_later: ClassVar[frozenset[str]] = frozenset(
+        {"share_of", "at_least", "longer_than", "missing_layers"}
+    )
     schedule: Schedule = Field(
         description="layer -> how many tokens go into it. A layer is an index or, with a dot, a "
         "share of the depth (rounded down); tokens are a count, or with a dot or a slash a share "
@@ -87,8 +90,28 @@ class RankedConfig(StrategyConfig):
         description="tokens of a quota that go at every step even if the schedule would keep all; "
         "1 in SparseVLM's release",
     )
-    positions: Literal["keep", "renumber"] = Field(
-        "keep", description="position ids: those the tokens had, or 0, 1, 2, ... anew"
+    share_of: Literal["entered", "current"] = Field(
+        "entered",
+        description="what shares of tokens refer to: those that entered the LLM, or those that are "
+        "left at the step",
+    )
+    at_least: int = Field(
+        0, ge=0, le=MOST_TOKENS, description="tokens of a quota that stay at every step"
+    )
+    longer_than: int = Field(
+        0,
+        ge=0,
+        le=MOST_TOKENS,
+        description="prompts of at most so many tokens, text included, are left whole; 576 in "
+        "V2Drop's release",
+    )
+    missing_layers: Literal["refuse", "skip"] = Field(
+        "refuse", description="steps at layers that the LLM lacks are an error, or never come"
+    )
+    positions: Literal["keep", "renumber", "recount"] = Field(
+        "keep",
+        description="position ids: those the tokens had, or 0, 1, 2, ... anew; `recount` keeps "
+        "them and counts the tokens that are written from how many are left",
     )
     cut_cache: bool = Field(
         False, description="also drop the keys and values of the dropped tokens in earlier layers"
@@ -155,7 +178,7 @@ class RankedReducer(LayerReducer):
             eligible = eligible | state.newline
         candidates = eligible.nonzero()[:, 0]
         entered = self._entered(state, candidates)
-        if not len(candidates):
+        if not len(candidates) or len(state.embeddings) <= self.config.longer_than:
             return None
         ranks = self.ranker.rank(state, candidates).float()
         order = candidates[ranks.argsort(descending=True, stable=True)]
@@ -168,7 +191,11 @@ class RankedReducer(LayerReducer):
         return LayerReduction(source, hidden, self.config.positions, self.config.cut_cache)
 
     def _amounts(self, n_layers: int) -> dict[int, Amount]:
-        schedule = self.config.schedule.items()
+        schedule = [
+            (key, amount)
+            for key, amount in self.config.schedule.items()
+            if key < n_layers or self.config.missing_layers == "refuse"
+        ]
         try:
             found = [(layer_at(key, n_layers), key, amount) for key, amount in schedule]
         except ConfigError as error:
@@ -202,9 +229,12 @@ class RankedReducer(LayerReducer):
             if isinstance(amount, str):
                 count = self.ranker.n_kept(state, order[members])
             else:
-                count = self._count(amount, entered.get(name, len(members)))
+                total = len(members)
+                if self.config.share_of == "entered":
+                    total = entered.get(name, total)
+                count = self._count(amount, total)
             most = len(members) - self.config.drop_at_least
-            stays[members[: max(0, min(count, most))]] = True
+            stays[members[: max(0, self.config.at_least, min(count, most))]] = True
         return order[stays]
 
     def _count(self, amount: int | float, total: int) -> int:

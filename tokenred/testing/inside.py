@@ -16,7 +16,14 @@ from torch import Tensor
 from tokenred.interfaces import LayerReducer
 from tokenred.kernels.attention import attention_rows
 from tokenred.testing.strategies import SEEDS
-from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep, Newlines
+from tokenred.types import (
+    CacheState,
+    LayerReduction,
+    LayerState,
+    LayerStep,
+    Newlines,
+    Projections,
+)
 
 HEADS, HEAD_DIM = 2, 4
 READS = frozenset({"attention", "previous-input"})
@@ -101,21 +108,43 @@ def layer_state(
         sin=sin,
         attention=_no_rows,
         probe=_no_rows,
+        projections=_no_rows,
+        previous_input=_no_rows,
+        final_norm=_no_rows,
     )
     return with_attention(state)
 
 
 def with_attention(state: LayerState, reads: frozenset[str] = READS) -> LayerState:
-    """Return the state with attention of its own hidden states; what is not read is refused."""
+    """Return the state with attention of its own hidden states; what is not read is refused.
 
-    def rows(queries: Tensor, *, rotary: bool, causal: bool) -> Tensor:
-        n = len(state.hidden)
-        maps = _maps(state.hidden.shape[-1])
-        query, key = (torch.einsum("nd,hdk->hnk", state.hidden.float(), part) for part in maps)
+    What entered the layer before differs from them by a fixed map.
+    """
+
+    def projected(hidden: Tensor, rotary: bool) -> Projections:
+        maps = _maps(hidden.shape[-1])
+        query, key = (torch.einsum("nd,hdk->hnk", hidden.float(), part) for part in maps)
         if rotary and state.cos is not None and state.sin is not None:
             query, key = (part * state.cos + _turned(part) * state.sin for part in (query, key))
-        seen = torch.arange(n) <= queries[:, None] if causal else None
-        return attention_rows(query[:, queries], key, visible=seen)
+        return Projections(query, key, HEAD_DIM**-0.5)
+
+    def rows(queries: Tensor, *, rotary: bool, causal: bool) -> Tensor:
+        query, key, _ = projected(state.hidden, rotary)
+        seen = torch.arange(len(state.hidden)) <= queries[:, None] if causal else None
+        return attention_rows(
+            query[:, queries], key, visible=seen, log_weight=state.log_weight
+        )
+
+    def previous_input() -> Float[Tensor, "tokens dim"]:
+        declared = "previous-input" in reads
+        assert declared, "what entered the layer before is read, but not declared in reads"
+        mixed = state.hidden.float() @ _mix(state.hidden.shape[-1])
+        return torch.tanh(mixed).to(state.hidden.dtype)
+
+    def projections(
+        layer: Literal["next", "previous"] = "next", rotary: bool = True
+    ) -> Projections:
+        return projected(state.hidden if layer == "next" else previous_input(), rotary)
 
     def attention(queries: Int[Tensor, "queries"]) -> Float[Tensor, "heads queries tokens"]:
         assert "attention" in reads, "attention is read, but not declared in reads"
@@ -131,7 +160,14 @@ def with_attention(state: LayerState, reads: frozenset[str] = READS) -> LayerSta
         assert declared, "the layer before is probed, but previous-input is not declared in reads"
         return rows(queries, rotary=rotary, causal=causal)
 
-    return replace(state, attention=attention, probe=probe)
+    return replace(
+        state,
+        attention=attention,
+        probe=probe,
+        projections=projections,
+        previous_input=previous_input,
+        final_norm=_normed,
+    )
 
 
 def through_layers(
@@ -170,6 +206,9 @@ def after_reduction(state: LayerState, reduction: LayerReduction | None) -> Laye
         return values[source.clamp_min(0)].where(~made, of_made)
 
     hidden = state.hidden[source] if reduction.hidden is None else reduction.hidden
+    weights = reduction.log_weight
+    if weights is None and state.log_weight is not None:
+        weights = state.log_weight[source.where(~made, source.cummax(0).values)]
     cos, sin = state.cos, state.sin
     if cos is not None and sin is not None:
         positions = torch.arange(len(source))
@@ -190,6 +229,7 @@ def after_reduction(state: LayerState, reduction: LayerReduction | None) -> Laye
             last=int((source == state.last).nonzero()[0]),
             cos=cos,
             sin=sin,
+            log_weight=weights,
         )
     )
 
@@ -271,6 +311,11 @@ def _rotary(n: int) -> tuple[Tensor, Tensor]:
     frequency = 10.0 ** -torch.arange(HEAD_DIM // 2).float()
     angle = torch.outer(torch.arange(n).float(), torch.cat([frequency, frequency]))
     return angle.cos(), angle.sin()
+
+
+def _normed(hidden: Tensor) -> Tensor:
+    scale = hidden.float().square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+    return (hidden.float() * scale).to(hidden.dtype)
 
 
 def _turned(values: Tensor) -> Tensor:

@@ -174,6 +174,13 @@ class Call:
             later = valid.new_ones(len(valid), self.n_later)
         return torch.cat((valid, later), 1)
 
+    def log_weights(self, sequence: Sequence) -> Float[Tensor, "rows keys"] | None:
+        """Return what is added to every score of a layer's keys; later tokens weigh nothing."""
+        if sequence.log_weights is None:
+            return None
+        weights = self.spread(sequence.log_weights)
+        return torch.cat((weights, weights.new_zeros(len(weights), self.n_later)), 1)
+
     def chosen_keys(
         self, sequence: Sequence, n_queries: int
     ) -> Bool[Tensor, "rows queries keys"] | None:
@@ -195,15 +202,18 @@ class Call:
         n_queries = self.n_new + (sequence.width if self.reads_prompt else 0)
         keys, padded = self.keys(sequence), sequence.padded or self.later is not None
         chosen, view = self.chosen_keys(sequence, n_queries), None
+        weights = self.log_weights(sequence)
         if chosen is not None and n_queries == 1:
             seen = visible(keys, 1, chosen)[:, 0]
             # Stable: what is seen comes last, in its order.
             view = seen.byte().argsort(dim=1, stable=True)[:, -int(seen.sum(1).max()) :]
             keys, chosen = seen.gather(1, view), None
+            weights = None if weights is None else weights.gather(1, view)
             padded = not bool(keys.all())
         mutual = self._mutual(sequence) if two_way else None
         backend = backend_of(self.model.config)
-        return backend_mask(backend, dtype, keys, padded, n_queries, chosen, mutual), view
+        mask = backend_mask(backend, dtype, keys, padded, n_queries, chosen, mutual, weights)
+        return mask, view
 
     def _mutual(self, sequence: Sequence) -> Bool[Tensor, "rows width"]:
         """Return the tokens of prompts with visual tokens; prompts without are left alone."""

@@ -88,6 +88,7 @@ class InsideLlmRun:
         self._plain_middle: set[int] = set()
         self._steps: dict[tuple[int, Point], list[tuple[int, LayerReducer, LayerStep]]]
         self._steps = defaultdict(list)
+        self._acts = bool(inside)
         self._pruners: dict[int, CachePruner] = {}
         if inside:
             self._plan(inside)
@@ -168,7 +169,7 @@ class InsideLlmRun:
     def installed(self) -> Iterator[None]:
         """Install the hooks while the context lasts."""
         with ExitStack() as stack:
-            if self._steps or self._pruners:
+            if self._acts:
                 self._install(stack)
             yield
 

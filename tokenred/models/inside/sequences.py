@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -15,6 +15,8 @@ from tokenred.errors import CapabilityError, InputError
 @dataclass(frozen=True)
 class PromptTokens:
     """Kind, clip and position of the prompt tokens that enter the LLM, padding included.
+
+    All fields have the shape (rows, tokens), which is checked.
 
     Attributes
     ----------
@@ -28,14 +30,20 @@ class PromptTokens:
     """
 
     attention_mask: Shaped[Tensor, "rows tokens"]
-    visual: Bool[Tensor, "rows tokens"]
-    newline: Bool[Tensor, "rows tokens"]
-    clip: Int[Tensor, "rows tokens"]
-    frame_index: Int[Tensor, "rows tokens"]
-    token_index: Int[Tensor, "rows tokens"]
-    group: Int[Tensor, "rows tokens"]
+    visual: Bool[Tensor, "_ _"]
+    newline: Bool[Tensor, "_ _"]
+    clip: Int[Tensor, "_ _"]
+    frame_index: Int[Tensor, "_ _"]
+    token_index: Int[Tensor, "_ _"]
+    group: Int[Tensor, "_ _"]
 
     def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            if values.shape != self.attention_mask.shape:
+                raise InputError(
+                    f"{name} has shape {tuple(values.shape)}, but the prompts are "
+                    f"{tuple(self.attention_mask.shape)}"
+                )
         if not bool(self.attention_mask.any(-1).all()):
             raise InputError("every prompt needs at least one token")
 
@@ -52,12 +60,14 @@ class Sequence:
     names : (rows, width), -1 is padding
     positions : (rows, width) position ids of their own; None: those that the tokens came with
     shift : (rows,) what has to be taken from the position ids of later tokens
+    log_weights : (rows, width) what is added to every score of a token as a key; None: nothing
     untouched : nothing was dropped, merged or moved yet
     """
 
     names: Int[Tensor, "rows width"]
     positions: Int[Tensor, "rows width"] | None = None
     shift: Int[Tensor, "rows"] | None = None
+    log_weights: Float[Tensor, "rows width"] | None = None
     untouched: bool = False
 
     @cached_property
@@ -89,8 +99,11 @@ class Sequence:
         index = pad_left(columns, -1)
         held = index.clamp_min(0)
         names = self.names.gather(1, held).masked_fill(index < 0, -1)
-        positions = None if self.positions is None else self.positions.gather(1, held)
-        return held, Sequence(names, positions, self.shift)
+        positions, weights = (
+            None if each is None else each.gather(1, held)
+            for each in (self.positions, self.log_weights)
+        )
+        return held, Sequence(names, positions, self.shift, weights)
 
 
 def pad_left(rows: Rows[Tensor], fill: int) -> Tensor:
@@ -128,6 +141,7 @@ def backend_mask(
     n_queries: int,
     chosen: Bool[Tensor, "rows queries keys"] | None = None,
     two_way: Bool[Tensor, "rows tokens"] | None = None,
+    log_weights: Float[Tensor, "rows keys"] | None = None,
 ) -> Tensor | None:
     """Return the mask that an attention backend of transformers expects.
 
@@ -137,17 +151,19 @@ def backend_mask(
     n_queries : queries, the last of the keys
     chosen : further limits of what a query sees
     two_way : which of the first tokens of a row all see each other
+    log_weights : what is added to every score of a key
 
     Raises
     ------
     CapabilityError
         If the backend cannot express it, or is not known.
     """
-    dense = chosen is not None or two_way is not None
+    dense = any(each is not None for each in (chosen, two_way, log_weights))
     if "flash" in backend and "paged" not in backend:
         if dense:
             raise CapabilityError(
-                f"attention backend {backend!r} supports causal attention only; use sdpa or eager"
+                f"attention backend {backend!r} supports plain causal attention only; use sdpa or "
+                "eager"
             )
         return keys if padded else None
     if backend not in ("sdpa", "eager"):
@@ -167,8 +183,9 @@ def backend_mask(
     diagonal = torch.arange(n_queries, device=keys.device)
     seen[:, diagonal, diagonal + n_keys - n_queries] = True
     mask = seen[:, None]
-    if backend == "sdpa":
+    if backend == "sdpa" and log_weights is None:
         return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
-        ~mask, torch.finfo(dtype).min
-    )
+    scores = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    if log_weights is not None:
+        scores = scores + log_weights[:, None, None].to(dtype)
+    return scores.masked_fill(~mask, torch.finfo(dtype).min)

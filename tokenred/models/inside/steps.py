@@ -12,7 +12,7 @@ from tokenred.interfaces import CachePruner, LayerReducer
 from tokenred.kernels.attention import attention_rows
 from tokenred.models.inside.call import Call, Chosen, Recorded
 from tokenred.models.inside.sequences import Sequence, pad_left, positions_of, visible
-from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep
+from tokenred.types import CacheState, LayerReduction, LayerState, LayerStep, Projections
 
 QueryAndKey = tuple[Tensor, Tensor, float | None]
 
@@ -87,6 +87,10 @@ def _layer_state(
         sin=sin,
         attention=partial(_attention, call, row, step),
         probe=partial(_probe, call, row, step, hidden, prober),
+        projections=partial(_projections, call, row, step, hidden, prober),
+        previous_input=partial(_previous_input, call, row, step),
+        final_norm=partial(_final_norm, call.model),
+        log_weight=_weights_of(call.now, row),
         memory=call.memories.setdefault((number, row), {}),
         **{name: fact[row, names] for name, fact in prompt.facts.items()},
     )
@@ -98,9 +102,9 @@ def _attention(
     if "attention" not in step.reads:
         raise ConfigError("a step that asks for attention has to say so in its reads")
     found, first = call.recorded[source_layer(step)], row * call.copies
-    columns, held = found.sequence.row(row)
+    columns, _ = found.sequence.row(row)
     seen = found.query[first][:, columns], found.key[first][:, columns], found.scaling
-    return _rows_among(call.now.row(row)[1], held, queries, seen, causal=not found.two_way)
+    return _rows_among(call, row, found.sequence, queries, seen, causal=not found.two_way)
 
 
 def _probe(
@@ -114,31 +118,96 @@ def _probe(
     rotary: bool = True,
     causal: bool = True,
 ) -> Float[Tensor, "heads queries tokens"]:
+    sequence, seen = _computed(call, row, step, hidden, prober, layer, rotary)
+    return _rows_among(call, row, sequence, queries, seen, causal)
+
+
+def _projections(
+    call: Call,
+    row: int,
+    step: LayerStep,
+    hidden: Tensor,
+    prober: Prober,
+    layer: str = "next",
+    rotary: bool = True,
+) -> Projections:
+    sequence, seen = _computed(call, row, step, hidden, prober, layer, rotary)
+    where = _places(call, row, sequence)
+    query, key, scaling = seen
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return Projections(query[:, where], key[:, where], scaling)
+
+
+def _previous_input(call: Call, row: int, step: LayerStep) -> Float[Tensor, "tokens dim"]:
+    batch, sequence = _entered_before(call, step)
+    columns, _ = sequence.row(row)
+    return batch[row * call.copies, columns][_places(call, row, sequence)]
+
+
+def _final_norm(model: Any, hidden: Tensor) -> Tensor:
+    norm = getattr(model, "norm", None)
+    if norm is None:
+        raise CapabilityError(f"{type(model).__name__} has no known norm behind its last layer")
+    with torch.no_grad():
+        return norm(hidden)
+
+
+def _entered_before(call: Call, step: LayerStep) -> tuple[Tensor, Sequence]:
+    """Return what entered the layer whose input a step can read."""
+    if "previous-input" not in step.reads:
+        raise ConfigError("a step that asks for previous inputs has to say so in its reads")
+    return call.inputs[source_layer(step)]
+
+
+def _computed(
+    call: Call,
+    row: int,
+    step: LayerStep,
+    hidden: Tensor,
+    prober: Prober,
+    layer: str,
+    rotary: bool,
+) -> tuple[Sequence, QueryAndKey]:
+    """Return queries and keys of one prompt in a layer, and the sequence they belong to."""
     index, batch, sequence = source_layer(step) + 1, hidden, call.now
     if layer == "previous":
-        if "previous-input" not in step.reads:
-            raise ConfigError("a step that asks for previous inputs has to say so in its reads")
         index -= 1
-        batch, sequence = call.inputs[index]
+        batch, sequence = _entered_before(call, step)
     elif layer != "next":
         raise ConfigError(f"a probe knows the layers next and previous, not {layer!r}")
-    columns, held = sequence.row(row)
+    columns, _ = sequence.row(row)
     tables = call.row_tables(sequence, row, columns, hidden)
     if not rotary:
         tables = torch.ones_like(tables[0]), torch.zeros_like(tables[1])
-    seen = prober.run(index, batch[row * call.copies, columns], tables)
-    return _rows_among(call.now.row(row)[1], held, queries, seen, causal)
+    return sequence, prober.run(index, batch[row * call.copies, columns], tables)
+
+
+def _places(call: Call, row: int, sequence: Sequence) -> Int[Tensor, "tokens"]:
+    """Return where the tokens of the state stand among those of an earlier sequence."""
+    where = positions_of(sequence.row(row)[1], call.now.row(row)[1])
+    if bool((where < 0).any()):
+        raise InputError("a token that was made just now has no earlier hidden state")
+    return where
+
+
+def _weights_of(sequence: Sequence, row: int) -> Float[Tensor, "tokens"] | None:
+    """Return the log-weights of one prompt's tokens."""
+    if sequence.log_weights is None:
+        return None
+    return sequence.log_weights[row, sequence.row(row)[0]]
 
 
 def _rows_among(
-    names: Int[Tensor, "tokens"],
-    held: Int[Tensor, "held"],
+    call: Call,
+    row: int,
+    sequence: Sequence,
     queries: Int[Tensor, "queries"],
     seen: QueryAndKey,
     causal: bool,
 ) -> Float[Tensor, "heads queries tokens"]:
-    """Return attention rows in the order of ``names``, computed among the tokens ``held``."""
-    where = positions_of(held, names)
+    """Return attention rows for the tokens of the state, computed among those of ``sequence``."""
+    _, held = sequence.row(row)
+    where = positions_of(held, call.now.row(row)[1])
     asked = where[queries]
     if bool((asked < 0).any()):
         raise InputError("a token that was made just now has no attention yet")
@@ -147,7 +216,13 @@ def _rows_among(
     if causal:
         allowed = torch.arange(len(held), device=held.device) <= asked[:, None]
     # Wide before the product: logits of some models lie beyond the largest half-precision number.
-    rows = attention_rows(query[:, asked].float(), key.float(), scaling=scaling, visible=allowed)
+    rows = attention_rows(
+        query[:, asked].float(),
+        key.float(),
+        scaling=scaling,
+        visible=allowed,
+        log_weight=_weights_of(sequence, row),
+    )
     return rows[..., where.clamp_min(0)] * (where >= 0)
 
 
@@ -167,12 +242,15 @@ def _checked(reduction: LayerReduction | None, state: LayerState) -> LayerReduct
         raise InputError("tokens that are made inside the LLM need hidden states")
     if hidden is not None and len(hidden) != len(source):
         raise InputError(f"{len(source)} tokens remain, but {len(hidden)} hidden states are given")
+    weights = reduction.log_weight
+    if weights is not None and len(weights) != len(source):
+        raise InputError(f"{len(source)} tokens remain, but {len(weights)} log-weights are given")
     if not bool((source == state.last).any()):
         raise InputError("the last token of a prompt cannot be dropped: the answer follows it")
     if len(real.unique()) < len(real) or int(real.max()) >= n_tokens:
         raise InputError("every token of the state can remain at most once")
     same = len(real) == len(source) == n_tokens and bool((source.diff() == 1).all())
-    if same and hidden is None and reduction.positions == "keep":
+    if same and hidden is None and weights is None and reduction.positions == "keep":
         return None
     return reduction
 
@@ -183,11 +261,11 @@ def _apply(
     """Apply the reductions to the call's sequence; return its hidden states."""
     old = call.now
     positions = old.positions
-    if any(each is not None and each.positions == "renumber" for each in reductions):
+    if any(each is not None and each.positions != "keep" for each in reductions):
         came = call.prompt_positions()
         if positions is None:
             positions = came.gather(1, call.columns_of(old))
-    names, numbers, states = [], [], []
+    names, numbers, ends, states = [], [], [], []
     sources = _sources(call, reductions)
     for row, (each, (source, stands, named)) in enumerate(zip(reductions, sources, strict=True)):
         columns, _ = old.row(row)
@@ -196,16 +274,22 @@ def _apply(
             numbers.append(positions[row, columns][stands])
             if each is not None and each.positions == "renumber":
                 numbers[-1] = torch.arange(len(source), device=source.device)
+            if each is not None and each.positions == "recount":
+                ends.append(source.new_tensor([len(source) - 1]))
+            elif each is not None and each.positions == "renumber" or old.shift is None:
+                ends.append(numbers[-1][named == call.prompt.last[row]])
+            else:
+                ends.append(_last_position(call, row) - old.shift[row, None])
         for copy in range(row * call.copies, (row + 1) * call.copies):
             given = None if each is None else each.hidden
             states.append(hidden[copy, columns][source] if given is None else given.to(hidden))
     shift = None
     if positions is not None:
-        ends = [own[name == end] for own, name, end in zip(numbers, names, call.prompt.last)]
-        last = call.prompt.last[:, None]
-        shift = call.prompt_positions().gather(1, last)[:, 0] - torch.cat(ends)
+        came = [_last_position(call, row) for row in range(call.prompt.n_rows)]
+        shift = torch.cat(came) - torch.cat(ends)
     moved = None if positions is None else pad_left(numbers, 0)
-    call.now = Sequence(pad_left(names, -1), moved, shift)
+    weights = _log_weights(call, reductions, sources)
+    call.now = Sequence(pad_left(names, -1), moved, shift, weights)
     if any(each is not None and each.cut_cache for each in reductions):
         if call.n_later:
             raise CapabilityError(
@@ -214,6 +298,30 @@ def _apply(
             )
         call.cuts.append((before, call.now))
     return torch.cat((pad_left(states, 0), hidden[:, old.width :]), 1)
+
+
+def _last_position(call: Call, row: int) -> Int[Tensor, "1"]:
+    """Return the position id that a prompt's last token came with."""
+    return call.prompt_positions()[row, call.prompt.last[row, None]]
+
+
+def _log_weights(
+    call: Call,
+    reductions: list[LayerReduction | None],
+    sources: list[tuple[Tensor, Tensor, Tensor]],
+) -> Float[Tensor, "rows width"] | None:
+    """Return the log-weights of what remains; None if all are zero."""
+    old = call.now
+    given = [None if each is None else each.log_weight for each in reductions]
+    if old.log_weights is None and all(each is None for each in given):
+        return None
+    rows = []
+    for row, (weights, (source, stands, _)) in enumerate(zip(given, sources, strict=True)):
+        if weights is None and old.log_weights is not None:
+            weights = old.log_weights[row, old.row(row)[0]][stands]
+        none = torch.zeros(len(source), device=source.device)
+        rows.append(none if weights is None else weights.to(none))
+    return pad_left(rows, 0)
 
 
 def _sources(
@@ -303,8 +411,14 @@ def _cache_state(
     prompt_row = row // call.copies
     step = call.n_later - call.n_new + number
     query = found.query[row, :, found.query.shape[2] - call.n_new + number][:, None]
-    key = found.key[row].float()
-    weights = attention_rows(query.float(), key, scaling=found.scaling, visible=seen[None])[:, 0]
+    key, given_weights = found.key[row].float(), call.log_weights(found.sequence)
+    weights = attention_rows(
+        query.float(),
+        key,
+        scaling=found.scaling,
+        visible=seen[None],
+        log_weight=None if given_weights is None else given_weights[row],
+    )[:, 0]
     columns, held = found.sequence.row(prompt_row)
     _, names = sequence.row(prompt_row)
     where = positions_of(held, names)

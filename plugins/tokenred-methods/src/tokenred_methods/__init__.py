@@ -26,9 +26,11 @@ tokenred_plugins = (
     ".sparsevlm",
     ".sttm",
     ".tome",
+    ".v2drop",
     ".vcast",
     ".vidcom2",
     ".visionzip",
+    ".vtw",
 )
 """The packages whose hooks tokenred calls, too."""
 

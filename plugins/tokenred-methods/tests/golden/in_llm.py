@@ -79,6 +79,9 @@ def state_of(hidden: Tensor, start: int, length: int, **fields: Any) -> LayerSta
         "sin": None,
         "attention": _no_rows,
         "probe": _no_rows,
+        "projections": _no_rows,
+        "previous_input": _no_rows,
+        "final_norm": _no_rows,
     }
     return LayerState(**{**settings, **fields})
 

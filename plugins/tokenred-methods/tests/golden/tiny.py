@@ -46,7 +46,7 @@ def _decoder(inputs: Tensors, params: Params, arch: str) -> Any:
 
 @dataclass
 class _Pass:
-    """One reduced forward pass: what entered each layer, and what came out."""
+    """One reduced forward pass: what entered each layer, what came out, and what followed it."""
 
     last: Tensor
     short: Tensor
@@ -55,6 +55,8 @@ class _Pass:
     reducer: Any
     entered: dict[int, Tensor] = field(default_factory=dict)
     positions: dict[int, Tensor] = field(default_factory=dict)
+    cached: list[int] = field(default_factory=list)
+    decoded: list[Tensor] = field(default_factory=list)
 
 
 def _prompt(n: int, params: Params) -> PromptTokens:
@@ -82,9 +84,13 @@ def _prompt(n: int, params: Params) -> PromptTokens:
 
 def _run(inputs: Tensors, params: Params, arch: str, reducer: Any) -> _Pass:
     model = _decoder(inputs, params, arch)
-    embeddings = inputs["inputs_embeds"]
+    from transformers import DynamicCache
+
+    embeddings, cache = inputs["inputs_embeds"], DynamicCache()
+    decoded: list[Tensor] = []
     entered: dict[int, Tensor] = {}
     positions: dict[int, Tensor] = {}
+    n_layers = len(model.layers)
     ends: list[Tensor] = []
     # Hooks run in the order in which they were registered: this one before those of the engine.
     end = model.layers[-1].register_forward_hook(lambda layer, args, out: ends.append(out))
@@ -96,15 +102,26 @@ def _run(inputs: Tensors, params: Params, arch: str, reducer: Any) -> _Pass:
 
             return hook
 
-        for index, layer in enumerate(model.layers):
+        looks = [
             layer.register_forward_pre_hook(look(index), with_kwargs=True)
+            for index, layer in enumerate(model.layers)
+        ]
         run.begin(_prompt(embeddings.shape[1], params))
         with torch.no_grad():
-            full = model(inputs_embeds=embeddings).last_hidden_state
+            full = model(inputs_embeds=embeddings, past_key_values=cache).last_hidden_state
             short = model.norm(ends[0])
+            entered[n_layers], positions[n_layers] = ends[0], positions[n_layers - 1]
+            for each in looks:
+                each.remove()
+            cached = [layer.keys.shape[-2] for layer in cache.layers]
+            for token in inputs.get("decode_embeds", embeddings[:, :0]).split(1, 1):
+                if token.shape[1]:
+                    after = model(inputs_embeds=token, past_key_values=cache)
+                    decoded.append(after.last_hidden_state)
         kept, lengths = run.kept[0], list(run.sequence_tokens[0])
     end.remove()
-    return _Pass(full[:, kept], short, kept, lengths, reducer, entered, positions)
+    last = full[:, kept]
+    return _Pass(last, short, kept, lengths, reducer, entered, positions, cached, decoded)
 
 
 def tiny_vanilla(inputs: Tensors, params: Params) -> dict[str, Tensor]:
