@@ -131,9 +131,7 @@ def with_attention(state: LayerState, reads: frozenset[str] = READS) -> LayerSta
     def rows(queries: Tensor, *, rotary: bool, causal: bool) -> Tensor:
         query, key, _ = projected(state.hidden, rotary)
         seen = torch.arange(len(state.hidden)) <= queries[:, None] if causal else None
-        return attention_rows(
-            query[:, queries], key, visible=seen, log_weight=state.log_weight
-        )
+        return attention_rows(query[:, queries], key, visible=seen, log_weight=state.log_weight)
 
     def previous_input() -> Float[Tensor, "tokens dim"]:
         declared = "previous-input" in reads

@@ -276,7 +276,7 @@ def _apply(
                 numbers[-1] = torch.arange(len(source), device=source.device)
             if each is not None and each.positions == "recount":
                 ends.append(source.new_tensor([len(source) - 1]))
-            elif each is not None and each.positions == "renumber" or old.shift is None:
+            elif (each is not None and each.positions == "renumber") or old.shift is None:
                 ends.append(numbers[-1][named == call.prompt.last[row]])
             else:
                 ends.append(_last_position(call, row) - old.shift[row, None])

@@ -6,6 +6,7 @@ from tokenred import hookimpl
 
 tokenred_plugins = (
     ".clip_pruners",
+    ".dart",
     ".divprune",
     ".dycoke",
     ".fastvid",
