@@ -19,6 +19,7 @@ tokenred_plugins = (
     ".idpruner",
     ".kvtp",
     ".otprune",
+    ".pact",
     ".prumerge",
     ".prunevid",
     ".pyramiddrop",

@@ -22,7 +22,7 @@ def _reducer(params: Params, layer: int, share: float, tokens: int | None) -> An
         "ranker.image_pivots": params.get("pivot_image_token", 4),
         "ranker.text_pivots": params.get("pivot_text_token", 4),
         "ranker.tokens": tokens,
-        "ranker.share": share if tokens is None else None,
+        "ranker.share": share,
     }
     return inside_of(
         "dart-released", {f"prune.reducer.{name}": value for name, value in settings.items()}

@@ -23,11 +23,11 @@ class PivotRankerConfig(StrategyConfig):
     text_pivots: int = Field(
         4, ge=0, le=MOST_PIVOTS, description="pivots among the text behind the last of them"
     )
-    share: float | None = Field(
-        None, ge=0, le=1, description="of the visual tokens that the pivots choose together"
+    share: float = Field(
+        0.222, ge=0, le=1, description="of the visual tokens that stay; 0.222 in the release"
     )
     tokens: int | None = Field(
-        None, ge=0, le=MOST_KEPT, description="the same as a number; one of both is given"
+        None, ge=0, le=MOST_KEPT, description="the same as a number, which goes before the share"
     )
     exact: bool = Field(
         True,
@@ -46,9 +46,7 @@ class PivotRankerConfig(StrategyConfig):
     )
 
     @model_validator(mode="after")
-    def _one_number(self) -> "PivotRankerConfig":
-        if (self.share is None) == (self.tokens is None):
-            raise ConfigError("give either a share or a number of tokens", ["share"])
+    def _some_pivot(self) -> "PivotRankerConfig":
         if self.image_pivots + self.text_pivots == 0:
             raise ConfigError("at least one pivot is needed", ["image_pivots"])
         return self
@@ -100,7 +98,7 @@ class PivotRanker(TokenRanker):
     def _number(self, n_candidates: int) -> int:
         if self.config.tokens is not None:
             return self.config.tokens
-        return round(n_candidates * (self.config.share or 0.0))
+        return round(n_candidates * self.config.share)
 
     def _shares(self, n_candidates: int, n_image: int, n_pivots: int) -> list[int]:
         """Return how many tokens each pivot takes, in the order in which they choose."""
@@ -111,7 +109,7 @@ class PivotRanker(TokenRanker):
             return [left // n_pivots + (place < left % n_pivots) for place in range(n_pivots)]
         number: float | int | None = self.config.tokens
         if number is None:
-            number = n_candidates * (self.config.share or 0.0)  # plain floats, as released
+            number = n_candidates * self.config.share  # plain floats, as released
         return [int(number // n_pivots)] * n_pivots
 
     def _taken(
