@@ -287,7 +287,7 @@ def places(mask: Bool[Tensor, "tokens"]) -> Int[Tensor, "chosen"]:
     return mask.nonzero()[:, 0]
 
 
-def _no_rows(*args: Any, **kwargs: Any) -> Tensor:
+def _no_rows(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("this state has no attention")
 
 

@@ -285,8 +285,8 @@ def _apply(
             states.append(hidden[copy, columns][source] if given is None else given.to(hidden))
     shift = None
     if positions is not None:
-        came = [_last_position(call, row) for row in range(call.prompt.n_rows)]
-        shift = torch.cat(came) - torch.cat(ends)
+        lasts = [_last_position(call, row) for row in range(call.prompt.n_rows)]
+        shift = torch.cat(lasts) - torch.cat(ends)
     moved = None if positions is None else pad_left(numbers, 0)
     weights = _log_weights(call, reductions, sources)
     call.now = Sequence(pad_left(names, -1), moved, shift, weights)
