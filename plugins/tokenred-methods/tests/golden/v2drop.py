@@ -20,7 +20,7 @@ def _reducer(params: Params, **settings: Any) -> Any:
     chosen = {
         "schedule": schedule,
         "longer_than": params["image_len"],
-        "missing_layers": "refuse",
+        "missing_layers": "refuse",  # all that fails in the case of five layers
         **settings,
     }
     where = {f"stages.prune.reducer.{name}": value for name, value in chosen.items()}
