@@ -192,7 +192,12 @@ class Reference:
         return seen | torch.eye(n, dtype=torch.bool)
 
     def attend(
-        self, index: int, hidden: Tensor, positions: Tensor, seen: Tensor
+        self,
+        index: int,
+        hidden: Tensor,
+        positions: Tensor,
+        seen: Tensor,
+        log_weight: Tensor | float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Return the hidden states after a layer's attention, and its weights."""
         layer = self.text.layers[index]
@@ -207,7 +212,7 @@ class Reference:
         value = module.v_proj(normed).view(heads).transpose(1, 2)
         groups = query.shape[1] // key.shape[1]
         key, value = (each.repeat_interleave(groups, 1) for each in (key, value))
-        scores = query @ key.mT * module.head_dim**-0.5
+        scores = query @ key.mT * module.head_dim**-0.5 + log_weight
         weights = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
         out = (weights @ value).transpose(1, 2).flatten(2)
         return hidden + module.o_proj(out), weights

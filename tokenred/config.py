@@ -14,9 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -70,7 +68,7 @@ class FrozenModel(BaseModel):
         """Return the settings that tell this config from others."""
         fields, data = type(self).model_fields, self.model_dump(mode="json")
         return {
-            name: value
+            name: _identity_of(getattr(self, name), value)
             for name, value in data.items()
             if name not in self.added or getattr(self, name) != fields[name].default
         }
@@ -86,23 +84,22 @@ class FrozenModel(BaseModel):
         return data
 
 
+def _identity_of(value: Any, data: Any) -> Any:
+    """Return what identifies a setting, given what it is in plain data."""
+    if isinstance(value, FrozenModel):
+        return value.identity()
+    if isinstance(value, Mapping):
+        named = zip(data, value.values(), strict=True)
+        return {name: _identity_of(each, data[name]) for name, each in named}
+    if isinstance(value, list | tuple):
+        return [_identity_of(each, plain) for each, plain in zip(value, data, strict=True)]
+    return data
+
+
 class StrategyConfig(FrozenModel):
-    """Base of a strategy's settings. ``name`` is the registered name; the registry fills it in.
+    """Base of a strategy's settings. ``name`` is the registered name; the registry fills it in."""
 
-    ``added_later`` names settings that came after configs were stored: they are written only where
-    they differ from their defaults, so that the ids of older configs stay as they are.
-    """
-
-    added_later: ClassVar[frozenset[str]] = frozenset()
     name: str = ""
-
-    @model_serializer(mode="wrap")
-    def _without_what_was_added(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data = write(self)
-        for name in self.added_later:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                data.pop(name, None)
-        return data
 
 
 class CostTermConfig(StrategyConfig):

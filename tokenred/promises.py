@@ -357,8 +357,7 @@ def _reduce(strategy: Any, answer: Any, state: LayerState) -> Facts:
         _tensor(answer.hidden, shape, state.hidden, "hidden states", "real")
         yield from _unless_the_model(state, answer.hidden, "hidden states")
     if answer.log_weight is not None:
-        shape = (len(answer.source),)
-        _tensor(answer.log_weight, shape, state.hidden, "log-weights", "real")
+        _tensor(answer.log_weight, (len(answer.source),), state.hidden, "log-weights", "real")
         yield from _unless_the_model(state, answer.log_weight, "log-weights")
 
 

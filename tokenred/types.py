@@ -294,6 +294,7 @@ class ReducedTokens:
 Point = Literal["before", "middle"]
 """Where a reducer may act: before a decoder layer, or between its attention and its MLP."""
 
+
 class Projections(NamedTuple):
     """Queries and keys of the tokens of a state in one layer, as its attention would take them.
 

@@ -23,6 +23,14 @@ def refuses_images(pipeline: tokenred.Pipeline) -> bool:
     return False
 
 
+RANKED = "stages.prune.reducer"
+SHALLOW: dict[str, dict[str, Any]] = {
+    "dart-released": {f"{RANKED}.ranker.too_few": "take", f"{RANKED}.ranker.tokens": 16},
+    "pact-released": {f"{RANKED}.keep.schedule": {1: "adaptive"}},
+    "v2drop-released": {f"{RANKED}.schedule": {1: 0.5, 2: 0.0}, f"{RANKED}.longer_than": 0},
+    "vtw-released": {"stages.withdraw.reducer.schedule": {1: 0}},
+}
+"""What presets with layers or numbers of a large model need on one of three layers."""
 INSIDE = {
     name: pipeline
     for name in tokenred.registry().presets()
@@ -45,7 +53,8 @@ def write(loaded: Any, preset: str, *prompts: str, n_tokens: int = 4) -> torch.T
     """Return what the model writes after each prompt."""
     model, _ = loaded
     inputs = make_inputs(loaded, *prompts)
-    with tokenred.attach(model, preset):
+    pipeline = tokenred.load_pipeline(preset, SHALLOW.get(preset, {}))
+    with tokenred.attach(model, pipeline):
         out = model.generate(**inputs, max_new_tokens=n_tokens, do_sample=False)
     return out[:, -n_tokens:]
 

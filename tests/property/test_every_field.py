@@ -524,6 +524,14 @@ CHANGES |= {
     "layer reducer ranked.drop_at_least": Change(
         ranked(schedule={1: 1.0}), f"{REDUCER}.drop_at_least", 0, 2
     ),
+    "layer reducer ranked.share_of": Change(
+        ranked(schedule={1: 0.5, 2: 0.5}), f"{REDUCER}.share_of", "entered", "current"
+    ),
+    "layer reducer ranked.at_least": Change(ranked(schedule={1: 0}), f"{REDUCER}.at_least", 0, 2),
+    "layer reducer ranked.longer_than": Change(ranked(), f"{REDUCER}.longer_than", 0, 10_000),
+    "layer reducer ranked.missing_layers": Change(
+        ranked(schedule={1: 0.5, 900: 0.5}), f"{REDUCER}.missing_layers", "refuse", "skip"
+    ),
     "layer reducer ranked.positions": Change(ranked(), f"{REDUCER}.positions", "keep", "renumber"),
     "layer reducer ranked.cut_cache": Change(ranked(), f"{REDUCER}.cut_cache", False, True),
     "layer reducer ranked.unmasked_before": Change(

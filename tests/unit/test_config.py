@@ -512,3 +512,15 @@ def test_settings_without_a_schema_are_left_open() -> None:
         registry().forget("tokenred-strange")
     assert '"strange"' in text
     assert '"local-global"' in text
+
+
+def test_settings_that_were_added_do_not_change_older_ids() -> None:
+    def reduced(**settings: Any) -> Any:
+        reducer = {"name": "ranked", "schedule": {2: 0.5}, **settings}
+        return load_config({"stages": {"prune": {"kind": "llm", "reducer": reducer}}})
+
+    named = {"share_of": "entered", "at_least": 0, "longer_than": 0, "missing_layers": "refuse"}
+    assert reduced(**named).config_id == reduced().config_id
+    assert not set(named) & set(reduced().canonical()["stages"][0][1]["reducer"])
+    assert set(named) <= set(reduced().to_dict()["stages"]["prune"]["reducer"])
+    assert reduced(at_least=1).config_id != reduced().config_id

@@ -58,7 +58,7 @@ Schedule = Annotated[
 class RankedConfig(StrategyConfig):
     """Settings of reduction by rank."""
 
-    added_later: ClassVar[frozenset[str]] = frozenset(
+    added: ClassVar[frozenset[str]] = frozenset(
         {"share_of", "at_least", "longer_than", "missing_layers"}
     )
     schedule: Schedule = Field(

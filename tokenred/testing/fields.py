@@ -128,6 +128,7 @@ def outcome(
         if config.budget.mode == "calibrated":
             pipeline = load_pipeline(calibrate(config, [tokens], n_steps=3))
         reduced = pipeline.run(tokens)
+        inside = list(_inside(pipeline, prompt or {}))
     except TokenredError as error:
         return type(error), str(error)
     features = reduced.features
@@ -138,7 +139,7 @@ def outcome(
         reduced.frame_index,
         reduced.token_index,
         reduced.mass,
-        *_inside(pipeline, prompt or {}),
+        *inside,
     )
 
 
@@ -166,7 +167,10 @@ def _steps(pipeline: Pipeline, prompt: Mapping[str, Any]) -> Iterator[torch.Tens
             hidden = reduction.hidden
             yield reduction.source
             yield at.hidden[reduction.source] if hidden is None else hidden
-            yield torch.tensor([reduction.positions == "renumber", reduction.cut_cache])
+            places = ("keep", "renumber", "recount").index(reduction.positions)
+            yield torch.tensor([places, reduction.cut_cache])
+            if reduction.log_weight is not None:
+                yield reduction.log_weight
 
 
 def differ(first: Any, second: Any) -> bool:

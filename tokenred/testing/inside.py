@@ -131,9 +131,7 @@ def with_attention(state: LayerState, reads: frozenset[str] = READS) -> LayerSta
     def rows(queries: Tensor, *, rotary: bool, causal: bool) -> Tensor:
         query, key, _ = projected(state.hidden, rotary)
         seen = torch.arange(len(state.hidden)) <= queries[:, None] if causal else None
-        return attention_rows(
-            query[:, queries], key, visible=seen, log_weight=state.log_weight
-        )
+        return attention_rows(query[:, queries], key, visible=seen, log_weight=state.log_weight)
 
     def previous_input() -> Float[Tensor, "tokens dim"]:
         declared = "previous-input" in reads
@@ -289,7 +287,7 @@ def places(mask: Bool[Tensor, "tokens"]) -> Int[Tensor, "chosen"]:
     return mask.nonzero()[:, 0]
 
 
-def _no_rows(*args: Any, **kwargs: Any) -> Tensor:
+def _no_rows(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("this state has no attention")
 
 

@@ -276,7 +276,7 @@ def _apply(
                 numbers[-1] = torch.arange(len(source), device=source.device)
             if each is not None and each.positions == "recount":
                 ends.append(source.new_tensor([len(source) - 1]))
-            elif each is not None and each.positions == "renumber" or old.shift is None:
+            elif (each is not None and each.positions == "renumber") or old.shift is None:
                 ends.append(numbers[-1][named == call.prompt.last[row]])
             else:
                 ends.append(_last_position(call, row) - old.shift[row, None])
@@ -285,8 +285,8 @@ def _apply(
             states.append(hidden[copy, columns][source] if given is None else given.to(hidden))
     shift = None
     if positions is not None:
-        came = [_last_position(call, row) for row in range(call.prompt.n_rows)]
-        shift = torch.cat(came) - torch.cat(ends)
+        lasts = [_last_position(call, row) for row in range(call.prompt.n_rows)]
+        shift = torch.cat(lasts) - torch.cat(ends)
     moved = None if positions is None else pad_left(numbers, 0)
     weights = _log_weights(call, reductions, sources)
     call.now = Sequence(pad_left(names, -1), moved, shift, weights)

@@ -6,6 +6,7 @@ from tokenred import hookimpl
 
 tokenred_plugins = (
     ".clip_pruners",
+    ".dart",
     ".divprune",
     ".dycoke",
     ".fastvid",
@@ -18,6 +19,7 @@ tokenred_plugins = (
     ".idpruner",
     ".kvtp",
     ".otprune",
+    ".pact",
     ".prumerge",
     ".prunevid",
     ".pyramiddrop",

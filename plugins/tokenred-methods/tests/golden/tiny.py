@@ -65,15 +65,17 @@ def _prompt(n: int, params: Params) -> PromptTokens:
     block = torch.zeros(1, n, dtype=torch.bool)
     block[:, start : start + length] = True
     per_frame = params.get("patch_num", length)
+    inside = torch.zeros_like(block)
+    inside[:, params.get("text_inside", [])] = True
     side = int(per_frame**0.5)
     place, frame = torch.full((1, n), -1), torch.full((1, n), -1)
     place[block] = torch.arange(length) % per_frame
     frame[block] = torch.arange(length) // per_frame
-    with_newlines = side * (side + 1) == per_frame
+    with_newlines = "patch_num" in params and side * (side + 1) == per_frame
     newline = block & (place % (side + 1) == side) & torch.tensor(with_newlines)
     return PromptTokens(
         attention_mask=torch.ones(1, n, dtype=torch.bool),
-        visual=block & ~newline,
+        visual=block & ~newline & ~inside,
         newline=newline,
         clip=block.long() - 1,
         frame_index=frame,

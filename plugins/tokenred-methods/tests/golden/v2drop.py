@@ -17,7 +17,12 @@ Params = Mapping[str, Any]
 
 def _reducer(params: Params, **settings: Any) -> Any:
     schedule = dict(zip(params["drop_layers"], params["ratios"], strict=True))
-    chosen = {"schedule": schedule, "longer_than": params["image_len"], **settings}
+    chosen = {
+        "schedule": schedule,
+        "longer_than": params["image_len"],
+        "missing_layers": "refuse",  # all that fails in the case of five layers
+        **settings,
+    }
     where = {f"stages.prune.reducer.{name}": value for name, value in chosen.items()}
     return load_pipeline("v2drop-released", where).inside_llm.reducers[0][1]
 

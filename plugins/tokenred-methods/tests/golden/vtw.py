@@ -25,14 +25,15 @@ def tiny_vtw(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     }
     pipeline = load_pipeline("vtw-released", settings)
     found = _run(inputs, params, params["arch"], pipeline.inside_llm.reducers[0][1])
+    looked_at = min(params["k"], params["layers"] - 1)  # the last layer's, beyond it
     return {
         "kept_index": found.kept,
         "tokens_per_layer": torch.tensor(found.lengths),
         "last_hidden_state": found.last,
         "decode_hidden_state": torch.cat(found.decoded, 1),
         "cached_tokens_per_layer": torch.tensor(found.cached),
-        "position_ids_into_layer_k": found.positions[params["k"]],
-        "hidden_into_layer_k": found.entered[params["k"]],
+        "position_ids_into_layer_k": found.positions[looked_at],
+        "hidden_into_layer_k": found.entered[looked_at],
     }
 
 

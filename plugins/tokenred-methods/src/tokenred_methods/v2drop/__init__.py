@@ -1,4 +1,4 @@
-"""V2Drop: visual tokens that a layer hardly changed leave."""
+"""V2Drop, arXiv 2509.01552: visual tokens that a layer hardly changed leave."""
 
 from tokenred import hookimpl
 
