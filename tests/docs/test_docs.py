@@ -147,6 +147,7 @@ PUBLISHED = {
     "IDPruner",
     "KVTP",
     "LLaVA-Scissor",
+    "MMTok",
     "OTPrune",
     "PruMerge",
     "PruMerge+",

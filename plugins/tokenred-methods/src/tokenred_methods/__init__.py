@@ -17,6 +17,7 @@ tokenred_plugins = (
     ".holov",
     ".idpruner",
     ".kvtp",
+    ".mmtok",
     ".otprune",
     ".prumerge",
     ".prunevid",
