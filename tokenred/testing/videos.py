@@ -17,6 +17,7 @@ POOLER_WIDTH, KEY_WIDTH, TOWER_WIDTH, PIXELS_WIDTH, TEXT_WIDTH = 4, 3, 6, 12, 5
 WIDTHS: Mapping[str, int] = {
     "attention": 0,
     "class-attention": 0,
+    "patch-attention": 0,
     "salience": 0,
     "keys": KEY_WIDTH,
     "tower": TOWER_WIDTH,
