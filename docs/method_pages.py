@@ -43,7 +43,7 @@ CUES = {
     "attention": "attention that tokens receive in the tower",
     "class-attention": "attention of the class token",
     "patch-attention": "attention of the other patches",
-    "text-similarity": "cosine with the words of the question",
+    "text-similarity": "likeness to the words of the question",
     "salience": "attention of the class token, or received attention in a tower without one",
     "keys": "attention keys of the tower",
     "pooler": "the tower's vector for each frame",

@@ -159,6 +159,7 @@ PUBLISHED = {
     "ToMe",
     "V-CAST",
     "VidCom2",
+    "VisionTrim",
     "VisionZip",
     "VisPruner",
     "VScan",

@@ -24,10 +24,11 @@ def test_contract(check):
     check()
 
 
-def covering(text, vectors, spread, left, n, alpha):
+def covering(text, vectors_of_text, vectors, spread, left, n, alpha):
     """Pick by what is covered, summed anew for every pick."""
     unit = torch.nn.functional.normalize(vectors, dim=-1)
     rows = []
+    text = text / vectors_of_text.norm(dim=-1, keepdim=True)
     for word in range(text.shape[1]):
         logits = torch.tensor([float(text[j, word]) / 0.02 for j in spread])
         rows.append(dict(zip(spread, (logits.softmax(0) / text.shape[1]).tolist())))
@@ -54,7 +55,8 @@ def test_every_pick_covers_most(alpha, dropped):
     for frame in range(2):
         left = keep[frame].nonzero()[:, 0].tolist()
         spread = left if dropped == "ignore" else list(range(20))
-        wanted = covering(cues[TEXT][frame], tokens.cues["tower"][frame], spread, left, 7, alpha)
+        seen = cues[TEXT][frame], tokens.features[frame], tokens.cues["tower"][frame]
+        wanted = covering(*seen, spread, left, 7, alpha)
         assert picks[frame].tolist() == wanted
 
 
@@ -84,4 +86,5 @@ def test_a_word_draws_the_tokens_that_are_like_it():
     word = tokens.features[:, 17].mean(0, keepdim=True)
     cues = {**tokens.cues, TEXT: text_similarity(tokens.features, word)}
     picks = choose(selector(alpha=0.0), replace(tokens, cues=cues), 1)
-    assert torch.equal(picks[:, 0], cues[TEXT][..., 0].argmax(-1))
+    alike = torch.nn.functional.cosine_similarity(tokens.features, word[None], dim=-1)
+    assert torch.equal(picks[:, 0], alike.argmax(-1))

@@ -1,20 +1,23 @@
 """How similar visual tokens are to the words of the question, as a cue."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from tokenred.errors import InputError
+from tokenred.kernels.similarity import FLOOR
 
 TEXT_SIMILARITY = "text-similarity"
-"""Cosine of each visual token with the embedding of each token of the question."""
+"""Product of each visual token with the embedding, at length one, of each word of the question."""
 
 
 def text_similarity(
     visual: Float[Tensor, "frames tokens dim"], text: Float[Tensor, "words dim"]
 ) -> Float[Tensor, "frames tokens words"]:
-    """Return the cosine of every visual token with every word, in float32.
+    """Return the product of every visual token with every word of length one, in float32.
+
+    Divided by the length of the token it is their cosine. What is linear in the tokens, as pooling
+    and merging are, is so in the products, which therefore stay right where tokens move.
 
     Parameters
     ----------
@@ -31,5 +34,5 @@ def text_similarity(
             "visual tokens are (frames, tokens, dim) and words (words, dim), at least one, got "
             f"shapes {tuple(visual.shape)} and {tuple(text.shape)}"
         )
-    left, right = (F.normalize(each.detach().float(), dim=-1, eps=1e-8) for each in (visual, text))
-    return torch.matmul(left, right.mT)
+    words = F.normalize(text.detach().float(), dim=-1, eps=FLOOR)
+    return visual.detach().float() @ words.mT

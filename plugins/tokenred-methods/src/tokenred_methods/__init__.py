@@ -29,6 +29,7 @@ tokenred_plugins = (
     ".tome",
     ".vcast",
     ".vidcom2",
+    ".visiontrim",
     ".visionzip",
 )
 """The packages whose hooks tokenred calls, too."""

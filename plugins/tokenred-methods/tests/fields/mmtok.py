@@ -17,6 +17,9 @@ CHANGES = {
     "selector text-coverage.text": Change(
         "mmtok", f"{CHOICE}.text", "text-similarity", "attention@-2", QUARTER, WHOLE
     ),
+    "selector text-coverage.text_of": Change(
+        "mmtok", f"{CHOICE}.text_of", "features", "keys@-2", QUARTER, WHOLE
+    ),
     "selector text-coverage.of": Change(
         "mmtok", f"{CHOICE}.of", "tower", "features", QUARTER, WHOLE
     ),

@@ -11,16 +11,15 @@ from tokenred import StrategyConfig, VisualTokens
 from tokenred.config import TokenCue
 from tokenred.interfaces import AnchorSelector
 from tokenred.kernels.coverage import most_covering
-from tokenred.strategies.selectors.text import text_cosines
+from tokenred.strategies.selectors.text import TEXT_OF_TEXT, TEXT_TEXT, text_cosines
 from tokenred.strategies.selectors.vectors import OF_TEXT, needs_of, unit_vectors
 
 
 class TextCoverageConfig(StrategyConfig):
     """Settings of the text-coverage selector."""
 
-    text: TokenCue = Field(
-        "text-similarity", description="per-token cue with the cosine to each word of the question"
-    )
+    text: TokenCue = Field("text-similarity", description=TEXT_TEXT)
+    text_of: TokenCue = Field("features", description=TEXT_OF_TEXT)
     of: TokenCue = Field("tower", description=OF_TEXT)
     alpha: float = Field(
         0.5, ge=0, le=100, description="weight of the other tokens, where that of the words is 1"
@@ -47,7 +46,7 @@ class TextCoverageSelector(AnchorSelector):
 
     Shapes
     ------
-    cue ``text`` : (frames, tokens, words); ``of`` : (frames, tokens, width)
+    cue ``text`` : (frames, tokens, words); ``of``, ``text_of`` : (frames, tokens, width)
     returns : (frames, n_anchors), in the order of picking
 
     Source
@@ -61,12 +60,14 @@ class TextCoverageSelector(AnchorSelector):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The words, and the cue that is compared."""
-        return needs_of(self.config.of) | {self.config.text}
+        """The words, and the cues that are compared."""
+        compared = needs_of(self.config.of) | needs_of(self.config.text_of)
+        return compared | {self.config.text}
 
     def select(self, tokens: VisualTokens, n_anchors: int, *, generator: torch.Generator) -> Tensor:
         """Return the picked tokens."""
-        vectors, text = unit_vectors(tokens, self.config.of), text_cosines(tokens, self.config.text)
+        vectors = unit_vectors(tokens, self.config.of)
+        text = text_cosines(tokens, self.config.text, self.config.text_of)
         frames = zip(vectors, text, tokens.keep, strict=True)
         return torch.stack([self._of_frame(*frame, n_anchors) for frame in frames])
 
