@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tokenred.config import reads_question
 from tokenred.errors import CapabilityError, nearest, quoted
 
 LAYER_CUES = ("attention", "class-attention", "keys", "patch-attention", "salience")
@@ -118,6 +119,11 @@ def parse_cues(
 def _parse(name: str, depth: int, features: int, class_token: bool, frame_group: int) -> Cue:
     if name in (POOLER, POOLER_ATTENTION, TOWER):
         return Cue(name, name)
+    if reads_question((name,)):
+        raise CapabilityError(
+            f"cue {quoted(name)} comes from a question and the words of an LLM: there is no "
+            "question here, or this model's adapter does not read it"
+        )
     given, marker, place = name.partition("@")
     kind = given.removeprefix(JOINT)
     joint = JOINT * (kind != given)

@@ -7,9 +7,6 @@ from torch import Tensor
 from tokenred.errors import InputError
 from tokenred.kernels.similarity import FLOOR
 
-TEXT_SIMILARITY = "text-similarity"
-"""Product of each visual token with the embedding, at length one, of each word of the question."""
-
 
 def text_similarity(
     visual: Float[Tensor, "frames tokens dim"], text: Float[Tensor, "words dim"]
