@@ -167,7 +167,10 @@ def test_samples_with_several_questions_are_reduced_for_each(loaded, tmp_path):
         answering, max_new_tokens = "likelihood", 1
 
     worker = Worker(Task(), llm)
-    _, answers, _ = worker._answers(sample, encoded, pipeline, 0)
+    reduced, answers, _ = worker._answers(sample, encoded, pipeline, 0)
+    each = llm.reduce(encoded.about(0), pipeline, torch.Generator()).realised
+    assert reduced.realised.n_tokens == each.n_tokens
+    assert len(reduced.realised.stages) == 2 * len(each.stages)
     for n, question in enumerate(sample.questions):
         one = replace(sample, questions=(question,))
         again = llm.encode(one, pipeline.needs)

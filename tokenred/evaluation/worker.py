@@ -143,7 +143,7 @@ class Worker:
     ) -> tuple[ReducedTokens, list[Answer], float]:
         """Return reduction, answers, and milliseconds for each.
 
-        A pipeline that reads the question reduces the video for each anew; tokens are then a mean.
+        A pipeline that reads the question reduces the video for each anew; its costs are then means.
         """
         if not reads_question(pipeline.needs):
             return self._answers_at_once(sample, encoded, pipeline, seed)
@@ -217,7 +217,7 @@ class Worker:
 
 
 def _mean(reduced: Sequence[ReducedTokens]) -> ReducedTokens:
-    """Return the first reduction with the mean of the tokens of all and the sum of their times."""
+    """Return the first reduction with the mean of the tokens and times of all."""
     each = [one.realised for one in reduced]
     counts = {
         name: round(sum(getattr(one, name) for one in each) / len(each))
@@ -226,7 +226,7 @@ def _mean(reduced: Sequence[ReducedTokens]) -> ReducedTokens:
     realised = replace(
         each[0],
         **counts,
-        reducer_ms=sum(one.reducer_ms for one in each),
+        reducer_ms=sum(one.reducer_ms for one in each) / len(each),
         stages=tuple(stage for one in each for stage in one.stages),
     )
     return replace(reduced[0], realised=realised)

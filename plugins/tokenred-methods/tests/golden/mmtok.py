@@ -22,9 +22,7 @@ def mmtok(inputs: Tensors, params: Params) -> dict[str, Tensor]:
     features, number = inputs["tokens"], params["n_keep"]
     frames, n_tokens = features.shape[:2]
     settings = {path: params[name] for name, path in NAMES.items() if name in params}
-    pipeline = load_pipeline(
-        "mmtok-released", {"budget.retention_ratio": number / n_tokens, **settings}
-    )
+    pipeline = load_pipeline("mmtok-released", {"frame.n_anchors": number, **settings})
     cues = {"tower": inputs["tower"], "text-similarity": text_similarity(features, inputs["text"])}
     tokens = VisualTokens.of(features, (1, n_tokens), cues=cues)
     keep = tokens.keep.clone()
