@@ -143,7 +143,7 @@ class Worker:
     ) -> tuple[ReducedTokens, list[Answer], float]:
         """Return reduction, answers, and milliseconds for each.
 
-        A pipeline that reads the question reduces the video for each anew; its costs are then means.
+        A pipeline that reads the question reduces the video for each anew; costs are means then.
         """
         if not reads_question(pipeline.needs):
             return self._answers_at_once(sample, encoded, pipeline, seed)
