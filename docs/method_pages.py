@@ -42,6 +42,8 @@ FIRST = ("n_anchors", "allocator", "segmenter", "reference", "rule", "grouper", 
 CUES = {
     "attention": "attention that tokens receive in the tower",
     "class-attention": "attention of the class token",
+    "patch-attention": "attention of the other patches",
+    "text-similarity": "likeness to the words of the question",
     "salience": "attention of the class token, or received attention in a tower without one",
     "keys": "attention keys of the tower",
     "pooler": "the tower's vector for each frame",

@@ -36,6 +36,20 @@ def is_of_frames(cue: str) -> bool:
     return cue == "pooler" or cue.startswith(OF_FRAMES)
 
 
+TEXT_SIMILARITY = "text-similarity"
+"""The cue that comes from the question: product of a token with each of its words at length one."""
+
+
+def of_tower(needs: Iterable[str]) -> frozenset[str]:
+    """Return the cues that do not come from the question."""
+    return frozenset(needs) - {TEXT_SIMILARITY}
+
+
+def reads_question(needs: Iterable[str]) -> bool:
+    """Return whether one of the cues comes from the question."""
+    return TEXT_SIMILARITY in needs
+
+
 def _of_tokens(name: str) -> str:
     if is_of_frames(name):
         raise ConfigError(f"'{name}' is a cue of a frame; a cue of its tokens is needed")

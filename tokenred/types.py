@@ -49,7 +49,8 @@ class VisualTokens:
         ``(frames, width)``, and so have, or one number, cues that the caller brings under a name
         that begins with ``frame-``; every other cue is per token, ``(frames, tokens)`` or
         ``(frames, tokens, width)``: ``attention@LAYER`` (attention a token receives, mean over
-        heads and queries), ``class-attention@LAYER`` (what the class token gives it),
+        heads and queries, itself and a class token among them), ``patch-attention@LAYER`` (what
+        the other patches alone give it), ``class-attention@LAYER`` (what the class token gives it),
         ``salience@LAYER`` (the latter where a tower has a class token, else the former),
         ``attention@pooler`` (what the pooling head gives it), ``keys@LAYER`` (mean over heads),
         ``tower`` (what the projector reads), or a cue that the caller brings. ``LAYER`` is an index

@@ -242,6 +242,17 @@ def test_full_maps_are_never_materialised(monkeypatch, block, largest):
     assert torch.allclose(found.sum(-1), torch.ones(5))
 
 
+@pytest.mark.parametrize("block", [10, 7 * 50 + 1, 3 * 50 * 50, 2 * 4 * 50 * 50])
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_tokens_give_themselves_is_left_out(monkeypatch, block, first):
+    monkeypatch.setattr(capturing, "CPU_BLOCK", block)
+    query, key = torch.randn(2, 5, 4, 50, 1, generator=torch.Generator().manual_seed(0))
+    weights = (query @ key.transpose(-1, -2) * 0.3).softmax(-1).mean(1)
+    weights = (weights * (1 - torch.eye(50)))[:, first:]
+    found = received_attention(query, key, 0.3, first=first, own=False)
+    assert torch.allclose(found, weights.mean(1), atol=1e-7)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype):
     query, key = torch.randn(2, 3, 4, 600, 8, generator=torch.Generator().manual_seed(0)).to(dtype)

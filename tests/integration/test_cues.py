@@ -108,6 +108,26 @@ def test_class_attention_is_the_row_of_the_class_token(name):
     assert not torch.allclose(tokens.cues["salience@1"], tokens.cues["attention@1"], rtol=1e-3)
 
 
+@pytest.mark.parametrize(("name", "first"), [("LLaVA-1.5", 1), ("LLaVA-OneVision", 0)])
+def test_attention_of_the_other_patches_alone(name, first):
+    maps = maps_of(name, 1).mean(1)
+    others = (maps * (1 - torch.eye(maps.shape[-1])))[:, first:, first:].mean(1)
+    (tokens, *_) = encoded(name, {"patch-attention@1", "attention@1"})
+    found = tokens.cues["patch-attention@1"]
+    assert (found - others[: len(found)]).abs().max() < 1e-6
+    assert not torch.allclose(found, tokens.cues["attention@1"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_windows_leave_out_what_patches_give_themselves(name):
+    needs = {f"{kind}attention@{layer}" for kind in ("", "patch-") for layer in (0, -1)}
+    for tokens in encoded(name, needs):
+        for layer in (0, -1):
+            whole, others = (tokens.cues[f"{kind}attention@{layer}"] for kind in ("", "patch-"))
+            assert bool((others < whole).all())
+            assert bool((others.sum(-1) < 0.999 * whole.sum(-1)).all())
+
+
 @pytest.mark.parametrize(
     ("name", "same"),
     [

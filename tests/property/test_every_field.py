@@ -176,6 +176,7 @@ CHANGES = {
     ),
     "stage frame.order": Change(TWICE, "stages.b.order", "raster", "stage"),
     "stage frame.scope": Change(several(CUT, MERGING), "stages.b.scope", "segment", "frame"),
+    "stage frame.rounds": Change(frame(), "stages.frame.rounds", 1, 3),
     "stage frame.sources": Change(frame(), "stages.frame.sources", "rest", "all"),
     "stage frame.mass": Change(frame(), "stages.frame.mass", "uniform", "attention@-1"),
     "budget allocator given.cue": Change(

@@ -110,7 +110,12 @@ def run(
                 generation={"max_new_tokens": longest, "do_sample": False},
                 logits=True,
             )
-            kept = asked(reducer, positions=positions, frame_times=media.frame_times)
+            kept = asked(
+                reducer,
+                positions=positions,
+                frame_times=media.frame_times,
+                questions=[loaded.question_ids(question)],
+            )
             whole = asked() if compare else None
             answers.append(_answer(question, *(_facts(loaded, each) for each in (kept, whole))))
             assert kept.attachment is not None

@@ -77,7 +77,9 @@ def viz(
     ] = "strongest",
     ask: Annotated[
         str | None,
-        typer.Option(help="The question, which matters for pipelines that work inside the LLM."),
+        typer.Option(
+            help="The question, which matters for pipelines that read it or work inside the LLM."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the images; viz/VIDEO-PIPELINE by default.")
@@ -206,6 +208,7 @@ def _views(
         _seen(loaded, media),
         adapter=loaded.adapter,
         frame_times=media.frame_times,
+        questions=[loaded.question_ids(question)],
         labels=[f"frame {index}" for index in media.all_indices] or ["image"],
     )
 

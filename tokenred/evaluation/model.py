@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenred.accounting import LlmShape
+from tokenred.config import of_tower, reads_question
 from tokenred.embedded import MODEL_DIR, in_its_words
 from tokenred.errors import InputError, TokenredError, quoted
 from tokenred.evaluation.files import sampled_hash
@@ -76,12 +77,26 @@ class Encoded:
     texts : inputs of the model that differ from question to question, (1, tokens)
     option_ids : for every question the token ids of its options
     inputs : of the model that the questions share
+    words : embeddings of the words of each question, (words, dim); empty unless they are needed
     """
 
     clip: Any
     texts: tuple[dict[str, Tensor], ...]
     option_ids: tuple[tuple[Int[Tensor, "_"], ...], ...]
     inputs: dict[str, Tensor]
+    words: tuple[Tensor, ...] = ()
+
+    def about(self, n: int) -> "Encoded":
+        """Return the sample with one question, of which the clip has the words as a cue."""
+        from tokenred.models.question import with_words
+
+        return Encoded(
+            with_words(self.clip, self.words[n]),
+            self.texts[n : n + 1],
+            self.option_ids[n : n + 1],
+            self.inputs,
+            self.words[n : n + 1],
+        )
 
     @property
     def prompts(self) -> list[Tensor]:
@@ -109,7 +124,11 @@ class EvaluatedModel(Protocol):
         ...
 
     def encode(self, sample: Sample, needs: Collection[str]) -> Any:
-        """Encode the frames of a sample, with the cues asked for."""
+        """Encode the frames of a sample, with the cues asked for.
+
+        If one of them comes from the question, what is returned has a method ``about(n)``, which
+        gives the same for question ``n`` alone, that cue included.
+        """
         ...
 
     def reduce(self, encoded: Any, pipeline: Pipeline, generator: torch.Generator) -> ReducedTokens:
@@ -195,10 +214,13 @@ class VideoLlm:
 
     def check(self, needs: Collection[str]) -> None:
         """Raise a CapabilityError for a cue that the model cannot give."""
-        self._session.check(needs)
+        self._session.check(needs, question=True)
 
     def encode(self, sample: Sample, needs: Collection[str]) -> Encoded:
-        """Encode the frames of a sample, with the cues asked for, and tokenise its questions."""
+        """Encode the frames of a sample, with the cues asked for, and tokenise its questions.
+
+        The cue that comes from a question is in ``Encoded.about``, not in the shared clip.
+        """
         from tokenred.models.inputs.media import MediaInput
 
         media = MediaInput("video", (sample.frames,), frame_times=(sample.frame_times,))
@@ -213,13 +235,14 @@ class VideoLlm:
             (clip,) = self._session.encode(inputs[0], cues, media.frame_times)
             return clip
 
+        cues = of_tower(needs)
         if self._remember is None:
-            clip = compute(needs)
+            clip = compute(cues)
         else:
             depends_on: list[str | Tensor] = [self.revision, device.type, sample.frame_times]
             for name in sorted(seen):
                 depends_on += [name, seen[name]]
-            clip = self._remember(depends_on, needs, compute, device)
+            clip = self._remember(depends_on, cues, compute, device)
         return Encoded(
             clip=clip,
             texts=tuple({name: each[name] for name in _OF_TEXT if name in each} for each in inputs),
@@ -228,6 +251,7 @@ class VideoLlm:
                 for question in sample.questions
             ),
             inputs=seen,
+            words=self._words(sample) if reads_question(needs) else (),
         )
 
     def check_questions(self, questions: Iterable[tuple[str, Question]]) -> None:
@@ -253,6 +277,12 @@ class VideoLlm:
         prompt = in_its_words(question.prompt) if embedded else question.prompt
         self._known(prompt)
         return prompt
+
+    def _words(self, sample: Sample) -> tuple[Tensor, ...]:
+        from tokenred.models.question import question_words
+
+        asked = [self._loaded.question_ids(self._prompt(question)) for question in sample.questions]
+        return tuple(question_words(self._session.adapter, each) for each in asked)
 
     def reduce(
         self, encoded: Encoded, pipeline: Pipeline, generator: torch.Generator

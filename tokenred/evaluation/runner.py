@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from tokenred.config import reads_question
 from tokenred.errors import ConfigError, TokenredError
 from tokenred.evaluation.ablation import Row
 from tokenred.evaluation.model import EvaluatedModel
 from tokenred.evaluation.provenance import code_version
 from tokenred.evaluation.store import Failure, Origin, Store
-from tokenred.evaluation.task import Task
+from tokenred.evaluation.task import Sample, Task
 from tokenred.evaluation.worker import Job, PlannedRow, Result
 from tokenred.pipeline import Pipeline, calibrate
 from tokenred.types import VisualTokens
@@ -142,9 +144,18 @@ class _CalibrationVideos:
             samples = (self._task.sample(i).take(n_frames) for i in self._task.calibration)
             with torch.no_grad():
                 self._videos[key] = [
-                    self._model.encode(sample, needs).clip.tokens for sample in samples
+                    each.clip.tokens
+                    for sample in samples
+                    for each in _about_each(self._model.encode(sample, needs), sample, needs)
                 ]
         return self._videos[key]
+
+
+def _about_each(encoded: Any, sample: Sample, needs: frozenset[str]) -> list[Any]:
+    """Return a sample once, or for each of its questions if a cue comes from them."""
+    if not reads_question(needs):
+        return [encoded]
+    return [encoded.about(n) for n in range(len(sample.questions))]
 
 
 def _calibrated(row: Row, origin: Origin, videos: _CalibrationVideos, store: Store) -> Row:

@@ -8,12 +8,13 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from tokenred.config import reads_question
 from tokenred.errors import ConfigError, InputError, TokenredError
 from tokenred.evaluation.ablation import Row
 from tokenred.evaluation.feature_cache import FeatureCache
@@ -140,6 +141,24 @@ class Worker:
     def _answers(
         self, sample: Sample, encoded: Any, pipeline: Pipeline, seed: int
     ) -> tuple[ReducedTokens, list[Answer], float]:
+        """Return reduction, answers, and milliseconds for each.
+
+        A pipeline that reads the question reduces the video for each anew; costs are means then.
+        """
+        if not reads_question(pipeline.needs):
+            return self._answers_at_once(sample, encoded, pipeline, seed)
+        parts = [
+            self._answers_at_once(
+                replace(sample, questions=(question,)), encoded.about(n), pipeline, seed
+            )
+            for n, question in enumerate(sample.questions)
+        ]
+        reduced, answers, ms = zip(*parts)
+        return _mean(reduced), [one for each in answers for one in each], sum(ms) / len(ms)
+
+    def _answers_at_once(
+        self, sample: Sample, encoded: Any, pipeline: Pipeline, seed: int
+    ) -> tuple[ReducedTokens, list[Answer], float]:
         reduced = self.model.reduce(encoded, pipeline, sample_generator(seed, sample.id))
         start = time.perf_counter()
         answers = self.model.answers(
@@ -195,6 +214,22 @@ class Worker:
             kl_nats=kl_nats(whole, answer),
             hidden_distance=hidden_distance(whole, answer),
         )
+
+
+def _mean(reduced: Sequence[ReducedTokens]) -> ReducedTokens:
+    """Return the first reduction with the mean of the tokens and times of all."""
+    each = [one.realised for one in reduced]
+    counts = {
+        name: round(sum(getattr(one, name) for one in each) / len(each))
+        for name in ("n_tokens", "newline_tokens")
+    }
+    realised = replace(
+        each[0],
+        **counts,
+        reducer_ms=sum(one.reducer_ms for one in each) / len(each),
+        stages=tuple(stage for one in each for stage in one.stages),
+    )
+    return replace(reduced[0], realised=realised)
 
 
 class InProcess:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tokenred.config import of_tower
 from tokenred.errors import InputError, quoted
 from tokenred.evaluation.worker import sample_generator
 from tokenred.models.attach import Attachment
@@ -177,10 +178,12 @@ class Asker:
             if ready.prepared.inputs and (ready.needs is None or not ready.needs >= needs):
                 ready.needs = needs | self.needs
                 times = ready.media.frame_times
-                ready.clips = self.loaded.session.encode(inputs, ready.needs, times)
+                # Clips are kept for the next request, whose question may be another.
+                ready.clips = self.loaded.session.encode(inputs, of_tower(ready.needs), times)
         return {
             "positions": self.positions,
             "generator": sample_generator(self.pipeline.config.seed, request.sample_id),
+            "questions": [self.loaded.question_ids(request.prompt)],
             "clips": ready.clips,
         }
 

@@ -54,7 +54,7 @@ class TokenredModel(lmms):
         )
         self.n_frames = self.args.frames or (NUM_FRAMES if small else DEFAULT_FRAMES)
         pipeline = Pipeline(self.args.pipeline)
-        self.loaded.adapter.check(pipeline.needs)
+        self.loaded.session.check(pipeline.needs, question=True)
         self.asker = Asker(self.loaded, pipeline, self.args.positions)
         self.stats: dict[tuple[str, int, int], RequestStats] = {}
         self._warned: set[str] = set()

@@ -150,7 +150,7 @@ class Suite:
         """
         pipelines = [Pipeline(row.config) for row in rows]
         for pipeline in pipelines:
-            self.model.loaded.adapter.check(pipeline.needs)
+            self.model.loaded.session.check(pipeline.needs, question=True)
         self.model.asker.needs = frozenset().union(*(each.needs for each in pipelines))
         whole = self.model.n_frames
         for sample in self.samples:

@@ -38,6 +38,7 @@ class ModelAdapter(ABC):
     visual_inputs : kind of clip -> the arguments of a call that describe it, pixels first
     default_positions : position policy that suits the family, ``contiguous`` or ``original``
     normalisation : what ``prepare`` does to pixels unless its settings say otherwise
+    reads_questions : whether prompts come as ``input_ids``, so that their words are known
     reduces_inside_llm : whether stages inside the LLM can run
     own_transformers : whether the models come from a package that brings a transformers of its own
     checkpoint_types : ``model_type`` of checkpoints that ``recipe`` reads and transformers cannot
@@ -47,6 +48,7 @@ class ModelAdapter(ABC):
     visual_inputs: ClassVar[Mapping[str, tuple[str, ...]]]
     default_positions: ClassVar[str] = "contiguous"
     normalisation: ClassVar[Mapping[str, Any]] = {}
+    reads_questions: ClassVar[bool] = False
     reduces_inside_llm: ClassVar[bool] = True
     own_transformers: ClassVar[bool] = False
     checkpoint_types: ClassVar[tuple[str, ...]] = ()

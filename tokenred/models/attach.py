@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenred.config import of_tower, reads_question
 from tokenred.errors import CapabilityError, ConfigError, nearest, quoted
 from tokenred.models.adapter import ModelAdapter, adapter_for
 from tokenred.models.inside.llm import inside_llm
+from tokenred.models.question import Questions, with_question
 from tokenred.models.splice import Clip, count_newlines, newline_of
 from tokenred.pipeline import load_pipeline
 from tokenred.types import Realised, ReducedTokens, VisualTokens
@@ -98,6 +100,7 @@ class Attachment:
     generator: torch.Generator | None = None
     trace: bool = False
     observer: Observer | None = None
+    questions: Questions | None = None
     clips: list[Clip] = field(default_factory=list)
     reduced: list[ReducedTokens] = field(default_factory=list)
     _given: tuple[Sequence[Clip] | None, Sequence[ReducedTokens] | None] = (None, None)
@@ -105,8 +108,9 @@ class Attachment:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the cues that the pipeline reads."""
-        return self.pipeline.needs
+        """Names of the cues that the pipeline reads and the vision tower has to give."""
+        needs = self.pipeline.needs
+        return of_tower(needs) if self.adapter.reads_questions else needs
 
     @property
     def realised(self) -> list[Realised]:
@@ -132,11 +136,19 @@ class Attachment:
         return None if self._inside is None else self._inside.layers_entered(clip)
 
     def encode(self, inputs: Mapping[str, Any]) -> list[Clip]:
-        """Encode the images and videos of a call, unless they are encoded already."""
+        """Encode the images and videos of a call, unless they are encoded already.
+
+        What comes from the question is made anew in every call.
+        """
         if self._given[0] is not None:
-            return list(self._given[0])
-        with self.observer.encoding() if self.observer else nullcontext():
-            return self.adapter.encode(inputs, self.needs, self.frame_times)
+            clips = list(self._given[0])
+        else:
+            with self.observer.encoding() if self.observer else nullcontext():
+                clips = self.adapter.encode(inputs, self.needs, self.frame_times)
+        if reads_question(self.pipeline.needs) and self._given[1] is None:
+            with self.observer.reducing() if self.observer else nullcontext():
+                clips = with_question(self.adapter, clips, inputs, self.questions)
+        return clips
 
     def reduce(self, clips: Sequence[Clip]) -> list[ReducedTokens]:
         """Reduce the clips of the chosen media; keep the others whole."""
@@ -173,6 +185,7 @@ def attach(
     generator: torch.Generator | None = None,
     trace: bool = False,
     observer: Observer | None = None,
+    questions: Questions | None = None,
 ) -> Iterator[Attachment]:
     """Reduce every image and video that the model reads while the context lasts.
 
@@ -195,6 +208,8 @@ def attach(
     generator : random strategies draw from its state, the same for every clip
     trace : whether the reduced clips keep their linear map
     observer : stands around encoding and reducing, such as a stopwatch
+    questions : token ids of the question in every prompt of the call, for pipelines that read it;
+        by default all text of the prompt but special tokens, words of a chat template included
 
     Yields
     ------
@@ -220,6 +235,7 @@ def attach(
         generator,
         trace,
         observer,
+        questions,
     )
     with attached(attachment, positions):
         yield attachment

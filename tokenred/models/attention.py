@@ -43,9 +43,11 @@ class Captured:
     Attributes
     ----------
     calls : by kind: ``attention``, (batch, tokens) float32, received, mean over heads and queries;
-        ``class-attention``, the same shape, what the first token gives, mean over heads; ``keys``,
-        (batch, tokens, head_dim), mean over heads, in the model's dtype. With ``joint-`` in front,
-        all heads count as one, as wide as they are together
+        ``other-attention``, the same of what it does not give itself, ``patch-attention`` besides
+        without what the first token gives; ``class-attention``, the same shape, what the first
+        token gives, mean over heads; ``keys``, (batch, tokens, head_dim), mean over heads, in the
+        model's dtype. With ``joint-`` in front, all heads count as one, as wide as they are
+        together
     """
 
     calls: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -83,6 +85,9 @@ def received_attention(
     query: Float[Tensor, "batch heads tokens head_dim"],
     key: Float[Tensor, "batch heads tokens head_dim"],
     scaling: float | None = None,
+    *,
+    first: int = 0,
+    own: bool = True,
 ) -> Float[Tensor, "batch tokens"]:
     """Return the attention that every token receives, mean over heads and queries, in float32.
 
@@ -94,8 +99,11 @@ def received_attention(
     Parameters
     ----------
     scaling : factor on the scores, default ``head_dim ** -0.5``
+    first : index of the first query that counts
+    own : whether what a token gives itself counts; if not, rows sum to less than one
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query = query[:, :, first:] if first else query
     heads, n_queries = query.shape[1:3]
     n_keys = key.shape[2]
     block = CPU_BLOCK if key.device.type == "cpu" else DEVICE_BLOCK
@@ -107,11 +115,23 @@ def received_attention(
         total = torch.zeros(keys.shape[0], n_keys, device=key.device)
         for some, seen in zip(queries.split(n_heads, 1), keys.split(n_heads, 1), strict=True):
             transposed = seen.float().transpose(-1, -2)
-            for chunk in some.split(n_rows, dim=2):
-                scores = torch.matmul(chunk.float() * scaling, transposed)
-                total += scores.softmax(dim=-1).sum(dim=(1, 2))
+            for index, chunk in enumerate(some.split(n_rows, dim=2)):
+                left_out = None if own else first + index * n_rows
+                total += _received(chunk.float() * scaling, transposed, left_out)
         received.append(total / (heads * n_queries))
     return torch.cat(received)
+
+
+def _received(
+    queries: Float[Tensor, "batch heads queries head_dim"],
+    keys: Float[Tensor, "batch heads head_dim tokens"],
+    left_out: int | None,
+) -> Float[Tensor, "batch tokens"]:
+    """Return the weights that a block of queries gives, summed, but those on one diagonal."""
+    weights = torch.matmul(queries, keys).softmax(dim=-1)
+    if left_out is not None:
+        weights.diagonal(left_out, -2, -1).zero_()
+    return weights.sum(dim=(1, 2))
 
 
 @torch.no_grad()
@@ -136,6 +156,8 @@ def given_attention(
 
 _RECORDS: Mapping[str, Callable[[Tensor, Tensor, float | None], Tensor]] = {
     "attention": lambda query, key, scaling: received_attention(query, key, scaling),
+    "other-attention": lambda *seen: received_attention(*seen, own=False),
+    "patch-attention": lambda *seen: received_attention(*seen, first=1, own=False),
     "class-attention": lambda query, key, scaling: given_attention(query[:, :, 0], key, scaling),
     "keys": lambda query, key, scaling: key.mean(dim=1),
 }
@@ -203,8 +225,8 @@ def capture(modules: Mapping[nn.Module, Collection[str]]) -> Iterator[dict[nn.Mo
 
     Parameters
     ----------
-    modules : for every attention module of a transformers model, what to record: ``attention``,
-        ``class-attention`` or ``keys``, or several, also with ``joint-`` in front
+    modules : for every attention module of a transformers model, which kinds of ``Captured`` to
+        record, also with ``joint-`` in front
 
     Yields
     ------

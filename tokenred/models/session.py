@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenred.config import of_tower, reads_question
 from tokenred.models.adapter import ModelAdapter, adapter_for
 from tokenred.models.attach import Attachment, Observer, ReducingPipeline, attached, reduce_clip
 from tokenred.models.inside.llm import inside_llm
 from tokenred.models.prompt_scores import Continuations, PromptScores, last_states
+from tokenred.models.question import Questions, with_question
 from tokenred.models.splice import Clip
 from tokenred.models.timing import PartTimes, Stopwatch, Ticks, TimedAnswer
 from tokenred.pipeline.inside import InsideLlm
@@ -71,18 +73,33 @@ class ModelSession:
         self.model = model
         self.adapter = adapter_for(model) if adapter is None else adapter
 
-    def check(self, needs: Collection[str]) -> None:
-        """Raise a ``CapabilityError`` for a cue that the model cannot give."""
-        self.adapter.check(needs)
+    def check(self, needs: Collection[str], *, question: bool = False) -> None:
+        """Raise a ``CapabilityError`` for a cue that the model cannot give.
+
+        Parameters
+        ----------
+        question : whether there will be one
+        """
+        known = question and self.adapter.reads_questions
+        self.adapter.check(of_tower(needs) if known else needs)
 
     def encode(
         self,
         inputs: Mapping[str, Any],
         needs: Collection[str] = frozenset(),
         frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+        questions: Questions | None = None,
     ) -> list[Clip]:
-        """Encode the images and videos among the inputs of a call, with the cues asked for."""
-        return self.adapter.encode(inputs, needs, frame_times)
+        """Encode the images and videos among the inputs of a call, with the cues asked for.
+
+        Parameters
+        ----------
+        questions : see ``attach``
+        """
+        if not (reads_question(needs) and self.adapter.reads_questions):
+            return self.adapter.encode(inputs, needs, frame_times)
+        clips = self.adapter.encode(inputs, of_tower(needs), frame_times)
+        return with_question(self.adapter, clips, inputs, questions)
 
     def reduce(
         self,
@@ -106,6 +123,7 @@ class ModelSession:
         generator: torch.Generator | None = None,
         trace: bool = False,
         observer: Observer | None = None,
+        questions: Questions | None = None,
         clips: Sequence[Clip] | None = None,
         reduced: Sequence[ReducedTokens] | None = None,
     ) -> Iterator[Attachment]:
@@ -113,7 +131,7 @@ class ModelSession:
 
         Parameters
         ----------
-        positions, frame_times, generator, trace, observer : see ``attach``
+        positions, frame_times, generator, trace, observer, questions : see ``attach``
         clips, reduced : of the calls to come, where they are encoded, or reduced, already
         """
         attachment = Attachment(
@@ -123,6 +141,7 @@ class ModelSession:
             generator=generator,
             trace=trace,
             observer=observer,
+            questions=questions,
             _given=(clips, reduced),
         )
         with attached(attachment, positions):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from tokenred.kernels.merge import padded_index
 from tokenred.pipeline.budget import BudgetConfig
 from tokenred.pipeline.flow import Flow, TokenTable
 from tokenred.pipeline.merges import Merge, Problem
-from tokenred.pipeline.merging import couple, mass_needs, weigh
+from tokenred.pipeline.merging import couple, in_turn, mass_needs, weigh
 from tokenred.pipeline.quotas import QuotaConfig, anchor_counts
 from tokenred.pipeline.stage import Decides, Stage
 from tokenred.slots import Slot, build
@@ -40,6 +40,13 @@ class FrameStageConfig(CouplingStageConfig, QuotaConfig):
         description="marginals of the coupling: 'uniform', 'size' (tokens that each stands for), "
         "or the values of a per-token cue",
     )
+    rounds: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="how many times anchors take the same sources in, each time from where they "
+        "then stand",
+    )
     rest: Literal["drop", "leave"] = Field(
         "drop", description="'leave': anchors are pinned, the others stay for later stages"
     )
@@ -48,6 +55,7 @@ class FrameStageConfig(CouplingStageConfig, QuotaConfig):
         description="where anchors stand in their frame: in their places; behind those of earlier "
         "stages; behind them in the selector's order",
     )
+    added: ClassVar[frozenset[str]] = QuotaConfig.added | {"rounds"}
 
 
 class FrameStage(CouplingStage):
@@ -214,16 +222,18 @@ class FrameStage(CouplingStage):
         self, flow: Flow, tokens: Tensor, anchors: Tensor, sources: Tensor
     ) -> Iterator[Merge]:
         table = TokenTable(flow, self.transport.needs, tokens.long().cumsum(-1) - 1)
+        mass, apart = self.config.mass, self.config.sources == "all"
         for problem in self._problems(flow, anchors, sources):
-            coupling = couple(
-                flow,
-                table,
-                problem,
-                self.transport,
-                mass=self.config.mass,
-                apart=self.config.sources == "all",
-            )
-            yield weigh(problem, coupling, self.aggregator, self.config.mass)
+            coupling = couple(flow, table, problem, self.transport, mass=mass, apart=apart)
+            solved = weigh(problem, coupling, self.aggregator, mass)
+            for _ in range(self.config.rounds - 1):
+                moved = solved.weights
+                coupling = couple(
+                    flow, table, problem, self.transport, mass=mass, apart=apart, moved=moved
+                )
+                again = weigh(problem, coupling, self.aggregator, mass)
+                solved = replace(again, weights=in_turn(moved, again.weights))
+            yield solved
 
     def _problems(self, flow: Flow, anchors: Tensor, sources: Tensor) -> Iterator[Problem]:
         if self.config.scope == "frame":

@@ -18,7 +18,7 @@ from tokenred.pipeline.stage import Decides, Stage, StageConfig
 ATTENTION_CUES = tuple(
     f"{joint}{kind}@"
     for joint in ("", "joint-")
-    for kind in ("attention", "class-attention", "salience")
+    for kind in ("attention", "class-attention", "patch-attention", "salience")
 )
 
 

@@ -11,16 +11,18 @@ from torch import Tensor
 from tokenred.config import is_of_frames
 from tokenred.types import Newlines, NewlineToken, Segments, VisualTokens
 
-POOLER_WIDTH, KEY_WIDTH, TOWER_WIDTH, PIXELS_WIDTH = 4, 3, 6, 12
+POOLER_WIDTH, KEY_WIDTH, TOWER_WIDTH, PIXELS_WIDTH, TEXT_WIDTH = 4, 3, 6, 12, 5
 """Widths of the cues that are vectors."""
 
 WIDTHS: Mapping[str, int] = {
     "attention": 0,
     "class-attention": 0,
+    "patch-attention": 0,
     "salience": 0,
     "keys": KEY_WIDTH,
     "tower": TOWER_WIDTH,
     "pixels": PIXELS_WIDTH,
+    "text-similarity": TEXT_WIDTH,
 }
 """Cue, up to its ``@``, to its width for each token; 0 is attention, one number a token."""
 

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tokenred.config import reads_question
 from tokenred.errors import CapabilityError, nearest, quoted
 
-LAYER_CUES = ("attention", "class-attention", "keys", "salience")
+LAYER_CUES = ("attention", "class-attention", "keys", "patch-attention", "salience")
 """Cues of one layer of the tower, named ``CUE@LAYER``."""
 JOINT = "joint-"
 """In front of a cue of a layer: of all heads side by side, as if they were one."""
@@ -22,6 +23,7 @@ _KNOWN = (
     *(f"{joint}{each}@LAYER" for joint in ("", JOINT) for each in LAYER_CUES),
     f"{PIXELS}@FRAME",
 )
+_RECEIVED = ("attention", "other-attention", "patch-attention")
 _INDEX = re.compile(r"-?\d+")
 _SHARE = re.compile(r"-?\d*\.\d+|-?\d+\.")
 _FROM_FEATURES = re.compile(r"features([+-]\d{1,3})?")
@@ -34,7 +36,8 @@ class Cue:
     Attributes
     ----------
     name : as the pipeline wrote it, and the key under which it is handed over
-    kind : source in this tower: ``attention``, ``class-attention``, ``keys`` (these also with
+    kind : source in this tower: ``attention``, ``class-attention``, ``keys``, ``patch-attention``,
+        or ``other-attention`` if no class token has to be left out of that (these also with
         ``joint-`` in front), ``pooler``, ``attention@pooler``, ``tower`` or ``pixels``;
         ``salience`` is one of the first two
     layer : index of the tower's layer, from 0; None for cues of no layer
@@ -48,8 +51,8 @@ class Cue:
 
     @property
     def is_received(self) -> bool:
-        """Whether it is attention that tokens receive from all others."""
-        return self.layer is not None and self.kind.removeprefix(JOINT) == "attention"
+        """Whether it is attention that tokens receive from many others."""
+        return self.layer is not None and self.kind.removeprefix(JOINT) in _RECEIVED
 
 
 def resolve_layer(layer: str, depth: int, features: int = -1) -> int:
@@ -116,6 +119,11 @@ def parse_cues(
 def _parse(name: str, depth: int, features: int, class_token: bool, frame_group: int) -> Cue:
     if name in (POOLER, POOLER_ATTENTION, TOWER):
         return Cue(name, name)
+    if reads_question((name,)):
+        raise CapabilityError(
+            f"cue {quoted(name)} comes from a question and the words of an LLM: there is no "
+            "question here, or this model's adapter does not read it"
+        )
     given, marker, place = name.partition("@")
     kind = given.removeprefix(JOINT)
     joint = JOINT * (kind != given)
@@ -131,6 +139,8 @@ def _parse(name: str, depth: int, features: int, class_token: bool, frame_group:
         )
     if kind == "salience":
         kind = "class-attention" if class_token else "attention"
+    if kind == "patch-attention" and not class_token:
+        kind = "other-attention"
     return Cue(name, joint + kind, layer)
 
 

@@ -41,6 +41,8 @@ class FamilyAdapter(ModelAdapter):
     case: token ids, newline layouts, positions.
     """
 
+    reads_questions = True
+
     @property
     def tower(self) -> Any:
         """The vision tower."""

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tokenred.errors import CapabilityError, ConfigError, InputError, TokenredError, nearest, quoted
@@ -180,6 +180,11 @@ class LoadedModel:
             n_media=len(pieces),
         )
         return self._on_device(tokenise(self.tokenizer, [prompt], prepared))
+
+    def question_ids(self, question: str) -> Int[Tensor, "words"]:
+        """Return the tokens of a question alone, without special ones and chat template."""
+        ids = self.tokenizer(question.strip(), add_special_tokens=False).input_ids
+        return torch.tensor(ids, dtype=torch.long)
 
     def _on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.plan.device) for name, value in inputs.items()}

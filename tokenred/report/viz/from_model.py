@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tokenred.models import ModelAdapter, ModelSession
+from tokenred.models.question import Questions
 from tokenred.models.splice import Clip
 from tokenred.pipeline import Pipeline
 from tokenred.report.viz.view import View
@@ -26,6 +27,7 @@ def views_of(
     *,
     adapter: ModelAdapter | None = None,
     frame_times: Sequence[Float[Tensor, "frames"]] | None = None,
+    questions: Questions | None = None,
     labels: Sequence[str] | None = None,
 ) -> list[View]:
     """Reduce one video or image by every pipeline.
@@ -39,6 +41,7 @@ def views_of(
     pixels : the frames that the model sees
     adapter : of the model; found by default
     frame_times : seconds of the frames, one tensor a video
+    questions : see ``attach``
     labels : what each of ``pixels`` is called
 
     Returns
@@ -49,12 +52,12 @@ def views_of(
     session = ModelSession(model, adapter)
     outside = [each for each in pipelines if not each.inside_llm]
     needs = frozenset().union(*(each.needs for each in outside))
-    session.check(needs)
-    clips = session.encode(inputs, needs, frame_times) if outside else []
+    session.check(needs, question=True)
+    clips = session.encode(inputs, needs, frame_times, questions) if outside else []
     views = []
     for pipeline in pipelines:
         if pipeline.inside_llm:
-            found = _read_through(session, inputs, pipeline, frame_times)
+            found = _read_through(session, inputs, pipeline, frame_times, questions)
         else:
             found = [(clip, session.reduce(clip, pipeline, trace=True), None) for clip in clips]
         for part, (clip, reduced, entered) in enumerate(found):
@@ -78,9 +81,11 @@ def _read_through(
     inputs: Mapping[str, Any],
     pipeline: Pipeline,
     frame_times: Sequence[Tensor] | None,
+    questions: Questions | None,
 ) -> list[tuple[Clip, ReducedTokens, Tensor | None]]:
     """Run the model on a prompt, and record how many layers every token enters."""
-    with session.attached(pipeline, frame_times=frame_times, trace=True) as attachment:
+    how: Any = {"frame_times": frame_times, "questions": questions, "trace": True}
+    with session.attached(pipeline, **how) as attachment:
         session.model(**inputs, use_cache=False)
         return [
             (clip, reduced, attachment.layers_entered(number))

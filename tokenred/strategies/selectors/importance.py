@@ -24,21 +24,23 @@ pooling head."""
 Windows = Annotated[int, Field(ge=1, le=1024)]
 """How many windows divide one side of the grid."""
 
-Query = Literal["tokens", "class", "any", "any-joint"]
-"""Whose attention counts: of all tokens, of the class token, or of that if the tower has one.
+Query = Literal["tokens", "patches", "class", "any", "any-joint"]
+"""Whose attention counts: of all tokens, of the other patches alone, of the class token, or of that
+if the tower has one.
 
 Heads are averaged; ``any-joint`` takes all heads side by side as one.
 """
 
 _CUES = {
     "tokens": "attention",
+    "patches": "patch-attention",
     "class": "class-attention",
     "any": "salience",
     "any-joint": "joint-salience",
 }
 QUERY_TEXT = (
-    "whose attention counts: all tokens', the class token's, or the latter if there is one "
-    "('any-joint': all heads taken as one)"
+    "whose attention counts: all tokens', the other patches' alone, the class token's, or the "
+    "latter if there is one ('any-joint': all heads taken as one)"
 )
 
 

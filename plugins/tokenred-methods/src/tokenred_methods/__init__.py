@@ -18,6 +18,7 @@ tokenred_plugins = (
     ".holov",
     ".idpruner",
     ".kvtp",
+    ".mmtok",
     ".otprune",
     ".pact",
     ".prumerge",
@@ -31,6 +32,7 @@ tokenred_plugins = (
     ".v2drop",
     ".vcast",
     ".vidcom2",
+    ".visiontrim",
     ".visionzip",
     ".vtw",
 )

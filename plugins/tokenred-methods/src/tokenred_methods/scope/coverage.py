@@ -10,7 +10,7 @@ from torch import Tensor
 from tokenred import StrategyConfig, VisualTokens
 from tokenred.config import TokenCue
 from tokenred.interfaces import AnchorSelector
-from tokenred.kernels.similarity import pieces
+from tokenred.kernels.coverage import most_covering
 from tokenred.strategies.selectors.importance import importance_of
 from tokenred.strategies.selectors.vectors import OF_TEXT, needs_of, unit_vectors
 
@@ -41,8 +41,7 @@ class CoverageSelector(AnchorSelector):
     """Pick tokens one by one, each adding most to how well all tokens are covered.
 
     A token is covered as far as the most similar pick resembles it; cosines below zero cover
-    nothing. What a token would add is weighted by its saliency. Only the tokens that a pick covers
-    better than those before it change what others would add.
+    nothing. What a token would add is weighted by its saliency.
 
     Shapes
     ------
@@ -84,31 +83,7 @@ class CoverageSelector(AnchorSelector):
     def _of_frame(
         self, vectors: Float[Tensor, "tokens width"], weight: Float[Tensor, "tokens"], n_picks: int
     ) -> Int[Tensor, "picks"]:
-        alike = vectors @ vectors.mT
-        covered = alike.new_zeros(len(alike))
-        gain = alike.clamp_min(0).sum(0, dtype=torch.float64)
-        out = torch.zeros_like(gain)
-        picks = torch.zeros(n_picks, dtype=torch.long, device=alike.device)
-        for step in range(n_picks):
-            score = gain * weight if self.config.combine == "multiply" else gain + weight
-            picks[step] = pick = (score + out).argmax()
-            out[pick] = -torch.inf
-            better = alike[pick].maximum(covered)
-            gain = gain - _lost(alike, covered, better)
-            covered = better
-        return picks
+        def rate(gain: Tensor) -> Tensor:
+            return gain * weight if self.config.combine == "multiply" else gain + weight
 
-
-def _lost(
-    alike: Float[Tensor, "tokens tokens"],
-    covered: Float[Tensor, "tokens"],
-    better: Float[Tensor, "tokens"],
-) -> Float[Tensor, "tokens"]:
-    """Return by how much less every token would add once the others are covered better."""
-    changed = (better > covered).nonzero()[:, 0]
-    lost = torch.zeros(len(alike), dtype=torch.float64, device=alike.device)
-    for piece in pieces(len(changed), len(alike)):
-        some = changed[piece]
-        old, step = covered[some, None], (better - covered)[some, None]
-        lost += (alike[some] - old).clamp_min_(0).minimum(step).sum(0, dtype=torch.float64)
-    return lost
+        return most_covering(vectors @ vectors.mT, n_picks, rate)
