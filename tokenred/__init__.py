@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # what these modules import takes seconds, so it waits for th
     )
     from tokenred.models.attach import attach
     from tokenred.models.loading import load_model
+    from tokenred.models.tensors import reduce
     from tokenred.pipeline import Pipeline, PipelineConfig, load_pipeline
     from tokenred.pipeline.calibrate import calibrate
     from tokenred.pipeline.stage import Stage, StageConfig
@@ -97,6 +98,7 @@ __all__ = [
     "load_pipeline",
     "read_image",
     "read_video",
+    "reduce",
     "register",
     "registry",
 ]
@@ -109,6 +111,7 @@ _LAZY = {
     "TokenGrouper TokenRanker",
     "models.attach": "attach",
     "models.loading": "load_model",
+    "models.tensors": "reduce",
     "pipeline": "Pipeline PipelineConfig load_pipeline",
     "pipeline.calibrate": "calibrate",
     "pipeline.stage": "Stage StageConfig",

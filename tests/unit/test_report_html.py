@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,7 @@ def test_the_verb_writes_every_format(folder: Path, capsys, tmp_path: Path):
     texts = {Path(path).suffix: Path(path).read_text(encoding="utf-8") for path in written}
     assert texts[".html"].startswith("<!doctype html>")
     assert texts[".html"].count('<article class="sample">') == 1
-    assert texts[".tex"].startswith("% \\usepackage{booktabs}")
+    assert texts[".tex"].startswith("% \\usepackage{booktabs,")
     assert texts[".md"].startswith("# What each part is worth")
     assert texts[".csv"].startswith("label,")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
@@ -165,7 +166,7 @@ def test_the_verb_writes_every_format(folder: Path, capsys, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--format", "pdf"], 2, "expected some of html, md, tex, csv, json, got 'pdf'"),
+        (["--format", "doc"], 2, "expected some of html, md, tex, csv, json, pdf, svg, got 'doc'"),
         (["--format", ","], 2, "got ','"),
     ],
 )
@@ -208,3 +209,28 @@ def main_ok(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert not stop.value.code
+
+
+def test_plots_are_files_and_columns_are_chosen(folder: Path, tmp_path: Path):
+    options = {"--out": str(tmp_path), "--format": "md,pdf,svg", "--columns": "n_tokens,score"}
+    main_ok(["report", str(folder), *chain(*options.items())])
+    names = ["pareto-tokens", "pareto-flops", "pareto-latency", "forest"]
+    plots = {f"report-{name}.{form}" for name in names for form in ("pdf", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", *plots}
+    assert "| row | tokens | accuracy % |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report-forest.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("formats", "said"),
+    [("tex", "no column 'tokens'; did you mean 'n_tokens'?"), ("csv", "have columns to choose")],
+)
+def test_columns_that_cannot_be_chosen_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], formats: str, said: str
+):
+    options = {"--out": str(tmp_path), "--format": formats, "--columns": "tokens"}
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(folder), *chain(*options.items())])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

@@ -1,13 +1,17 @@
 """LaTeX: balanced, escaped, bold where it says so, budgets apart."""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.report_cases import NASTY, make_run, make_summary
+from tokenred.errors import ConfigError
 from tokenred.evaluation.summary import Summary
 from tokenred.report.columns import columns
-from tokenred.report.latex import escape, to_latex
+from tokenred.report.latex import FIT, escape, to_latex
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +56,13 @@ def test_every_row_has_every_cell(summary: Summary):
 
 def test_braces_and_environments_are_balanced_and_nothing_special_is_left(summary: Summary):
     text = to_latex(summary)
-    assert text.startswith("% \\usepackage{booktabs}\n")
+    assert text.startswith("% \\usepackage{booktabs,graphicx,textcomp}\n")
     bare = re.sub(r"\\[{}\\]", "", re.sub(r"(?m)^%.*$", "", text))
     assert bare.count("{") == bare.count("}")
-    assert re.findall(r"\\begin\{(\w+)\}", text) == re.findall(r"\\end\{(\w+)\}", text)[::-1]
-    unescaped = re.findall(r"(?<!\\)[%#_^~<>|]", re.sub(r"(?m)^%.*$", "", text))
+    opened, closed = (re.findall(rf"\\{word}\{{([\w*]+)\}}", text) for word in ("begin", "end"))
+    assert opened == closed[::-1] == ["table*", "tabular"]
+    ours = re.sub(r"(?m)^%.*$", "", text).replace(FIT, "", 1)
+    unescaped = re.findall(r"(?<!\\)[%#_^~<>|]", ours)
     assert unescaped == []
     assert not any(line.lstrip().startswith("[") for line in text.splitlines())
 
@@ -91,3 +97,31 @@ def test_every_budget_has_its_heading(tmp_path):
 def test_labels_of_users_come_out_as_they_are(summary: Summary):
     assert escape(NASTY) in to_latex(summary)
     assert NASTY not in to_latex(summary)
+
+
+FEW = ("score", "difference", "n_tokens")
+
+
+def test_columns_are_those_that_were_asked_for(summary: Summary):
+    text = to_latex(summary, FEW)
+    assert body(text)[0] == r"row & accuracy \% & vs AOT & tokens \\"
+    assert r"\begin{table}" in text
+    with pytest.raises(ConfigError, match=r"no column 'scores'; did you mean 'score'\?") as caught:
+        to_latex(summary, ["scores"])
+    assert caught.value.path == ("--columns",)
+    assert len(str(caught.value)) <= 300
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="TeX is not installed")
+@pytest.mark.parametrize("keys", [(), FEW])
+def test_tables_fit_a_two_column_page(summary: Summary, keys: tuple[str, ...], tmp_path: Path):
+    table = to_latex(summary, keys)
+    packages = table.splitlines()[0].removeprefix("% ")
+    page = (
+        rf"\documentclass[twocolumn]{{article}}{packages}\begin{{document}}{table}\end{{document}}"
+    )
+    (tmp_path / "page.tex").write_text(page, encoding="utf-8")
+    words = ["pdflatex", "-draftmode", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert "Overfull" not in run.stdout

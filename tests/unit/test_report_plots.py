@@ -9,7 +9,7 @@ import pytest
 
 from tests.report_cases import NASTY, make_run, make_summary
 from tokenred.evaluation.summary import Summary
-from tokenred.report.plots import AXES, forest, front, pareto
+from tokenred.report.plots import AXES, Plot, forest, front, pareto, plots
 from tokenred.report.plots.canvas import elide
 from tokenred.report.plots.labels import Box, Label, place
 
@@ -19,6 +19,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     return make_summary(tmp_path_factory.mktemp("run"))
+
+
+def svg_of(plot: Plot | None) -> str:
+    assert plot is not None
+    return plot.svg()
 
 
 def texts(svg: str) -> list[str]:
@@ -77,8 +82,7 @@ def test_a_label_without_room_is_left_out_and_a_soft_box_is_avoided():
 
 @pytest.mark.parametrize("key", AXES)
 def test_every_row_has_a_point_that_says_its_figures(summary: Summary, key: str):
-    svg = pareto(summary, key)
-    assert svg is not None
+    svg = svg_of(pareto(summary, key))
     found = titles(svg)
     assert len(found) == len(summary.rows)
     for row, title in zip(summary.rows, found):
@@ -86,7 +90,7 @@ def test_every_row_has_a_point_that_says_its_figures(summary: Summary, key: str)
 
 
 def test_the_plot_names_its_measure_and_all_rows_of_a_small_table(summary: Summary):
-    svg = pareto(summary, "tokens") or ""
+    svg = svg_of(pareto(summary, "tokens"))
     assert "accuracy %" in texts(svg)
     assert {"vanilla", "AOT", "random", "downsample", "cosine merging"} <= set(texts(svg))
 
@@ -94,7 +98,7 @@ def test_the_plot_names_its_measure_and_all_rows_of_a_small_table(summary: Summa
 def test_a_large_table_labels_the_front_and_the_controls_only(tmp_path):
     run = make_run(labels=["AOT", *(f"row {n}" for n in range(12))], n_samples=2)
     large = make_summary(tmp_path, run)
-    svg = pareto(large, "tokens") or ""
+    svg = svg_of(pareto(large, "tokens"))
     rows = large.rows
     best = {rows[i].label for i in front([(row.n_tokens, row.score.value) for row in rows])}
     named = {row.label for row in rows} & set(texts(svg))
@@ -109,7 +113,7 @@ def test_time_that_was_not_measured_has_no_plot(summary: Summary):
 
 
 def test_the_forest_shows_every_comparison_with_its_figures(summary: Summary):
-    svg = forest(summary) or ""
+    svg = svg_of(forest(summary))
     compared = [row for row in summary.rows if row.difference is not None]
     shown = texts(svg)
     for row in compared:
@@ -129,18 +133,18 @@ def test_a_table_without_comparisons_has_no_forest(summary: Summary):
 
 
 def test_plots_are_the_same_every_time_and_their_ids_are_their_own(summary: Summary):
-    first, second = pareto(summary, "tokens"), pareto(summary, "tokens")
+    first, second = (svg_of(pareto(summary, "tokens")) for _ in range(2))
     assert first == second
-    ids = [set(re.findall(r'\bid="([^"]+)"', svg or "")) for svg in (first, forest(summary))]
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, svg_of(forest(summary)))]
     assert ids[0]
     assert not ids[0] & ids[1]
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', first or ""))
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', first))
     assert used
     assert used <= ids[0]
 
 
 def test_colours_and_fonts_are_those_of_the_page(summary: Summary):
-    svg = pareto(summary, "tokens") or ""
+    svg = svg_of(pareto(summary, "tokens"))
     assert not re.findall(r"#[0-9a-f]{6}\b", svg)
     assert "var(--accent)" in svg
     assert "DejaVu" not in svg
@@ -157,14 +161,26 @@ def test_texts_of_users_stay_texts(summary: Summary):
         ),
     )
     for shown in (summary, strange):
-        for svg in (pareto(shown, "tokens"), forest(shown)):
-            assert svg is not None
-            root = ET.fromstring(svg)
+        for plot in (pareto(shown, "tokens"), forest(shown)):
+            root = ET.fromstring(svg_of(plot))
             assert not list(root.iter(f"{SVG}script"))
-    assert any("'DejaVu Sans' #010101" in text for text in texts(forest(strange) or ""))
-    assert any(title.startswith(NASTY) for title in titles(forest(summary) or ""))
+    assert any("'DejaVu Sans' #010101" in text for text in texts(svg_of(forest(strange))))
+    assert any(title.startswith(NASTY) for title in titles(svg_of(forest(summary))))
 
 
 def test_long_labels_are_cut_and_lines_joined():
     assert elide("short", 10) == "short"
     assert elide("a label\nof two lines", 12) == "a label of…"
+
+
+def test_files_of_plots_stand_alone_in_colours_of_print(summary: Summary):
+    assert [plot.name for plot in plots(summary)] == [*(f"pareto-{key}" for key in AXES), "forest"]
+    for plot in plots(summary):
+        page, svg = plot.svg(), plot.file("svg").decode()
+        assert not re.findall(r"#0(\d)0\1|var\(", svg)  # nothing that only the page knows
+        assert "#0b6e75" in svg or plot.name == "forest"
+        assert "font-family" not in svg  # letters are drawn, whatever fonts a reader has
+        assert ET.fromstring(svg).get("width", "").endswith("pt")
+        pdf = plot.file("pdf")
+        assert pdf.startswith(b"%PDF")
+        assert (svg.encode(), pdf, page) == (plot.file("svg"), plot.file("pdf"), plot.svg())

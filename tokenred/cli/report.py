@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 EXAMPLES = ("tokenred report runs/components",)
 """What its help shows."""
 
-FORMATS = ("html", "md", "tex", "csv", "json")
+PLOTS = ("pdf", "svg")
+FORMATS = ("html", "md", "tex", "csv", "json", *PLOTS)
+CHOSEN = ("html", "md", "tex")
+"""Formats whose columns can be chosen; csv and json hold all."""
 
 
 def report(
@@ -28,6 +32,14 @@ def report(
     format_: Annotated[
         str, typer.Option("--format", help=f"Which files, of {', '.join(FORMATS)}.")
     ] = "html",
+    columns: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="Columns of html, md and tex by their names in csv, such as "
+            "score,difference,n_tokens; few of them fit one column of a two-column page.",
+        ),
+    ] = "",
     key: Annotated[
         str,
         typer.Option("--run", metavar="KEY", help="Which run, where a folder holds several."),
@@ -42,6 +54,8 @@ def report(
 ) -> None:
     """Write RUN/report.html: table, plots and single answers in one file that opens offline.
 
+    pdf and svg are the plots, each in a file of its own, such as report-forest.pdf.
+
     Needs neither the model nor the network: only statistics are computed.
     """
     from tokenred.evaluation.files import write_whole
@@ -50,6 +64,7 @@ def report(
     from tokenred.evaluation.summary import n_steps, summarise
 
     formats = parse_formats(format_)
+    keys = parse_columns(columns, formats)
     manifest = read_run(run, key)
     _tell_of_others(run, manifest)
     if not os.path.exists(run / STORE):
@@ -63,9 +78,14 @@ def report(
             f"{len(summary.rows)} rows on {summary.n_samples} samples; writing {', '.join(formats)}"
         )
         for name in formats:
-            path = folder / f"report.{name}"
-            write_whole(path, _text(name, manifest, summary, store, run, samples))
-            print(path)
+            files = (
+                _plots(name, summary)
+                if name in PLOTS
+                else {f"report.{name}": _text(name, manifest, summary, store, run, samples, keys)}
+            )
+            for file, content in files.items():
+                write_whole(folder / file, content)
+                print(folder / file)
 
 
 def _tell_of_others(folder: Path, shown: Run) -> None:
@@ -87,8 +107,29 @@ def parse_formats(text: str) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
+def parse_columns(text: str, formats: Sequence[str]) -> list[str]:
+    """Read ``score,n_tokens``; empty for those of each format."""
+    keys = [part.strip() for part in text.split(",") if part.strip()]
+    if keys and not set(formats) & set(CHOSEN):
+        raise ConfigError(f"only {', '.join(CHOSEN)} have columns to choose", ["--columns"])
+    return keys
+
+
+def _plots(form: str, summary: Summary) -> dict[str, str | bytes]:
+    """Return the files of the plots by name."""
+    from tokenred.report.plots import plots
+
+    return {f"report-{plot.name}.{form}": plot.file(form) for plot in plots(summary)}
+
+
 def _text(
-    name: str, manifest: Run, summary: Summary, store: Store, folder: Path, n_shown: int
+    name: str,
+    manifest: Run,
+    summary: Summary,
+    store: Store,
+    folder: Path,
+    n_shown: int,
+    keys: Sequence[str],
 ) -> str:
     from tokenred.report import table
 
@@ -98,10 +139,11 @@ def _text(
 
         provenance = gather_provenance(manifest, folder, len(manifest.sample_ids))
         explorer = gather_explorer(manifest, summary, store, n_shown) if n_shown else None
-        return to_html(summary, provenance, explorer)
+        return to_html(summary, provenance, explorer, keys)
     if name == "tex":
         from tokenred.report.latex import to_latex
 
-        return to_latex(summary)
-    forms = {"md": table.to_markdown, "csv": table.to_csv, "json": table.to_json}
-    return forms[name](summary)
+        return to_latex(summary, keys)
+    if name == "md":
+        return table.to_markdown(summary, keys)
+    return {"csv": table.to_csv, "json": table.to_json}[name](summary)

@@ -52,10 +52,13 @@ def whole_file(path: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all (see ``whole_file``)."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file of text or bytes as a whole or not at all (see ``whole_file``)."""
     with whole_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        if isinstance(content, bytes):
+            draft.write_bytes(content)
+        else:
+            draft.write_text(content, encoding="utf-8")
 
 
 _FORMULA = ("=", "+", "-", "@")

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 from tokenred.accounting import flops_text, flops_unit
+from tokenred.errors import ConfigError, nearest, quoted
 from tokenred.evaluation.statistics import Estimate, PairedDifference
 from tokenred.evaluation.store import MEASURED
 from tokenred.evaluation.summary import Measure, RowSummary, Summary
@@ -103,6 +104,25 @@ def full_label(row: RowSummary, summary: Summary) -> str:
     if row.retention is None or len(retentions(summary)) < 2:
         return row.label
     return f"{row.label}, {100 * row.retention:g} %"
+
+
+def choose_columns(
+    summary: Summary, keys: Sequence[str] = (), shown: Shown = "page"
+) -> list[Column]:
+    """Return the columns with these keys behind the label, in this order; all of a table if none.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such column.
+    """
+    if not keys:
+        return columns(summary, shown)
+    known = {each.key: each for each in columns(summary, "file") if each.key not in _FACTS}
+    for key in keys:
+        if key not in known:
+            raise ConfigError(f"no column {quoted(key)}{nearest(key, known)}", ["--columns"])
+    return [known[key] for key in dict.fromkeys(("label", *keys))]
 
 
 def columns(summary: Summary, shown: Shown = "page") -> list[Column]:

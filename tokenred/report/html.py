@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenred.evaluation.summary import RowSummary, Summary
-from tokenred.report.columns import columns, groups, measure_name
+from tokenred.report.columns import choose_columns, groups, measure_name
 from tokenred.report.explorer import Explorer
 from tokenred.report.heat import heat
-from tokenred.report.plots import AXES, forest, pareto
+from tokenred.report.plots import AXES, Plot, forest, pareto
 from tokenred.report.table import UNEQUAL, caption
 
 COSTS = {"tokens": "tokens", "flops": "FLOPs", "latency": "measured time"}
@@ -24,7 +24,12 @@ class Provenance:
     commands: tuple[str, ...] = ()
 
 
-def to_html(summary: Summary, provenance: Provenance, explorer: Explorer | None = None) -> str:
+def to_html(
+    summary: Summary,
+    provenance: Provenance,
+    explorer: Explorer | None = None,
+    keys: Sequence[str] = (),
+) -> str:
     """Return the whole page. Equal input gives equal text.
 
     Parameters
@@ -32,6 +37,7 @@ def to_html(summary: Summary, provenance: Provenance, explorer: Explorer | None 
     summary : the figures
     provenance : printed at the end of the heading
     explorer : answers sample by sample; None omits the section
+    keys : of the columns of the table; all by default
     """
     return (
         _environment()
@@ -40,11 +46,11 @@ def to_html(summary: Summary, provenance: Provenance, explorer: Explorer | None 
             summary=summary,
             provenance=provenance,
             head=_head(summary),
-            columns=columns(summary),
+            columns=choose_columns(summary, keys),
             groups=groups(summary),
             dagger=UNEQUAL,
             paretos=_paretos(summary),
-            forest=forest(summary),
+            forest=_svg(forest(summary)),
             heat=heat(summary),
             explorer=explorer,
             caption=caption(summary),
@@ -80,7 +86,11 @@ def _head(summary: Summary) -> dict[str, str]:
 def _paretos(summary: Summary) -> list[tuple[str, str, str | None]]:
     """Return key, heading and SVG of each cost; None where nothing was measured."""
     measure = measure_name(summary).capitalize()
-    return [(key, f"{measure} against {COSTS[key]}", pareto(summary, key)) for key in AXES]
+    return [(key, f"{measure} against {COSTS[key]}", _svg(pareto(summary, key))) for key in AXES]
+
+
+def _svg(plot: Plot | None) -> str | None:
+    return None if plot is None else plot.svg()
 
 
 def _marks(row: RowSummary) -> Sequence[str]:

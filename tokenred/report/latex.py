@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from tokenred.evaluation.summary import RowSummary, Summary
-from tokenred.report.columns import NOT_APPLICABLE, Cell, Column, Group, columns, groups
+from tokenred.report.columns import NOT_APPLICABLE, Cell, Column, Group, choose_columns, groups
 from tokenred.report.table import caption, header
 
 _SPECIAL = {
@@ -32,31 +32,46 @@ _SPECIAL = {
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 
 
-def to_latex(summary: Summary) -> str:
-    """Return a ``table`` environment: rows by budget, bold where an interval excludes zero.
+ONE_COLUMN = 4
+"""With more columns than this, the table spans both columns of a two-column page."""
+FIT = r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"
+"""Print box 0, made smaller where it is wider than the text."""
+
+
+def to_latex(summary: Summary, keys: Sequence[str] = ()) -> str:
+    """Return a table environment: rows by budget, bold where an interval excludes zero.
+
+    It is never wider than the text: a table of few columns is as wide as one column of a two-column
+    page (``table``), one of more as both (``table*``), and what is still too wide is made smaller.
 
     Rows of other budgets come last, apart, with a dagger. Control characters of labels are left
     out; letters beyond ASCII stay as they are, and need a font of the document that has them.
+
+    Parameters
+    ----------
+    keys : of the columns behind the label; all by default
     """
-    chosen = columns(summary)
+    chosen = choose_columns(summary, keys)
+    environment = "table" if len(chosen) <= ONE_COLUMN else "table*"
     lines = [
-        r"% \usepackage{booktabs}",
+        r"% \usepackage{booktabs,graphicx,textcomp}",
         f"% {' '.join(header(summary).split())}",
-        r"\begin{table}",
+        rf"\begin{{{environment}}}",
         r"\centering",
         rf"\caption{{{_caption(summary)}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', summary.name)}}}",
         r"\small",
         r"\setlength{\tabcolsep}{4pt}",
-        rf"\begin{{tabular}}{{l{'r' * (len(chosen) - 1)}}}",
+        rf"\sbox0{{\begin{{tabular}}{{l{'r' * (len(chosen) - 1)}}}",
         r"\toprule",
         _line(escape(column.name) for column in chosen),
     ]
     for group in groups(summary):
         lines += [r"\midrule", *_group(group, chosen)]
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}}", FIT]
     notes = r"\par ".join(escape(line) for line in caption(summary))
-    lines += [r"\par\medskip", rf"\parbox{{\linewidth}}{{\footnotesize {notes}}}", r"\end{table}"]
+    lines += [r"\par\medskip", rf"\parbox{{\linewidth}}{{\footnotesize {notes}}}"]
+    lines += [rf"\end{{{environment}}}"]
     return "\n".join(lines) + "\n"
 
 

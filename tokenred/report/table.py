@@ -16,6 +16,7 @@ from tokenred.evaluation.summary import BUDGET_TOLERANCE, Best, RowSummary, Summ
 from tokenred.report.columns import (
     MEANINGS,
     Column,
+    choose_columns,
     columns,
     full_label,
     percent,
@@ -120,9 +121,9 @@ def to_rich(summary: Summary, width: int) -> Group:
     return Group(*question, *dim([header(summary)]), *tables, kinds, *dim(caption(summary)))
 
 
-def to_markdown(summary: Summary) -> str:
-    """Return the table as a Markdown page."""
-    chosen = columns(summary, "brief")
+def to_markdown(summary: Summary, keys: Sequence[str] = ()) -> str:
+    """Return the table as a Markdown page, with the columns of these keys if there are any."""
+    chosen = choose_columns(summary, keys, "brief")
     lines = [f"# {summary.title}", ""]
     lines += [summary.question, ""] if summary.question else []
     lines += [header(summary), ""]

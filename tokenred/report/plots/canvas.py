@@ -6,9 +6,13 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from html import escape
-from typing import TYPE_CHECKING
+from importlib.resources import files
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +38,8 @@ _VARIABLES = {
     WORSE: "worse",
     BAND: "band",
 }
+_COLOURED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
+"""What an artist may have a colour for."""
 _TAG = re.compile(r"<[^>]*>")
 _FONT = re.compile(r"'DejaVu Sans'[^;\"]*")
 _ID = re.compile(r'\b(id="|href="#|url\(#)')
@@ -82,26 +88,78 @@ def new_plot(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_axes((0.0, 0.0, 1.0, 1.0))
 
 
-def to_svg(figure: Figure, name: str, about: str, titles: Mapping[str, str]) -> str:
-    """Return the SVG element of a figure, for use inside HTML.
+@dataclass(frozen=True)
+class Plot:
+    """A figure that is drawn, for the page and for files of its own.
 
-    Parameters
+    Attributes
     ----------
-    name : prefix of all ids, so that several plots fit on one page
+    name : prefix of all ids on the page, so that several plots fit there, and of its files
     about : what a screen reader says
     titles : gid of an artist -> text that shows when the mouse rests on it
     """
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = _TAG.sub(lambda tag: _themed(tag[0], name), svg)
-    for gid, title in titles.items():
-        mark = f'<g id="{name}-{gid}">'
-        svg = svg.replace(mark, f"{mark}<title>{escape(title)}</title>", 1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(about)}"', 1).strip()
+
+    figure: Figure
+    name: str
+    about: str
+    titles: Mapping[str, str]
+
+    def svg(self) -> str:
+        """Return the SVG element for use inside HTML."""
+        svg = self._saved("svg", {}, Date=None, Creator=None).decode()
+        svg = svg[svg.index("<svg") :]
+        svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+        svg = _TAG.sub(lambda tag: _themed(tag[0], self.name), svg)
+        for gid, title in self.titles.items():
+            mark = f'<g id="{self.name}-{gid}">'
+            svg = svg.replace(mark, f"{mark}<title>{escape(title)}</title>", 1)
+        return svg.replace("<svg", f'<svg role="img" aria-label="{escape(self.about)}"', 1).strip()
+
+    def file(self, form: str) -> bytes:
+        """Return a pdf or svg file in the page's colours for print, with all letters in it."""
+        with _printed(self.figure):
+            if form == "pdf":
+                return self._saved("pdf", {"pdf.fonttype": 42}, CreationDate=None)
+            return self._saved("svg", {"svg.fonttype": "path"}, Date=None)
+
+    def _saved(self, form: str, style: Mapping[str, Any], **metadata: None) -> bytes:
+        import matplotlib
+
+        data = io.BytesIO()
+        with drawing(), matplotlib.rc_context(dict(style)):
+            self.figure.savefig(data, format=form, metadata=metadata, bbox_inches=None)
+        return data.getvalue()
+
+
+@contextmanager
+def _printed(figure: Figure) -> Iterator[None]:
+    """Give every artist the page's colour for print in this block."""
+    from matplotlib.colors import to_hex
+
+    with drawing():
+        figure.draw_without_rendering()  # which makes the ticks
+    colours, changed = _print_colours(), []
+    for artist, name in product(figure.findobj(), _COLOURED):
+        setter = getattr(artist, f"set_{name}", None)
+        old = getattr(artist, f"get_{name}", str)()
+        with suppress(ValueError):  # "none", or colours of many
+            if setter is not None and to_hex(old) in colours:
+                setter(colours[to_hex(old)])
+                changed.append((setter, old))
+    try:
+        yield
+    finally:
+        for setter, old in changed:
+            setter(old)
+
+
+@cache
+def _print_colours() -> dict[str, str]:
+    """Return the colour of paper that each stands for, which the style of the page begins with."""
+    style = files("tokenred.report").joinpath("templates/style.css").read_text("utf-8")
+    found = dict(reversed(re.findall(r"--(\w+): (#[0-9a-f]{6})", style)))
+    return {colour: found[name] for colour, name in _VARIABLES.items()}
 
 
 def _themed(tag: str, name: str) -> str:

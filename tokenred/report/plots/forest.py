@@ -21,8 +21,8 @@ FIGURES = {"difference": 0.855, "p": 0.915, "detectable": 0.995}
 """Right edges of the columns of figures, as shares of the width."""
 
 
-def forest(summary: Summary) -> str | None:
-    """Return the SVG; None if no row is compared with another.
+def forest(summary: Summary) -> canvas.Plot | None:
+    """Return the plot; None if no row is compared with another.
 
     Rows of one budget stand together, best first; rows of other budgets come last and are drawn as
     diamonds. The band behind a row is what its number of questions can not detect.
@@ -57,7 +57,7 @@ def forest(summary: Summary) -> str | None:
             f"difference of each row to {summary.reference}, with 95 % intervals, which are not "
             "adjusted, and p, which is (Holm)"
         )
-        return canvas.to_svg(figure, "forest", about, titles)
+        return canvas.Plot(figure, "forest", about, titles)
 
 
 def _lines(summary: Summary) -> list[RowSummary | str]:

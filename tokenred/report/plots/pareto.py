@@ -55,8 +55,8 @@ class _Point:
     dodge: float = 0.0
 
 
-def pareto(summary: Summary, key: str) -> str | None:
-    """Return the SVG of one cost; None if no row has a figure to show.
+def pareto(summary: Summary, key: str) -> canvas.Plot | None:
+    """Return the plot of one cost; None if no row has a figure to show.
 
     The front joins the points that no other beats in both directions.
     """
@@ -77,7 +77,7 @@ def pareto(summary: Summary, key: str) -> str | None:
         titles = _draw_points(axes, points, best, axis.unit)
         _draw_labels(axes, points, best)
         about = f"{measure} of each row against {axis.title}"
-        return canvas.to_svg(figure, f"pareto-{key}", about, titles)
+        return canvas.Plot(figure, f"pareto-{key}", about, titles)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
