@@ -138,6 +138,7 @@ PUBLISHED = {
     "FasterVLM",
     "FastV",
     "FastVID",
+    "FitPrune",
     "FrameFusion",
     "G-Prune",
     "HiPrune",

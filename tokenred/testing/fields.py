@@ -128,6 +128,7 @@ def outcome(
         if config.budget.mode == "calibrated":
             pipeline = load_pipeline(calibrate(config, [tokens], n_steps=3))
         reduced = pipeline.run(tokens)
+        inside = list(_inside(pipeline, prompt or {}))
     except TokenredError as error:
         return type(error), str(error)
     features = reduced.features
@@ -138,7 +139,7 @@ def outcome(
         reduced.frame_index,
         reduced.token_index,
         reduced.mass,
-        *_inside(pipeline, prompt or {}),
+        *inside,
     )
 
 

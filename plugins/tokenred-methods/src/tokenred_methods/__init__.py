@@ -9,6 +9,7 @@ tokenred_plugins = (
     ".divprune",
     ".dycoke",
     ".fastvid",
+    ".fitprune",
     ".framefusion",
     ".frame_difference",
     ".gprune",
