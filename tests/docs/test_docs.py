@@ -129,6 +129,7 @@ def test_preset_has_its_entry_with_its_source(page, name):
 
 METHODS = generate.method_pages.methods()
 PUBLISHED = {
+    "AIM",
     "AOT",
     "CDPruner",
     "DivPrune",
@@ -148,6 +149,7 @@ PUBLISHED = {
     "IDPruner",
     "KVTP",
     "LLaVA-Scissor",
+    "MustDrop",
     "OTPrune",
     "PruMerge",
     "PruMerge+",

@@ -5,6 +5,7 @@ from pathlib import Path
 from tokenred import hookimpl
 
 tokenred_plugins = (
+    ".aim",
     ".clip_pruners",
     ".divprune",
     ".dycoke",
@@ -18,6 +19,7 @@ tokenred_plugins = (
     ".holov",
     ".idpruner",
     ".kvtp",
+    ".mustdrop",
     ".otprune",
     ".prumerge",
     ".prunevid",
