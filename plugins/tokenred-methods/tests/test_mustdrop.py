@@ -24,6 +24,7 @@ def alike(rows, columns, frames=1):
 def test_what_fills_no_window_stays_or_is_refused() -> None:
     found = group(alike(3, 5), window=[2, 2])
     assert found.head.tolist() == [6, 8, 4, 9, 10, 11, 12, 13, 14]
+    assert group(alike(1, 2), window=[2, 2]).head.tolist() == [0, 1]
     with pytest.raises(InputError, match="2x2 tokens do not fill a grid of 3x5"):
         group(alike(3, 5), window=[2, 2], border="refuse")
 

@@ -94,8 +94,9 @@ class AlikeWindowsGrouper(TokenGrouper):
                 "border: keep"
             )
         place = torch.arange(rows * columns, device=tokens.features.device).view(rows, columns)
-        cut = place[: rows - rows % high, : columns - columns % wide]
-        return cut.unfold(0, high, high).unfold(1, wide, wide).reshape(-1, high * wide)
+        down, across = rows // high, columns // wide
+        cut = place[: down * high, : across * wide].reshape(down, high, across, wide)
+        return cut.transpose(1, 2).reshape(down * across, high * wide)
 
 
 def _similarity(
