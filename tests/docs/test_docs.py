@@ -129,6 +129,7 @@ def test_preset_has_its_entry_with_its_source(page, name):
 
 METHODS = generate.method_pages.methods()
 PUBLISHED = {
+    "AIM",
     "AOT",
     "CDPruner",
     "DivPrune",
@@ -138,6 +139,7 @@ PUBLISHED = {
     "FasterVLM",
     "FastV",
     "FastVID",
+    "FitPrune",
     "FrameFusion",
     "G-Prune",
     "HiPrune",
@@ -148,6 +150,7 @@ PUBLISHED = {
     "KVTP",
     "LLaVA-Scissor",
     "MMTok",
+    "MustDrop",
     "OTPrune",
     "PruMerge",
     "PruMerge+",

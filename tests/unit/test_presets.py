@@ -77,6 +77,8 @@ def test_what_acts_inside_the_llm_fits_any_depth(name: str, n_layers: int) -> No
         ("fastv", 32, [2]),
         ("pyramiddrop", 32, [8, 16, 24]),
         ("sparsevlm", 32, [3, 7, 16]),
+        ("aim", 28, [15, 16, 17, 18, 19, 20, 21, 22]),
+        ("mustdrop", 32, [3, 7, 11, 15]),
         ("holitom-inner", 28, [18]),
         ("prunevid-llm", 32, [11]),
     ],

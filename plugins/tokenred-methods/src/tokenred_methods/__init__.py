@@ -5,11 +5,13 @@ from pathlib import Path
 from tokenred import hookimpl
 
 tokenred_plugins = (
+    ".aim",
     ".clip_pruners",
     ".dart",
     ".divprune",
     ".dycoke",
     ".fastvid",
+    ".fitprune",
     ".framefusion",
     ".frame_difference",
     ".gprune",
@@ -19,6 +21,7 @@ tokenred_plugins = (
     ".idpruner",
     ".kvtp",
     ".mmtok",
+    ".mustdrop",
     ".otprune",
     ".pact",
     ".prumerge",

@@ -1,7 +1,7 @@
 """Whole forward passes: the case's weights in transformers' own classes, reduced by the engine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -124,6 +124,57 @@ def _run(inputs: Tensors, params: Params, arch: str, reducer: Any) -> _Pass:
     end.remove()
     last = full[:, kept]
     return _Pass(last, short, kept, lengths, reducer, entered, positions, cached, decoded)
+
+
+@dataclass
+class Decoded:
+    """A reduced prompt, and tokens after it that were fed one by one with the cache.
+
+    Attributes
+    ----------
+    last, decoded : final states of the prompt's remaining tokens, and of the later ones
+    lengths, cached : tokens that entered each layer, and that its cache holds of the prompt
+    entering_last : columns that entered the last layer
+    kept : columns that each reduction left
+    """
+
+    last: Tensor
+    decoded: Tensor
+    lengths: list[int]
+    cached: list[int]
+    entering_last: Tensor
+    kept: list[Tensor]
+
+
+def decoded(inputs: Tensors, params: Params, arch: str, reducer: Any, **cues: Tensor) -> Decoded:
+    """Run the case's prompt and its later tokens through the engine."""
+    from transformers import DynamicCache
+
+    model, embeddings = _decoder(inputs, params, arch), inputs["inputs_embeds"]
+    kept: list[Tensor] = [torch.arange(embeddings.shape[1])]
+    places: list[int] = [-1]
+    reduce = reducer.reduce
+
+    def listen(state: Any) -> Any:
+        reduction = reduce(state)
+        if reduction is not None:
+            kept.append(state.origin[reduction.source])
+            places.append(state.layer)
+        return reduction
+
+    reducer.reduce = listen
+    cache = DynamicCache(config=model.config)
+    with inside_llm(model, InsideLlm(reducers=(("llm", reducer),))) as run, torch.no_grad():
+        run.begin(replace(_prompt(embeddings.shape[1], params), **cues))
+        full = model(inputs_embeds=embeddings, past_key_values=cache).last_hidden_state
+        last, lengths = full[:, run.kept[0]], list(run.sequence_tokens[0])
+        cached = [layer.keys.shape[-2] for layer in cache.layers]
+        later = [
+            model(inputs_embeds=each[:, None], past_key_values=cache).last_hidden_state
+            for each in inputs["decode_embeds"].unbind(1)
+        ]
+    entering = max(number for number, place in enumerate(places) if place < len(lengths) - 1)
+    return Decoded(last, torch.cat(later, 1), lengths, cached, kept[entering], kept)
 
 
 def tiny_vanilla(inputs: Tensors, params: Params) -> dict[str, Tensor]:
