@@ -29,15 +29,15 @@ def _only_what_is_installed(monkeypatch):
 def samples() -> list[footage.FootageSample]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sources.SOURCES, "test", FLOWER)
-        return [footage.generate_sample(index) for index in range(120)]
+        return [footage.generate_footage(index) for index in range(120)]
 
 
 def test_the_same_arguments_give_the_same_sample(samples):
-    again = footage.generate_sample(3)
+    again = footage.generate_footage(3)
     np.testing.assert_array_equal(again.frames, samples[3].frames)
     assert again.questions == samples[3].questions
     assert again.asked == samples[3].asked
-    assert not np.array_equal(footage.generate_sample(3, seed=1).frames, again.frames)
+    assert not np.array_equal(footage.generate_footage(3, seed=1).frames, again.frames)
     assert again.frames.shape == (8, 168, 168, 3)
     assert again.frames.dtype == np.uint8
 
@@ -50,10 +50,10 @@ def test_splits_share_no_source_and_no_random_numbers(monkeypatch):
     assert not train & test
     monkeypatch.setitem(sources.SOURCES, "train", FLOWER)
     monkeypatch.setitem(sources.SOURCES, "test", FLOWER)
-    one, other = (footage.generate_sample(5, split).frames for split in ("train", "test"))
+    one, other = (footage.generate_footage(5, split).frames for split in ("train", "test"))
     assert not np.array_equal(one, other)
     with pytest.raises(ValueError, match="split must be one of"):
-        footage.generate_sample(0, "val")
+        footage.generate_footage(0, "val")
 
 
 def test_kinds_are_those_that_were_fixed():
@@ -135,9 +135,9 @@ def test_a_resting_camera_shows_the_same_picture_and_a_moving_one_does_not():
 def test_drawing_loads_no_heavy_library():
     code = (
         "import sys\n"
-        "from tokenred.embedded.footage import sources, generate_sample\n"
+        "from tokenred.embedded.footage import sources, generate_footage\n"
         "sources.SOURCES['test'] = sources.SOURCES['test'][:1]\n"
-        "generate_sample(0)\n"
+        "generate_footage(0)\n"
         "loaded = {'transformers', 'sklearn', 'matplotlib', 'av'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tokenred.cli import _Verbs
-from tokenred.plugins import registry
+from tokenred.plugin_files import unload_plugin_file
+from tokenred.plugins import plugin_statuses, registry
 
 VERBS = _Verbs()
 OWN = [name for name in VERBS if registry().others("verb")[name][1] == "tokenred"]
@@ -43,6 +44,9 @@ def test_every_verb_has_an_example_that_parses(name, tmp_path, monkeypatch):
             command = command.commands[verb]
             context = click.Context(command, info_name=verb, parent=context)
         command.parse_args(context, arguments)  # raises for an option that there is not
+    for status in plugin_statuses():
+        if status.file:
+            unload_plugin_file(status.file)
 
 
 def test_help_shows_the_examples(capsys):

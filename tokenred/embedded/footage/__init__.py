@@ -13,10 +13,10 @@ from tokenred.embedded.footage.questions import (
     OPTIONS,
     VOCABULARY,
     FootageQuestion,
+    ask_about,
     choose_questions,
-    generate_questions,
 )
-from tokenred.embedded.footage.scenes import FootageObject, FootageScene, generate_scene
+from tokenred.embedded.footage.scenes import FootageObject, FootageScene, lay_out_scene
 from tokenred.embedded.footage.sources import SPLITS
 
 __all__ = [
@@ -31,10 +31,10 @@ __all__ = [
     "FootageQuestion",
     "FootageSample",
     "FootageScene",
+    "ask_about",
     "choose_questions",
-    "generate_questions",
-    "generate_sample",
-    "generate_scene",
+    "generate_footage",
+    "lay_out_scene",
 ]
 
 
@@ -68,9 +68,9 @@ class FootageSample:
         return self.scene.frames
 
 
-def generate_sample(index: int, split: str = "test", seed: int = 0) -> FootageSample:
+def generate_footage(index: int, split: str = "test", seed: int = 0) -> FootageSample:
     """Generate one video and its questions; the same arguments give the same sample."""
-    scene = generate_scene(index, split=split, seed=seed)
+    scene = lay_out_scene(index, split=split, seed=seed)
     number = (2 * index + SPLITS.index(split)) + (seed << 40)
-    questions = generate_questions(scene, number)
+    questions = ask_about(scene, number)
     return FootageSample(index, split, scene, questions, choose_questions(questions, number))

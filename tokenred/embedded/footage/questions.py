@@ -168,7 +168,7 @@ def _scene_questions(rng: np.random.Generator, scene: FootageScene) -> list[Foot
     return questions
 
 
-def generate_questions(scene: FootageScene, seed: int = 0) -> tuple[FootageQuestion, ...]:
+def ask_about(scene: FootageScene, seed: int = 0) -> tuple[FootageQuestion, ...]:
     """All questions that the ground truth of ``scene`` answers without ambiguity."""
     questions = _scene_questions(np.random.default_rng([seed, 1]), scene)
     for item in scene.objects:

@@ -102,7 +102,7 @@ class FootageScene:
     weather: str
 
 
-def generate_scene(index: int, split: str = "test", seed: int = 0) -> FootageScene:
+def lay_out_scene(index: int, split: str = "test", seed: int = 0) -> FootageScene:
     """Generate one video; the same arguments give the same video."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")

@@ -30,7 +30,8 @@ def _drops(value: object) -> object:
     raise ConfigError(f"write a per cent or one count a layer, got {quoted(value)}")
 
 
-_COUNTS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_COUNT = {"type": "integer", "minimum": 0, "maximum": MOST_TOKENS}
+_COUNTS = {"type": "array", "minItems": 1, "maxItems": DEEPEST, "items": _COUNT}
 Drops = Annotated[
     int | tuple[int, ...],
     BeforeValidator(_drops),
