@@ -42,7 +42,7 @@ def draw(axis: str, curve: Mapping[str, Any]) -> str:
             right.set_yscale("log")
             right.set_ylabel("extra memory, MB (dashed)")
         about = f"CPU time and memory against {TITLES[axis]}"
-        svg = canvas.to_svg(figure, f"speed-{axis}", about, {})
+        svg = canvas.Plot(figure, f"speed-{axis}", about, {}).svg()
     for name, colour in COLOURS.items():
         svg = svg.replace(f"var(--{name})", colour)
     svg = svg.replace("var(--paper)", "none").replace("var(--font)", FONT)
