@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokenred.errors import InputError
+from tokenred.errors import CapabilityError, InputError
 
 _EMPTY: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -109,6 +109,18 @@ class VisualTokens:
             )
         keep = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
         return cls(features, grid, keep, frame_times, cues or _EMPTY, native_pool)
+
+    def cue(self, name: str) -> Tensor:
+        """Return a cue.
+
+        Raises
+        ------
+        CapabilityError
+            If it is not among them.
+        """
+        if name not in self.cues:
+            raise CapabilityError(f"the pipeline needs the cue '{name}', which these tokens lack")
+        return self.cues[name]
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,18 @@ def test_pipelines_that_read_no_attention_need_none(features: torch.Tensor):
             "pipeline 'aot-paper' needs attention@-2 (4, 36), attention@0.2 (4, 36): give "
             "attention=(layers, 4, 36) or cues={name: tensor}",
         ),
+        (
+            {
+                "extends": "random",
+                "set": {
+                    "stages.frame.allocator": "given",
+                    "stages.frame.selector": {"name": "dpp", "of": "text-similarity"},
+                },
+            },
+            {},
+            CapabilityError,
+            "needs frame-weights (4,), text-similarity (4, 36, words): give cues={name: tensor}",
+        ),
         ("aot-paper", {"attention": torch.rand(4, 36)}, InputError, "got shape (4, 36)"),
         (
             "aot-paper",

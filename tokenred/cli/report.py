@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from tokenred.evaluation.store import Store
     from tokenred.evaluation.summary import Summary
 
-EXAMPLES = ("tokenred report runs/components",)
+EXAMPLES = (
+    "tokenred report runs/components",
+    "tokenred report runs/components --format tex --columns score,difference,n_tokens",
+)
 """What its help shows."""
 
 PLOTS = ("pdf", "svg")

@@ -47,30 +47,28 @@ class EmbeddedQuestion:
     Attributes
     ----------
     kind : str
-        A key of :data:`KINDS`.
+        A key of ``KINDS`` of its task.
     words : tuple of str
-        The question, one word of :data:`VOCABULARY` each.
+        The question, one word of its task's ``VOCABULARY`` each.
     answer : str
         The right option.
+    options : tuple of str
+        All answers that are allowed.
     """
 
     kind: str
     words: tuple[str, ...]
     answer: str
+    options: tuple[str, ...]
 
     @property
     def prompt(self) -> str:
         """The question as text."""
         return " ".join(self.words)
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        """All answers that are allowed."""
-        return OPTIONS[self.kind]
-
 
 def _make(kind: str, text: str, answer: object) -> EmbeddedQuestion:
-    return EmbeddedQuestion(kind, tuple(text.split()), str(answer))
+    return EmbeddedQuestion(kind, tuple(text.split()), str(answer), OPTIONS[kind])
 
 
 def _object_questions(item: SceneObject, cut: int | None) -> list[EmbeddedQuestion]:

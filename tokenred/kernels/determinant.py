@@ -12,7 +12,7 @@ def greedy_determinant(
     kernel_row: Callable[[Int[Tensor, "frames"]], Float[Tensor, "frames tokens"]],
     n_picks: int,
     *,
-    is_guarded: bool = True,
+    floor: float | None = None,
 ) -> Int[Tensor, "frames picks"]:
     """Pick tokens one by one, each adding most to the determinant of the picked block.
 
@@ -23,9 +23,10 @@ def greedy_determinant(
     ----------
     own : diagonal of the kernel; minus infinity where a token must not be picked
     kernel_row : the rows of a kernel that belong to one token of each frame
-    is_guarded : a variance that rounding took to zero or below counts as tiny; without it what
-        comes after is not a number, and picks repeat
+    floor : what a variance counts as at least when it divides; default the smallest positive number
+        of its type, as rounding can take one to zero or below
     """
+    floor = torch.finfo(own.dtype).tiny if floor is None else floor
     gain = own
     rows = gain.new_zeros(len(gain), n_picks, gain.shape[1])
     picks = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
@@ -34,9 +35,8 @@ def greedy_determinant(
         pick = gain.argmax(-1)
         before = rows[:, :step]
         known = (before[frame, :, pick][:, None] @ before)[:, 0]
-        best = gain[frame, pick][:, None]
-        scale = best.clamp_min(torch.finfo(best.dtype).tiny) if is_guarded else best
-        rows[:, step] = (kernel_row(pick) - known) / scale.sqrt()
+        scale = gain[frame, pick][:, None].clamp_min(floor).sqrt()
+        rows[:, step] = (kernel_row(pick) - known) / scale
         gain = gain - rows[:, step].square()
         gain[frame, pick] = -torch.inf
         picks[:, step] = pick

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenred.config import is_of_frames, reads_question
 from tokenred.errors import CapabilityError, InputError, shown
 from tokenred.models.cues.names import POOLER, POOLER_ATTENTION, resolve_layer
 from tokenred.pipeline import Pipeline, PipelineConfig, load_pipeline
@@ -135,6 +136,10 @@ def _shape(cue: str, frames: int, tokens: int) -> str:
     """Return the shape of a cue in words."""
     if cue == POOLER:
         return f"({frames}, width)"
+    if is_of_frames(cue):
+        return f"({frames},)"
+    if reads_question((cue,)):
+        return f"({frames}, {tokens}, words)"
     flat, wide = f"({frames}, {tokens})", f"({frames}, {tokens}, width)"
     kind, marker, _ = cue.partition("@")
     if "attention" in kind or "salience" in kind:

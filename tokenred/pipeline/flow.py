@@ -284,6 +284,15 @@ class Output:
         rows = None if trace is None else torch.index_select(trace, 0, place)
         return cls(place, flow.at(place), flow.mass.flatten()[place], rows)
 
+    def of_nothing(self, place: Tensor, features: Tensor) -> "Output":
+        """Return tokens at these places that no token of the encoder went into."""
+        trace = None
+        if self.trace is not None:
+            index = place.new_empty(2, 0)
+            none = place.new_empty(0, dtype=self.trace.dtype)
+            trace = sparse_map(index, none, (len(place), self.trace.shape[1]))
+        return Output(place, features, self.mass.new_ones(len(place)), trace)
+
     def then(self, other: "Output") -> "Output":
         """Return these tokens, and others behind them."""
         return self._each(lambda mine, its: torch.cat([mine, its]), other)

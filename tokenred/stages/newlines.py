@@ -59,12 +59,7 @@ class NewlinesStage(Stage):
         tokens = flow.output or Output.at(flow, flow.in_order())
         closed, own, key = self._closed(flow, tokens.place)
         embedding = newline.embedding.to(tokens.features)
-        trace = None
-        if tokens.trace is not None:
-            nothing = torch.zeros(len(closed), tokens.trace.shape[1]).to_sparse()
-            trace = nothing.to(tokens.trace)
-        mass = tokens.mass.new_ones(len(closed))
-        between = Output(closed, embedding.expand(len(closed), -1), mass, trace)
+        between = tokens.of_nothing(closed, embedding.expand(len(closed), -1))
         order = torch.cat([2 * own, 2 * key + 1]).argsort(stable=True)
         flow.output = tokens.then(between).reordered(order, newline=len(tokens.place))
 

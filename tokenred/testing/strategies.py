@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenred.config import is_of_frames
-from tokenred.testing.videos import cue_width
+from tokenred.testing.videos import cue_width, frame_cue
 from tokenred.types import Coupling, TokenGroup, VisualTokens
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -157,7 +157,7 @@ def visual_tokens(
     generator = draw(generators())
     tokens = grid[0] * grid[1]
     found = {
-        name: _frame_cue(name, frames, generator)
+        name: frame_cue(name, frames, generator)
         if is_of_frames(name)
         else _cue(name, (frames, tokens), cues, generator)
         for name in sorted(needs)
@@ -171,12 +171,6 @@ def visual_tokens(
     keep = torch.rand(frames, tokens, generator=generator) < 0.7
     keep[:, draw(st.integers(0, tokens - 1))] = True
     return replace(video, keep=keep)
-
-
-def _frame_cue(name: str, frames: int, generator: torch.Generator) -> Tensor:
-    if name == "pooler":
-        return torch.randn(frames, 5, generator=generator)
-    return torch.rand(frames, generator=generator) + 0.1
 
 
 def _cue(

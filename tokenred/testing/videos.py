@@ -71,15 +71,20 @@ def drawn_cue(
         If nothing says how wide the cue is.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
-    if name == "pooler":
-        return torch.randn(frames, POOLER_WIDTH, generator=generator)
     if is_of_frames(name):
-        return torch.rand(frames, generator=generator) + 0.1
+        return frame_cue(name, frames, generator)
     width = cue_width(name, cues)
     if width:
         return torch.randn(frames, tokens, width, generator=generator)
     received = torch.rand(frames, tokens, generator=generator) ** 3 + 1e-4
     return received / received.sum(-1, keepdim=True)
+
+
+def frame_cue(name: str, frames: int, generator: torch.Generator) -> Float[Tensor, "frames *rest"]:
+    """Return a cue of frames: a vector each from the pooling head, else a positive number."""
+    if name == "pooler":
+        return torch.randn(frames, POOLER_WIDTH, generator=generator)
+    return torch.rand(frames, generator=generator) + 0.1
 
 
 def cue_width(name: str, cues: Mapping[str, int] | None = None) -> int:

@@ -12,12 +12,12 @@ from tokenred.embedded.footage.questions import (
     KINDS,
     OPTIONS,
     VOCABULARY,
-    FootageQuestion,
     ask_about,
     choose_questions,
 )
 from tokenred.embedded.footage.scenes import FootageObject, FootageScene, lay_out_scene
 from tokenred.embedded.footage.sources import SPLITS
+from tokenred.embedded.questions import EmbeddedQuestion
 
 __all__ = [
     "FRAME_SIZE",
@@ -28,7 +28,6 @@ __all__ = [
     "SPLITS",
     "VOCABULARY",
     "FootageObject",
-    "FootageQuestion",
     "FootageSample",
     "FootageScene",
     "ask_about",
@@ -50,17 +49,17 @@ class FootageSample:
         ``"train"`` or ``"test"``.
     scene : FootageScene
         Pixels and ground truth.
-    questions : tuple of FootageQuestion
+    questions : tuple of EmbeddedQuestion
         All questions the ground truth answers.
-    asked : tuple of FootageQuestion
+    asked : tuple of EmbeddedQuestion
         One of each kind, which evaluation asks.
     """
 
     index: int
     split: str
     scene: FootageScene
-    questions: tuple[FootageQuestion, ...]
-    asked: tuple[FootageQuestion, ...]
+    questions: tuple[EmbeddedQuestion, ...]
+    asked: tuple[EmbeddedQuestion, ...]
 
     @property
     def frames(self) -> np.ndarray:

@@ -7,8 +7,6 @@ be guessed without the video.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tokenred.embedded.footage.drawing import (
@@ -30,8 +28,8 @@ from tokenred.embedded.footage.scenes import (
     FootageObject,
     FootageScene,
 )
+from tokenred.embedded.questions import SPECIAL_TOKENS, EmbeddedQuestion
 
-SPECIAL_TOKENS = ("<pad>", "<unk>", "<image>", "<video>", "<eos>")
 _PLACES = ("topleft", "topright", "bottomleft", "bottomright")
 _SIDES = ("start", "end")
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -97,40 +95,12 @@ _MIN_OFF_CENTRE = 10.0  # pixels, for a question about the place
 _KEEP_PHOTO = (1 - PHOTO_SHARE) / (len(BACKDROPS) - 1) / PHOTO_SHARE
 
 
-@dataclass(frozen=True)
-class FootageQuestion:
-    """One question about a video.
-
-    Attributes
-    ----------
-    kind : str
-        A key of :data:`KINDS`.
-    words : tuple of str
-        The question, one word of :data:`VOCABULARY` each.
-    answer : str
-        The right option.
-    """
-
-    kind: str
-    words: tuple[str, ...]
-    answer: str
-
-    @property
-    def prompt(self) -> str:
-        """The question as text."""
-        return " ".join(self.words)
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """All answers that are allowed."""
-        return OPTIONS[self.kind]
+def _make(kind: str, answer: object, about: str = "") -> EmbeddedQuestion:
+    words = _TEMPLATES[kind].format(about).split()
+    return EmbeddedQuestion(kind, tuple(words), str(answer), OPTIONS[kind])
 
 
-def _make(kind: str, answer: object, about: str = "") -> FootageQuestion:
-    return FootageQuestion(kind, tuple(_TEMPLATES[kind].format(about).split()), str(answer))
-
-
-def _object_questions(item: FootageObject) -> list[FootageQuestion]:
+def _object_questions(item: FootageObject) -> list[EmbeddedQuestion]:
     """Questions about one object."""
     questions = [
         _make("shape", item.shape, item.color),
@@ -149,7 +119,7 @@ def _object_questions(item: FootageObject) -> list[FootageQuestion]:
     return questions
 
 
-def _scene_questions(rng: np.random.Generator, scene: FootageScene) -> list[FootageQuestion]:
+def _scene_questions(rng: np.random.Generator, scene: FootageScene) -> list[EmbeddedQuestion]:
     """Questions about the whole video."""
     questions = [
         _make("count", len(scene.objects)),
@@ -168,7 +138,7 @@ def _scene_questions(rng: np.random.Generator, scene: FootageScene) -> list[Foot
     return questions
 
 
-def ask_about(scene: FootageScene, seed: int = 0) -> tuple[FootageQuestion, ...]:
+def ask_about(scene: FootageScene, seed: int = 0) -> tuple[EmbeddedQuestion, ...]:
     """All questions that the ground truth of ``scene`` answers without ambiguity."""
     questions = _scene_questions(np.random.default_rng([seed, 1]), scene)
     for item in scene.objects:
@@ -177,8 +147,8 @@ def ask_about(scene: FootageScene, seed: int = 0) -> tuple[FootageQuestion, ...]
 
 
 def choose_questions(
-    questions: tuple[FootageQuestion, ...], seed: int
-) -> tuple[FootageQuestion, ...]:
+    questions: tuple[EmbeddedQuestion, ...], seed: int
+) -> tuple[EmbeddedQuestion, ...]:
     """One question of each kind that a video has, in the order of :data:`KINDS`."""
     rng = np.random.default_rng([seed, 2])
     chosen = []

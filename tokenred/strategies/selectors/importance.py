@@ -8,7 +8,6 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred.config import StrategyConfig
-from tokenred.errors import CapabilityError
 from tokenred.types import VisualTokens
 
 LayerSpec = (
@@ -66,9 +65,7 @@ class TwoLayersConfig(StrategyConfig):
 
 def importance_of(tokens: VisualTokens, cue: str) -> Float[Tensor, "frames tokens"]:
     """Return a per-token cue in float32, minus infinity where a token was dropped before."""
-    if cue not in tokens.cues:
-        raise CapabilityError(f"the pipeline needs the cue '{cue}', which these tokens lack")
-    return tokens.cues[cue].float().masked_fill(~tokens.keep, -torch.inf)
+    return tokens.cue(cue).float().masked_fill(~tokens.keep, -torch.inf)
 
 
 def top_index(

@@ -3,7 +3,6 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenred.errors import CapabilityError
 from tokenred.kernels.similarity import FLOOR
 from tokenred.strategies.selectors.vectors import vectors_of
 from tokenred.types import VisualTokens
@@ -14,9 +13,7 @@ TEXT_OF_TEXT = "which vectors the words were multiplied with: 'features' or a pe
 
 def text_cosines(tokens: VisualTokens, cue: str, of: str) -> Float[Tensor, "frames tokens words"]:
     """Return the cosine of every token with every word of the question in float32."""
-    if cue not in tokens.cues:
-        raise CapabilityError(f"the pipeline needs the cue '{cue}', which these tokens lack")
-    return cosines(tokens.cues[cue], vectors_of(tokens, of))
+    return cosines(tokens.cue(cue), vectors_of(tokens, of))
 
 
 def cosines(

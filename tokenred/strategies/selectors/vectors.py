@@ -17,9 +17,7 @@ def needs_of(of: str) -> frozenset[str]:
 
 def vectors_of(tokens: VisualTokens, of: str) -> Float[Tensor, "frames tokens width"]:
     """Return the vector of every token in float32."""
-    if of != "features" and of not in tokens.cues:
-        raise CapabilityError(f"the pipeline needs the cue '{of}', which these tokens lack")
-    vectors = tokens.features if of == "features" else tokens.cues[of]
+    vectors = tokens.features if of == "features" else tokens.cue(of)
     if vectors.ndim == 2:
         raise CapabilityError(f"cue '{of}' has one number a token; a similarity needs vectors")
     return vectors.float()

@@ -1,5 +1,7 @@
 """Relevant and diverse anchors: the greedy mode of a determinantal point process."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -90,7 +92,7 @@ class DppSelector(AnchorSelector):
             own.masked_fill(~tokens.keep, -torch.inf),
             kernel_row,
             n_anchors,
-            is_guarded=not self.config.released,
+            floor=-math.inf if self.config.released else None,
         )
         if self.config.released:
             return torch.zeros_like(tokens.keep).scatter(-1, picks, True) & tokens.keep

@@ -7,7 +7,6 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
-from tokenred.errors import CapabilityError
 from tokenred.interfaces import BudgetAllocator
 from tokenred.strategies.segmenters import neighbour_similarity
 from tokenred_methods.fastvid.whole import ceil, context_counts, evenly, floor, segments_of
@@ -85,10 +84,8 @@ class FastvidSalientAllocator(BudgetAllocator):
         if self.config.descriptor == "mean-feature":
             keep = tokens.keep[..., None]
             described = (tokens.features.float() * keep).sum(1) / keep.sum(1).clamp_min(1)
-        elif "pooler" in tokens.cues:
-            described = tokens.cues["pooler"]
         else:
-            raise CapabilityError("the pipeline needs the cue 'pooler', which these tokens lack")
+            described = tokens.cue("pooler")
         same = neighbour_similarity(described) >= self.config.ignore
         return [*same.tolist(), False]
 

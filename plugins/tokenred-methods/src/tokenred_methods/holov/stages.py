@@ -32,11 +32,7 @@ class HolovReleasedFrameStage(FrameStage):
         empty = torch.arange(flow.frames, device=have.device).repeat_interleave(missing)
         last = have.cumsum(0) - 1
         place = tokens.place[last[empty]]
-        trace = None
-        if tokens.trace is not None:
-            nothing = torch.zeros(len(empty), tokens.trace.shape[1]).to_sparse()
-            trace = nothing.to(tokens.trace)
         features = tokens.features.new_zeros(len(empty), tokens.features.shape[-1])
-        zeros = Output(place, features, tokens.mass.new_ones(len(empty)), trace)
+        zeros = tokens.of_nothing(place, features)
         order = torch.cat([2 * frame, 2 * empty + 1]).argsort(stable=True)
         flow.output = tokens.then(zeros).reordered(order)

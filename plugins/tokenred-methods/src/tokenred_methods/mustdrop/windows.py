@@ -77,13 +77,13 @@ class AlikeWindowsGrouper(TokenGrouper):
         score = similarity.masked_fill(~alike, -torch.inf)
         order = score.argsort(dim=1, descending=True, stable=True)
         n = tokens.keep.shape[1]
-        members = []
+        members, sizes = [], []
         for frame, count in enumerate(counts.tolist()):
             merged = windows[order[frame, :count]]
-            left = tokens.keep[frame].clone()
-            left[merged.flatten()] = False
-            members += list(frame * n + merged) + list(frame * n + left.nonzero())
-        return _grouping(members, tokens)
+            left = tokens.keep[frame].index_fill(0, merged.flatten(), False).nonzero()
+            members += [frame * n + merged.flatten(), frame * n + left[:, 0]]
+            sizes += [counts.new_full((count,), windows.shape[1]), counts.new_ones(len(left))]
+        return _grouping(torch.cat(members), torch.cat(sizes), tokens.keep.numel())
 
     def _windows(self, tokens: VisualTokens) -> Int[Tensor, "windows tokens"]:
         """Return the places of each whole window, in raster order."""
@@ -112,11 +112,11 @@ def _similarity(
     return pairs / (size * (size - 1))
 
 
-def _grouping(members: list[Tensor], tokens: VisualTokens) -> Grouping:
-    """Return groups as means, each at its last token."""
-    sizes = torch.tensor([len(each) for each in members], device=tokens.features.device)
-    head = torch.stack([each[-1] for each in members])
-    row = torch.arange(len(members), device=head.device).repeat_interleave(sizes)
-    weights = (1 / sizes.float()).repeat_interleave(sizes)
-    index, size = torch.stack([row, torch.cat(members)]), (len(members), tokens.keep.numel())
-    return Grouping(head, sparse_map(index, weights, size))
+def _grouping(
+    members: Int[Tensor, "members"], sizes: Int[Tensor, "groups"], n_tokens: int
+) -> Grouping:
+    """Return groups that follow one another as means, each at its last token."""
+    row = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+    index, weights = torch.stack([row, members]), 1 / sizes[row].float()
+    head = members[sizes.cumsum(0) - 1]
+    return Grouping(head, sparse_map(index, weights, (len(sizes), n_tokens)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenred import StrategyConfig, VisualTokens
 from tokenred.config import TokenCue
-from tokenred.errors import CapabilityError, InputError
+from tokenred.errors import InputError
 from tokenred.interfaces import AnchorSelector
 from tokenred_methods.tome.matching import best_partner
 
@@ -60,15 +60,13 @@ class BipartiteSelector(AnchorSelector):
     ) -> Int[Tensor, "frames anchors"]:
         """Return the tokens that stay, in the order of the release; all in raster order if all."""
         keep, of = tokens.keep, self.config.of
-        if of != "features" and of not in tokens.cues:
-            raise CapabilityError(f"the pipeline needs the cue '{of}', which these tokens lack")
+        metric = tokens.features if of == "features" else tokens.cue(of)
         here = keep.sum(-1)
         if bool((here - n_anchors > here // 2).any()):
             raise InputError(
                 f"{n_anchors} anchors asked for, but bipartite matching drops at most half of the "
                 f"{int(here.max())} tokens of a frame at once: use a stage of kind rounds-frame"
             )
-        metric = tokens.features if of == "features" else tokens.cues[of]
         if metric.ndim == 2:
             metric = metric[..., None]
         rank = keep.long().cumsum(-1) - 1
